@@ -1,0 +1,170 @@
+"""The command line: reads the settings, builds the parts, decides nothing.
+
+A room is imported inside its command, never at the top: a gateway process must not load torch or Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from headrace import config
+from headrace.errors import HeadraceError, StartupError
+
+EX_CONFIG: Final = 78
+"""sysexits.h: the configuration is wrong; a supervisor need not try again."""
+
+app = typer.Typer(
+    name="headrace",
+    help="Serves PyTorch sequence models in the payment path: gRPC in, batched, traced, on Ray Serve.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="headrace.yaml; see docs/operations.md.")]
+ModelsOption = Annotated[
+    list[Path] | None, typer.Option("--models", help="A directory of models, served beside the shipped one.")
+]
+EngineOption = Annotated[str | None, typer.Option(help="ray (default) or local: replicas as plain processes.")]
+PortOption = Annotated[int | None, typer.Option(help="gRPC port of the gateway; 0 = any free one.")]
+ControlOption = Annotated[str, typer.Option("--control", help="host:port of control.")]
+AddressOption = Annotated[str, typer.Option(help="host:port of a gateway.")]
+
+
+def main() -> None:
+    """Run a command. A StartupError is one line on stderr and exit code 78; another of ours is one line and 1."""
+    try:
+        app()
+    except StartupError as error:
+        typer.echo(f"headrace: {error}", err=True)
+        sys.exit(EX_CONFIG)
+    except HeadraceError as error:
+        typer.echo(f"headrace: {error}", err=True)
+        sys.exit(1)
+
+
+def _run(serve: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    """Run a server until SIGINT or SIGTERM; it drains, and the process exits 0."""
+    import uvloop  # noqa: PLC0415  only servers need a loop
+
+    async def until_signalled() -> None:
+        stopped = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        await serve(stopped)
+
+    uvloop.run(until_signalled())
+
+
+@app.command()
+def serve(
+    engine: EngineOption = None,
+    models: ModelsOption = None,
+    config_file: ConfigOption = None,
+    port: PortOption = None,
+) -> None:
+    """Start control, a gateway and the models on this machine, until Ctrl-C."""
+    from headrace.cluster import serve_until  # noqa: PLC0415
+
+    settings = config.load(config_file, engine=engine, model_dirs=models or None, gateway__port=port)
+    _run(lambda stopped: serve_until(settings, stopped))
+
+
+@app.command()
+def gateway(
+    control: ControlOption = "127.0.0.1:8003", config_file: ConfigOption = None, port: PortOption = None
+) -> None:
+    """Run one gateway: the gRPC front door, without Ray and without torch."""
+    from headrace.gateway.server import Gateway  # noqa: PLC0415
+    from headrace.telemetry import logging  # noqa: PLC0415
+
+    settings = config.load(config_file, gateway__port=port)
+    logging.configure(settings.telemetry.log_level)
+    _freeze_after_start()
+    _run(Gateway(settings, control).serve_until)
+
+
+@app.command()
+def control(config_file: ConfigOption = None, port: PortOption = None) -> None:
+    """Run control: discovery of replicas, and the policy of every model."""
+    from headrace.control.server import ControlServer  # noqa: PLC0415
+    from headrace.telemetry import logging  # noqa: PLC0415
+
+    settings = config.load(config_file, control__port=port)
+    logging.configure(settings.telemetry.log_level)
+    _run(ControlServer(settings).serve_until)
+
+
+@app.command()
+def replica(
+    model_dir: Annotated[Path, typer.Option(help="The directory of one model version.")],
+    control: ControlOption = "127.0.0.1:8003",
+    config_file: ConfigOption = None,
+) -> None:
+    """Run one replica of one model version as a plain process, without Ray."""
+    from headrace.serving import process  # noqa: PLC0415
+    from headrace.telemetry import logging  # noqa: PLC0415
+
+    settings = config.load(config_file)
+    logging.configure(settings.telemetry.log_level)
+    process.main(model_dir, control, settings)
+
+
+@app.command()
+def demo(engine: EngineOption = None, config_file: ConfigOption = None) -> None:
+    """Stream a simulated day of payments through a cluster of its own, and say what it found."""
+    from headrace.demo import run  # noqa: PLC0415
+
+    settings = config.load(config_file, engine=engine, gateway__port=0, control__port=0, gateway__metrics_port=0)
+    asyncio.run(run(settings))
+
+
+@app.command()
+def score(
+    file: Annotated[Path, typer.Argument(help="JSON lines: a payment with its histories on each. - reads stdin.")],
+    address: AddressOption = "127.0.0.1:8001",
+    model: Annotated[str, typer.Option(help="The model to ask.")] = "fraud-tx",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")] = False,
+) -> None:
+    """Score payments from a file."""
+    from headrace.score_file import run  # noqa: PLC0415
+
+    sys.exit(run(file, address, model, as_json=as_json))
+
+
+@app.command("models")
+def list_models(address: AddressOption = "127.0.0.1:8001") -> None:
+    """List the models a gateway serves."""
+    from headrace.score_file import print_models  # noqa: PLC0415
+
+    print_models(address)
+
+
+@app.command()
+def trace(
+    trace_id: Annotated[str, typer.Argument(help="The beginning of a trace id; empty = the most recent.")] = "",
+    directory: Annotated[Path, typer.Option("--dir", help="Where the trace files are.")] = Path("build/traces"),
+) -> None:
+    """Draw the waterfall of one inference from the local trace files."""
+    from headrace.telemetry import reading, waterfall  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+
+    found = reading.find(directory, trace_id)
+    if found is None:
+        raise StartupError(f"{directory}: no complete trace {trace_id or 'yet'}")
+    Console().print(waterfall.draw(found))
+
+
+def _freeze_after_start() -> None:
+    """Take what start-up made out of the collector's sight: full collections then cost the requests nothing."""
+    import gc  # noqa: PLC0415
+
+    gc.collect()
+    gc.freeze()

@@ -1,0 +1,183 @@
+"""Every setting: name, unit, default, reason. Loaded once, by the CLI; nobody else reads the environment.
+
+Order: defaults < `headrace.yaml` < environment `HEADRACE_<SECTION>__<FIELD>` < command line.
+A wrong key or value is a StartupError of one line that names the path.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from headrace.errors import StartupError
+
+PREFIX = "HEADRACE_"
+
+
+class Section(BaseModel):
+    """Frozen, and deaf to unknown keys: a typo stops the start."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BatchingSettings(Section):
+    """How one model is batched; budgets can only be tighter than the model's own limits."""
+
+    max_rows: int | None = Field(None, ge=1)
+    """Rows in a batch. None = the model's limit. Lower it when a full batch takes too long for the deadline."""
+    max_tokens: int | None = Field(None, ge=1)
+    """Events in a batch. None = the model's limit."""
+    max_queue_delay_us: int = Field(0, ge=0)
+    """Wait for company, microseconds. 0: whatever waits goes as soon as a replica has room. Triton's meaning."""
+    max_queue_rows: int = Field(2048, ge=1)
+    """Rows that may wait. Full = refused at once. Raise it for longer deadlines, lower it for faster refusals."""
+    default_timeout_ms: float = Field(10_000, gt=0)
+    """Deadline of a caller that gave none: nothing waits for ever."""
+
+
+class ModelSettings(Section):
+    """How one model is run."""
+
+    batching: BatchingSettings = BatchingSettings()
+    primary_version: str = ""
+    """The version that answers. Empty = the highest that is ready."""
+    replicas: int = Field(1, ge=1)
+    num_cpus: float = Field(0, ge=0)
+    """CPU share Ray reserves for a replica. 0 on a laptop, where shares only get in the way."""
+    num_gpus: float = Field(0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(1, ge=1)
+    """torch threads of a replica. Small models gain nothing from more."""
+
+
+class GatewaySettings(Section):
+    """The front door."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8001, ge=0, le=65535)
+    """gRPC. 0 = any free port."""
+    metrics_port: int = Field(8002, ge=0, le=65535)
+    status_codes: Literal["triton", "grpc"] = "triton"
+    """Codes for overload and deadlines on the Open Inference Protocol: Triton's UNAVAILABLE, or gRPC's own."""
+    max_riders: int = Field(8192, ge=1)
+    """Requests one gateway may hold, over all lanes."""
+    drain_s: float = Field(30, gt=0)
+    """How long a stopping gateway waits for what it has accepted."""
+
+
+class ControlSettings(Section):
+    """Discovery and policy."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8003, ge=0, le=65535)
+    lease_s: float = Field(3, gt=0)
+    """A replica that has been silent for so long is dropped from the snapshot."""
+
+
+class ReplicaSettings(Section):
+    """The process that runs a model."""
+
+    host: str = "127.0.0.1"
+    """Address it binds and registers. A cluster node registers its own address."""
+    queue_batches: int = Field(16, ge=1)
+    """Batches that may wait at a replica, from all gateways; beyond it RESOURCE_EXHAUSTED."""
+    max_batch_s: float = Field(10, gt=0)
+    """A batch that runs longer fails the health check: the engine replaces the replica."""
+    grace_s: float = Field(5, gt=0)
+    """How long a stopping replica finishes what it holds."""
+    notice_s: float = Field(0.3, ge=0)
+    """Between DRAINING and closing the port: gateways read the change meanwhile."""
+
+
+class TelemetrySettings(Section):
+    """Traces and logs."""
+
+    trace_dir: Path = Path("build/traces")
+    """Where spans go without a collector: OTLP JSON lines."""
+    max_file_bytes: int = Field(64 * 1024 * 1024, ge=64 * 1024)
+    max_files: int = Field(4, ge=1)
+    sampling: float = Field(1.0, ge=0, le=1)
+    """Share of traces that start here; a caller's own flag is honoured whatever this says."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    otlp_endpoint: str = ""
+    """From OTEL_EXPORTER_OTLP_ENDPOINT; empty = the local file."""
+
+
+class Settings(Section):
+    """All of it."""
+
+    gateway: GatewaySettings = GatewaySettings()
+    control: ControlSettings = ControlSettings()
+    replica: ReplicaSettings = ReplicaSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    models: Mapping[str, ModelSettings] = Field(default_factory=dict)
+    engine: Literal["ray", "local"] = "ray"
+    model_dirs: tuple[Path, ...] = ()
+    """Directories of models served beside the shipped one."""
+
+    def model(self, name: str) -> ModelSettings:
+        return self.models.get(name, ModelSettings())
+
+
+def load(path: Path | None = None, environment: Mapping[str, str] | None = None, **flags: Any) -> Settings:
+    """The settings of this process. `flags` are dotted paths with `__`: `gateway__port=0`.
+
+    Raises: StartupError, one line, with the path of the offending key.
+    """
+    environment = os.environ if environment is None else environment
+    tree = _read_yaml(path) if path else {}
+    for where, value in _from_environment(environment).items():
+        _put(tree, where, value)
+    for flag, value in flags.items():
+        if value is not None:
+            _put(tree, tuple(flag.split("__")), value)
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise StartupError(_one_line(error, path)) from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise StartupError(f"{path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise StartupError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise StartupError(f"{path}: expected a mapping of sections, got {type(tree).__name__}")
+    return tree
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[tuple[str, ...], Any]:
+    """`HEADRACE_GATEWAY__PORT=0` → gateway.port. Names without `__` (HEADRACE_DEMO_SECONDS) are not settings."""
+    found: dict[tuple[str, ...], Any] = {}
+    if endpoint := environment.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""):
+        found["telemetry", "otlp_endpoint"] = endpoint
+    for name, value in environment.items():
+        if name.startswith(PREFIX) and "__" in name:
+            found[tuple(name.removeprefix(PREFIX).lower().split("__"))] = value
+    return found
+
+
+def _put(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for key in path[:-1]:
+        branch = tree.setdefault(key, {})
+        if not isinstance(branch, dict):
+            raise StartupError(f"{'.'.join(path)}: '{key}' is not a section")
+        tree = branch
+    tree[path[-1]] = value
+
+
+def _one_line(error: ValidationError, path: Path | None) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{path or 'settings'}: {where}: {first['msg']}{more}"

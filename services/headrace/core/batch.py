@@ -1,0 +1,142 @@
+"""Packing riders into columns and handing the answer back by row. Bytes in, bytes out: no object per row.
+
+Called once a batch by dispatch. The laws: split ∘ pack is the identity, and a bad row leaves without its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace.core.records import BatchRecord
+from headrace.core.rider import Rider
+from headrace.core.tensors import ModelSpec, TensorSpec
+from headrace.errors import InvalidInference
+
+
+@dataclass(slots=True)
+class Batch:
+    """Riders that travel together, in row order."""
+
+    spec: ModelSpec
+    riders: list[Rider]
+    record: BatchRecord
+    rows: int = field(init=False)
+    tokens: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._count()
+
+    def keep(self, riders: list[Rider]) -> None:
+        """Go on with fewer riders."""
+        self.riders = riders
+        self._count()
+
+    def drop_departed(self) -> None:
+        """Leave behind whoever has been settled while the batch waited for a second try."""
+        self.keep([rider for rider in self.riders if rider.outcome is None])
+
+    @property
+    def latest_deadline(self) -> float:
+        return max((rider.inference.deadline for rider in self.riders), default=0.0)
+
+    def _count(self) -> None:
+        self.rows = sum(rider.inference.rows for rider in self.riders)
+        self.tokens = sum(rider.inference.tokens for rider in self.riders)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """The columns of a batch as they travel."""
+
+    columns: list[bytes]
+    lengths: list[npt.NDArray[np.int32]]
+    """Per axis: int32[rows]."""
+
+
+def pack(batch: Batch) -> Packed:
+    """Join the riders' columns. A rider with a value its model refuses is settled and left behind.
+
+    The values are looked at here, a whole column at once, because it costs a fraction of looking at each request.
+    """
+    packed = _join(batch)
+    if batch.spec.checked_inputs and (bad := _find_bad_rows(batch.spec, packed)):
+        _refuse(batch, bad)
+        packed = _join(batch)
+    return packed
+
+
+def row_values(batch: Batch, values: Sequence[float]) -> npt.NDArray[np.float64]:
+    """One value a rider, repeated for each of its rows."""
+    return np.repeat(np.asarray(values, np.float64), [rider.inference.rows for rider in batch.riders])
+
+
+def split(spec: ModelSpec, columns: Sequence[bytes], first_row: int, rows: int) -> list[bytes]:
+    """The part of every output column that belongs to the rider in `first_row`."""
+    return [
+        column[first_row * tensor.entry_bytes : (first_row + rows) * tensor.entry_bytes]
+        for tensor, column in zip(spec.outputs, columns, strict=True)
+    ]
+
+
+def _join(batch: Batch) -> Packed:
+    inferences = [rider.inference for rider in batch.riders]
+    columns = [b"".join([i.columns[c] for i in inferences]) for c in range(len(batch.spec.inputs))]
+    lengths = []
+    if batch.spec.axes:
+        per_rider = np.array([i.lengths for i in inferences], np.int32)
+        per_row = np.repeat(per_rider, [i.rows for i in inferences], axis=0)
+        lengths = [np.ascontiguousarray(per_row[:, a]) for a in range(len(batch.spec.axes))]
+    return Packed(columns, lengths)
+
+
+def _find_bad_rows(spec: ModelSpec, packed: Packed) -> dict[int, str]:
+    """Row → what is wrong with it; the first complaint wins."""
+    bad: dict[int, str] = {}
+    for position in spec.checked_inputs:
+        tensor = spec.inputs[position]
+        values = np.frombuffer(packed.columns[position], tensor.dtype)
+        axis = spec.input_axes[position]
+        lengths = packed.lengths[axis] if axis >= 0 else None
+        for entry, complaint in _complaints(tensor, values, lengths):
+            row = entry if lengths is None else int(np.searchsorted(np.cumsum(lengths), entry, side="right"))
+            bad.setdefault(row, complaint)
+    return bad
+
+
+def _complaints(
+    tensor: TensorSpec, values: npt.NDArray[Any], lengths: npt.NDArray[np.int32] | None
+) -> list[tuple[int, str]]:
+    """(entry, complaint) pairs: an entry is an event of a ragged tensor, a row of a fixed one."""
+    width = max(1, tensor.entry_bytes // tensor.dtype.itemsize)
+    found: list[tuple[int, str]] = []
+    if tensor.finite and not np.isfinite(values).all():
+        wrong = np.flatnonzero(~np.isfinite(values))
+        found += [(int(e) // width, f"input '{tensor.name}' has a value that is not finite") for e in wrong]
+    if tensor.minimum is not None and values.size and values.min() < tensor.minimum:
+        wrong = np.flatnonzero(values < tensor.minimum)
+        found += [(int(e) // width, f"input '{tensor.name}' has a value below {tensor.minimum}") for e in wrong]
+    if tensor.ordered and lengths is not None:
+        falls = np.flatnonzero(values[1:] < values[:-1]) + 1
+        starts = np.cumsum(lengths)
+        falls = falls[~np.isin(falls, starts)]  # the first event of a row follows another row's
+        found += [(int(e), f"input '{tensor.name}' is not in ascending order") for e in falls]
+    return found
+
+
+def _refuse(batch: Batch, bad: dict[int, str]) -> None:
+    kept: list[Rider] = []
+    row = 0
+    for rider in batch.riders:
+        rows = range(row, row + rider.inference.rows)
+        row = rows.stop
+        complaint = next((bad[r] for r in rows if r in bad), None)
+        if complaint is None:
+            kept.append(rider)
+        else:
+            rider.settle(InvalidInference(f"{complaint} for model '{batch.spec.name}'"))
+    batch.keep(kept)

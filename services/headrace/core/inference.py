@@ -1,0 +1,40 @@
+"""One question and its answer, as every room of the gateway speaks of them. Values only; no protobuf, no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from headrace.core.tensors import ModelSpec
+
+
+@dataclass(slots=True)
+class Inference:
+    """One decoded request: its columns are still the caller's bytes, checked for shape and size only."""
+
+    spec: ModelSpec
+    columns: list[bytes]
+    """One entry per input of the spec, in its order, all rows of the request one after the other."""
+    rows: int
+    lengths: tuple[int, ...]
+    """Per ragged axis: the length of each of the request's rows (they are equal within one request)."""
+    tokens: int
+    """Events in it: rows × the sum of lengths, at least one a row."""
+    deadline: float
+    """When its caller stops waiting, on the gateway's clock, seconds."""
+    priority: int = 0
+    id: str = ""
+    outputs: tuple[int, ...] = ()
+    """Positions of the outputs asked for, in the caller's order."""
+    truncated: dict[str, int] = field(default_factory=dict)
+    """Axis → oldest entries dropped because the row was longer than the cap."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What one rider gets back."""
+
+    columns: list[bytes]
+    """One entry per output of the spec, in its order, this rider's rows only."""
+    batch_id: int
+    batch_rows: int
+    queue_us: int

@@ -1,0 +1,108 @@
+"""The protocol's datatypes and the core's view of a model: what goes in, what comes out, what is ragged.
+
+Read by every room; built from control's wire (gateway) or from spec.yaml (replica). Holds no data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import numpy as np
+
+DATATYPES: dict[str, np.dtype[np.generic]] = {
+    "BOOL": np.dtype("?"),
+    "INT8": np.dtype("<i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "UINT8": np.dtype("<u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+"""Open Inference Protocol name → numpy dtype, little-endian as the wire is. BF16 and BYTES have none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A ragged axis: tensors that share it have the same length in a row."""
+
+    name: str
+    cap: int
+    """Longer rows keep their newest `cap` entries."""
+    required: bool = False
+    """A row of length 0 is refused."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a model, for one row (no batch dimension)."""
+
+    name: str
+    datatype: str
+    dims: tuple[int, ...]
+    """-1 first where the tensor is ragged; every other dimension is fixed."""
+    axis: str | None = None
+    finite: bool = False
+    minimum: int | None = None
+    ordered: bool = False
+
+    @cached_property
+    def dtype(self) -> np.dtype[np.generic]:
+        return DATATYPES[self.datatype]
+
+    @cached_property
+    def entry_dims(self) -> tuple[int, ...]:
+        """Dimensions of one entry: of one event where ragged, of the row elsewhere."""
+        return self.dims[1:] if self.axis else self.dims
+
+    @cached_property
+    def entry_bytes(self) -> int:
+        return prod(self.entry_dims) * self.dtype.itemsize
+
+    @property
+    def checked(self) -> bool:
+        return self.finite or self.ordered or self.minimum is not None
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What one model version takes and gives, and how much of it at once."""
+
+    name: str
+    version: str
+    digest: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    axes: tuple[Axis, ...] = ()
+    max_rows: int = 64
+    max_tokens: int = 8192
+    """Events a batch may hold, summed over the axes; a model without axes counts one token a row."""
+    platform: str = "pytorch"
+
+    @cached_property
+    def input_index(self) -> dict[str, int]:
+        return {tensor.name: position for position, tensor in enumerate(self.inputs)}
+
+    @cached_property
+    def output_index(self) -> dict[str, int]:
+        return {tensor.name: position for position, tensor in enumerate(self.outputs)}
+
+    @cached_property
+    def axis_index(self) -> dict[str, int]:
+        return {axis.name: position for position, axis in enumerate(self.axes)}
+
+    @cached_property
+    def input_axes(self) -> tuple[int, ...]:
+        """For each input the position of its axis, or -1."""
+        return tuple(self.axis_index[t.axis] if t.axis else -1 for t in self.inputs)
+
+    @cached_property
+    def checked_inputs(self) -> tuple[int, ...]:
+        """Positions of the inputs whose values are checked before they may join a batch."""
+        return tuple(i for i, tensor in enumerate(self.inputs) if tensor.checked)

@@ -1,0 +1,132 @@
+"""Every error a caller, an operator or a log can meet, and the status each one becomes.
+
+HeadraceError
+├── Refused                 the caller may fix it or retry
+│   ├── InvalidInference    a tensor is not what the spec asks for
+│   ├── UnknownModel        no such model or version
+│   ├── NotReady            the version is known, but not (or no longer) ready
+│   ├── Unsupported         an RPC or option this server does not offer
+│   ├── Conflict            the name is taken by something else
+│   ├── Cancelled           the caller went away
+│   ├── Overloaded          a bound is reached
+│   ├── DeadlinePassed      the answer would come too late
+│   └── NotServing          starting, draining, or no replica
+└── Failed                  ours; the text says nothing internal
+    ├── BackendLost         the replica was lost and no retry fits
+    ├── ModelFailed         the forward pass raised
+    └── BrokenContract      wrong row count, non-finite score, spec mismatch
+StartupError                configuration, weights, spec: one line to stderr, exit code 78
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class HeadraceError(Exception):
+    """What every error of headrace is."""
+
+    code: ClassVar[str] = ""
+    """gRPC status on `headrace.v1` services, by name: no import of grpc here."""
+    oip_code: ClassVar[str] = ""
+    """Status on the Open Inference Protocol with `status_codes: triton`; empty = same as `code`."""
+    reason: ClassVar[str] = "OTHER"
+    """Label `reason` of `nv_inference_request_failure`, Triton's vocabulary."""
+
+
+class Refused(HeadraceError):
+    """The caller may fix the request or retry it."""
+
+
+class InvalidInference(Refused):
+    """A tensor, parameter or shape is not what the model's spec asks for."""
+
+    code = "INVALID_ARGUMENT"
+
+
+class UnknownModel(Refused):
+    """No such model, or no such version of it."""
+
+    code = "NOT_FOUND"
+
+
+class NotReady(Refused):
+    """The version is known but warming up, draining or gone."""
+
+    code = "UNAVAILABLE"
+
+
+class Unsupported(Refused):
+    """An RPC or an option that this server does not offer."""
+
+    code = "UNIMPLEMENTED"
+
+
+class Conflict(Refused):
+    """The name is taken: the same model and version with another digest."""
+
+    code = "ALREADY_EXISTS"
+
+
+class Cancelled(Refused):
+    """The caller went away before its answer."""
+
+    code = "CANCELLED"
+    reason = "CANCELED"
+
+
+class Overloaded(Refused):
+    """A bound is reached: the queue, or the riders a gateway may hold."""
+
+    code = "RESOURCE_EXHAUSTED"
+    oip_code = "UNAVAILABLE"
+    reason = "REJECTED"
+
+
+class DeadlinePassed(Refused):
+    """The answer would come, or has come, too late for its caller."""
+
+    code = "DEADLINE_EXCEEDED"
+    oip_code = "UNAVAILABLE"
+    reason = "REJECTED"
+
+
+class NotServing(Refused):
+    """Starting, draining, or without a replica for this model."""
+
+    code = "UNAVAILABLE"
+
+
+class Failed(HeadraceError):
+    """Ours. Logged once with the trace id; the text tells nothing internal."""
+
+    reason = "BACKEND"
+
+
+class BackendLost(Failed):
+    """The replica was lost, and no retry fits into the deadline."""
+
+    code = "UNAVAILABLE"
+
+
+class ModelFailed(Failed):
+    """The forward pass raised."""
+
+    code = "INTERNAL"
+
+
+class BrokenContract(Failed):
+    """The replica's answer is not what its spec promises: row count, size, a non-finite score."""
+
+    code = "INTERNAL"
+
+
+class StartupError(Exception):
+    """Configuration, spec or weights are wrong: the process must not start. Exit code 78 (EX_CONFIG)."""
+
+
+def status_of(error: HeadraceError, *, oip: bool = False, status_codes: str = "triton") -> str:
+    """The gRPC status of `error`, by name; on the Open Inference Protocol Triton's choice unless `grpc` is set."""
+    if oip and status_codes == "triton" and error.oip_code:
+        return error.oip_code
+    return error.code

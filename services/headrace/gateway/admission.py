@@ -1,0 +1,67 @@
+"""The door: how many riders a gateway holds, whether it is open at all, and how long each may take."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from headrace.config import BatchingSettings
+from headrace.core.clock import Clock
+from headrace.core.records import RpcRecord
+from headrace.errors import DeadlinePassed, NotServing, Overloaded
+
+
+class Admission:
+    """Permits, one a request, held until it is answered."""
+
+    def __init__(self, max_riders: int, clock: Clock) -> None:
+        self._max_riders = max_riders
+        self._clock = clock
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.open = True
+        self.held = 0
+
+    @contextmanager
+    def permit(self) -> Iterator[None]:
+        """Hold a place for one request. Raises: NotServing while draining, Overloaded when all places are taken."""
+        if not self.open:
+            raise NotServing("GRPC server is shutting down and has stopped accepting new requests.")
+        if self.held >= self._max_riders:
+            raise Overloaded("Exceeds maximum queue size: this gateway holds all the requests it may")
+        self.held += 1
+        self._empty.clear()
+        try:
+            yield
+        finally:
+            self.held -= 1
+            if not self.held:
+                self._empty.set()
+
+    def deadline(self, remaining_s: float | None, request: Any, settings: BatchingSettings, record: RpcRecord) -> float:
+        """When this request's caller stops waiting, on our clock.
+
+        Its gRPC deadline or the model's default, and its `timeout` parameter (microseconds) where that is tighter.
+        Raises: DeadlinePassed when that is now.
+        """
+        now = self._clock.now()
+        left_s = settings.default_timeout_ms / 1000
+        if remaining_s is not None:
+            record.deadline_ns = self._clock.now_ns() + int(remaining_s * 1e9)
+            left_s = remaining_s
+        if "timeout" in request.parameters and (timeout_us := request.parameters["timeout"].int64_param) > 0:
+            left_s = min(left_s, timeout_us / 1e6)
+        if left_s <= 0:
+            raise DeadlinePassed("Request timeout expired")
+        return now + left_s
+
+    async def wait_empty(self, timeout_s: float) -> bool:
+        """True once every accepted request is answered; False when that took longer than `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True

@@ -1,0 +1,283 @@
+"""Open Inference Protocol ⇄ core. The protocol's messages end here: nothing behind this file has seen one.
+
+Checks names, datatypes, shapes and byte sizes, with Triton's sentences; values are checked a batch at a time,
+by `core.batch.pack`. Called by the servicer, once in and once out per request.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, Final
+
+import numpy as np
+from tritonclient.grpc import service_pb2
+
+from headrace.core.inference import Answer, Inference
+from headrace.core.tensors import ModelSpec, TensorSpec
+from headrace.errors import InvalidInference, Unsupported
+
+CONTENTS: Final = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+}
+"""Datatype → the field of InferTensorContents that may carry it. FP16 and BF16 exist only as raw bytes."""
+
+
+def decode(request: service_pb2.ModelInferRequest, spec: ModelSpec, deadline: float) -> Inference:
+    """One request as the core speaks of it; `deadline` is on the gateway's clock, seconds.
+
+    Shapes: every input [n, *dims of one row]; inputs that share a ragged axis agree on its length.
+    Raises: InvalidInference, naming the tensor and what was expected; Unsupported.
+    """
+    tensors, raws = _match(request, spec)
+    rows = _rows(tensors, spec)
+    lengths = _lengths(tensors, spec)
+    columns = [_data(t, raw, tensor, spec) for t, raw, tensor in zip(tensors, raws, spec.inputs, strict=True)]
+    truncated: dict[str, int] = {}
+    for position, axis in enumerate(spec.axes):
+        if lengths[position] > axis.cap:
+            _keep_newest(columns, spec, position, rows, lengths[position])
+            truncated[axis.name] = lengths[position] - axis.cap
+            lengths[position] = axis.cap
+    return Inference(
+        spec=spec,
+        columns=columns,
+        rows=rows,
+        lengths=tuple(lengths),
+        tokens=rows * max(1, sum(lengths)),
+        deadline=deadline,
+        priority=_priority(request),
+        id=request.id,
+        outputs=_outputs(request, spec),
+        truncated=truncated,
+    )
+
+
+def encode(inference: Inference, answer: Answer) -> service_pb2.ModelInferResponse:
+    """The response: raw bytes, one entry per output asked for, in the caller's order."""
+    spec = inference.spec
+    response = service_pb2.ModelInferResponse(model_name=spec.name, model_version=spec.version, id=inference.id)
+    for position in inference.outputs:
+        tensor = spec.outputs[position]
+        response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=(inference.rows, *tensor.dims))
+        response.raw_output_contents.append(answer.columns[position])
+    response.parameters["headrace_batch_rows"].int64_param = answer.batch_rows
+    response.parameters["headrace_queue_us"].int64_param = answer.queue_us
+    for axis, dropped in inference.truncated.items():
+        response.parameters[f"headrace_truncated_{axis}"].int64_param = dropped
+    return response
+
+
+# In: names ------------------------------------------------------------------------------------------------------------
+
+
+def _match(request: Any, spec: ModelSpec) -> tuple[list[Any], list[bytes | None]]:
+    """The request's inputs in the order of the spec, each with its raw bytes or None (typed contents)."""
+    raw = request.raw_input_contents
+    found: list[Any] = [None] * len(spec.inputs)
+    raws: list[bytes | None] = [None] * len(spec.inputs)
+    for place, tensor in enumerate(request.inputs):
+        position = spec.input_index.get(tensor.name)
+        if position is None:
+            raise InvalidInference(f"unexpected inference input '{tensor.name}' for model '{spec.name}'")
+        if found[position] is not None:
+            raise InvalidInference(f"input '{tensor.name}' already exists in request")
+        if "shared_memory_region" in tensor.parameters:
+            raise Unsupported(
+                "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
+            )
+        found[position] = tensor
+        raws[position] = raw[place] if place < len(raw) else None
+    if None in found:
+        _complain_of_missing(request, spec)
+    if raw:
+        _check_raw_count(request, spec)
+    return found, raws
+
+
+def _complain_of_missing(request: Any, spec: ModelSpec) -> None:
+    given = [tensor.name for tensor in request.inputs]
+    missing = [tensor.name for tensor in spec.inputs if tensor.name not in given]
+    raise InvalidInference(
+        f"expected {len(spec.inputs)} inputs but got {len(given)} inputs for model '{spec.name}'. "
+        f"Got input(s) [{_quoted(given)}], but missing required input(s) [{_quoted(missing)}]. "
+        "Please provide all required input(s)."
+    )
+
+
+def _check_raw_count(request: Any, spec: ModelSpec) -> None:
+    raw = request.raw_input_contents
+    for place, tensor in enumerate(request.inputs):
+        if place >= len(raw):
+            raise InvalidInference(
+                f"unable to find data for input tensor '{tensor.name}' for model '{spec.name}' in request."
+            )
+        if tensor.HasField("contents") and tensor.contents.ByteSize():
+            raise InvalidInference(
+                f"contents field must not be specified when using raw_input_contents for '{tensor.name}' "
+                f"for model '{spec.name}'"
+            )
+    if len(raw) > len(request.inputs):
+        raise InvalidInference(
+            f"expected {len(request.inputs)} raw_input_contents for model '{spec.name}', got {len(raw)}"
+        )
+
+
+def _quoted(names: list[str]) -> str:
+    return ",".join(f"'{name}'" for name in names)
+
+
+# In: shapes -----------------------------------------------------------------------------------------------------------
+
+
+def _rows(tensors: list[Any], spec: ModelSpec) -> int:
+    """The batch dimension all inputs agree on."""
+    rows = -1
+    for given, tensor in zip(tensors, spec.inputs, strict=True):
+        if given.datatype != tensor.datatype:
+            raise InvalidInference(
+                f"inference input '{tensor.name}' data-type is '{given.datatype}', "
+                f"but model '{spec.name}' expects '{tensor.datatype}'"
+            )
+        shape = given.shape
+        if not shape:
+            raise InvalidInference(
+                f"input '{tensor.name}' has no shape but model requires batch dimension for '{spec.name}'"
+            )
+        if not _fits(tuple(shape)[1:], tensor):
+            raise InvalidInference(
+                f"unexpected shape for input '{tensor.name}' for model '{spec.name}'. "
+                f"Expected {_shape((-1, *tensor.dims))}, got {_shape(shape)}."
+            )
+        if rows not in (-1, shape[0]):
+            raise InvalidInference(f"input '{tensor.name}' batch size does not match other inputs for '{spec.name}'")
+        rows = shape[0]
+    if rows > spec.max_rows:
+        raise InvalidInference(f"inference request batch-size must be <= {spec.max_rows} for '{spec.name}'")
+    if rows < 1:
+        raise InvalidInference(f"inference request batch-size must be >= 1 for '{spec.name}'")
+    return rows
+
+
+def _fits(shape: tuple[int, ...], tensor: TensorSpec) -> bool:
+    if len(shape) != len(tensor.dims):
+        return False
+    if tensor.axis:
+        return shape[0] >= 0 and shape[1:] == tensor.dims[1:]
+    return shape == tensor.dims
+
+
+def _lengths(tensors: list[Any], spec: ModelSpec) -> list[int]:
+    """Per axis, the length its tensors agree on."""
+    lengths = [-1] * len(spec.axes)
+    for given, position, tensor in zip(tensors, spec.input_axes, spec.inputs, strict=True):
+        if position < 0:
+            continue
+        length = given.shape[1]
+        axis = spec.axes[position]
+        if lengths[position] not in (-1, length):
+            raise InvalidInference(
+                f"input '{tensor.name}' has {length} entries, but other inputs of axis '{axis.name}' "
+                f"have {lengths[position]} for model '{spec.name}'"
+            )
+        if not length and axis.required:
+            raise InvalidInference(
+                f"input '{tensor.name}' is empty, but axis '{axis.name}' of model '{spec.name}' needs an entry"
+            )
+        lengths[position] = length
+    return lengths
+
+
+def _shape(dims: Any) -> str:
+    return "[" + ",".join(str(d) for d in dims) + "]"
+
+
+# In: bytes ------------------------------------------------------------------------------------------------------------
+
+
+def _data(given: Any, raw: bytes | None, tensor: TensorSpec, spec: ModelSpec) -> bytes:
+    data = _typed(given, tensor, spec) if raw is None else raw
+    expected = prod(given.shape) * tensor.dtype.itemsize
+    if len(data) != expected:
+        raise InvalidInference(
+            f"input byte size mismatch for input '{tensor.name}' for model '{spec.name}'. "
+            f"Expected {expected}, got {len(data)}"
+        )
+    return data
+
+
+def _typed(given: Any, tensor: TensorSpec, spec: ModelSpec) -> bytes:
+    """Typed contents as raw bytes. Raises: InvalidInference when there are none, or a value does not fit."""
+    field = CONTENTS.get(tensor.datatype)
+    values = getattr(given.contents, field) if field else ()
+    if not values and prod(given.shape):
+        raise InvalidInference(
+            f"unable to find data for input tensor '{tensor.name}' for model '{spec.name}' in request."
+        )
+    try:
+        return np.array(values, tensor.dtype).tobytes()
+    except OverflowError as error:
+        raise InvalidInference(
+            f"input '{tensor.name}' for model '{spec.name}' has a value outside of {tensor.datatype}"
+        ) from error
+
+
+def _keep_newest(columns: list[bytes], spec: ModelSpec, axis: int, rows: int, length: int) -> None:
+    """Cut every column of an axis to its cap, from the front: histories are oldest first."""
+    cap = spec.axes[axis].cap
+    for position, tensor in enumerate(spec.inputs):
+        if spec.input_axes[position] != axis:
+            continue
+        column, row_bytes, kept = columns[position], length * tensor.entry_bytes, cap * tensor.entry_bytes
+        ends = range(row_bytes, rows * row_bytes + 1, row_bytes)
+        columns[position] = b"".join([column[end - kept : end] for end in ends])
+
+
+# In: the rest ---------------------------------------------------------------------------------------------------------
+
+
+def _outputs(request: Any, spec: ModelSpec) -> tuple[int, ...]:
+    if not request.outputs:
+        return tuple(range(len(spec.outputs)))
+    positions: list[int] = []
+    for asked in request.outputs:
+        position = spec.output_index.get(asked.name)
+        if position is None:
+            raise InvalidInference(f"unexpected inference output '{asked.name}' for model '{spec.name}'")
+        if position in positions:
+            raise InvalidInference(f"output '{asked.name}' already exists in request")
+        if "classification" in asked.parameters:
+            raise Unsupported("the classification extension is not offered by this server")
+        positions.append(position)
+    return tuple(positions)
+
+
+def _priority(request: Any) -> int:
+    """Checks the parameters the protocol reserves; returns `priority` (0 = default)."""
+    if not request.parameters:
+        return 0
+    priority = 0
+    for name, value in request.parameters.items():
+        kind = value.WhichOneof("parameter_choice")
+        if name == "priority":
+            if kind not in ("uint64_param", "int64_param") or (priority := getattr(value, kind)) < 0:
+                raise InvalidInference("invalid value for 'priority', expected value >= 0.")
+        elif name == "timeout":
+            if kind != "int64_param":
+                raise InvalidInference("invalid value type for 'timeout' parameter, expected int64_param.")
+        elif name.startswith("triton_") and name != "triton_enable_empty_final_response":
+            raise InvalidInference(f"parameter keys starting with 'triton_' are reserved for Triton usage: '{name}'")
+        elif kind == "uint64_param":
+            raise InvalidInference(
+                f"invalid value type for '{name}' parameter, expected int64_param, bool_param, or string_param."
+            )
+    return priority

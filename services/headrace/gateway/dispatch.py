@@ -1,0 +1,288 @@
+"""Chooses a replica for a batch, sends it, and sends it elsewhere once if the replica is lost.
+
+One per lane. Knows replicas and batches; knows nothing of callers, queues or the protocol they speak.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Final
+
+import grpc
+import numpy as np
+from grpc import aio
+
+from headrace.core.batch import Batch, Packed, pack, row_values
+from headrace.core.clock import Clock
+from headrace.core.cost import CostModel
+from headrace.core.policy import Room
+from headrace.core.records import DispatchRecord
+from headrace.errors import BackendLost, BrokenContract, ModelFailed, Overloaded
+from headrace.gateway.link import EVICTING, Flight, ReplicaLink
+from headrace.telemetry import context
+from headrace.v1 import control_pb2, replica_pb2
+
+SLOTS: Final = 2
+"""Batches at one replica from this gateway: one running, one staged just in time."""
+CAP_MIN_S: Final = 0.25
+CAP_MAX_S: Final = 2.0
+CAP_FACTOR: Final = 10.0
+"""A call is overdue after ten times its prediction, within these bounds; a slow model's own time widens them."""
+RETRY_SHARE: Final = 0.1
+RETRIES_ALWAYS: Final = 10.0
+"""Retries allowed: a tenth of the batches, and at least ten a second: an outage must not double the load."""
+
+
+class RetryBudget:
+    """A token bucket that every batch fills a little and every retry empties by one."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._tokens = RETRIES_ALWAYS
+        self._at = clock.now()
+
+    def earn(self) -> None:
+        self._tokens = min(self._tokens + RETRY_SHARE, 10 * RETRIES_ALWAYS)
+
+    def spend(self) -> bool:
+        now = self._clock.now()
+        self._tokens = max(self._tokens, min(RETRIES_ALWAYS, self._tokens + (now - self._at) * RETRIES_ALWAYS))
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class Dispatcher:
+    """The replicas of one lane, and the way a batch takes to one of them."""
+
+    def __init__(self, gateway_id: str, clock: Clock, cost: CostModel, on_room: Callable[[], None]) -> None:
+        self._gateway_id = gateway_id
+        self._clock = clock
+        self._cost = cost
+        self._on_room = on_room
+        self._links: dict[str, ReplicaLink] = {}
+        self._budget = RetryBudget(clock)
+        self._retries_waiting: list[asyncio.Future[None]] = []
+        self._probes: set[asyncio.Task[None]] = set()
+        self.retries = 0
+        self.evictions = 0
+
+    # Membership ---------------------------------------------------------------------------------------------------
+
+    def update(self, registrations: Iterable[control_pb2.Registration]) -> None:
+        """Take over what a snapshot says of this lane's replicas."""
+        named = {registration.replica_id: registration for registration in registrations}
+        for replica_id, registration in named.items():
+            link = self._links.get(replica_id)
+            if link is None or link.endpoint != registration.endpoint:
+                self._links[replica_id] = link = ReplicaLink(registration)
+            link.state, link.listed = registration.state, True
+        for link in list(self._links.values()):
+            if link.replica_id not in named:
+                self._unlist(link)
+        self._room_changed()
+
+    @property
+    def ready(self) -> bool:
+        """Some replica could take a batch now or soon."""
+        return any(link.choosable for link in self._links.values())
+
+    @property
+    def links(self) -> tuple[ReplicaLink, ...]:
+        return tuple(self._links.values())
+
+    def _unlist(self, link: ReplicaLink) -> None:
+        """Absence alone takes nobody out: a fresh control lists nobody yet. One who drains or is lost is forgotten."""
+        link.listed = False
+        if not link.choosable and not link.flights:
+            self._forget(link)
+
+    def _forget(self, link: ReplicaLink) -> None:
+        if self._links.get(link.replica_id) is link:
+            del self._links[link.replica_id]
+        self._own(link.close())
+
+    def _evict(self, link: ReplicaLink) -> None:
+        if link.evicted:
+            return
+        self.evictions += 1
+        link.evict()
+        if link.listed:
+            self._own(self._bring_back(link))
+        else:
+            self._forget(link)
+
+    async def _bring_back(self, link: ReplicaLink) -> None:
+        await link.probe()
+        self._room_changed()
+
+    def _own(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._probes.add(task)
+        task.add_done_callback(self._probes.discard)
+
+    # Choice -------------------------------------------------------------------------------------------------------
+
+    def room(self) -> Room | None:
+        """The best place for another batch, or None while every replica has all it may have."""
+        link = None if self._retries_waiting else self._choose()
+        return Room(running_rows=sum(flight.rows for flight in link.flights)) if link else None
+
+    def _choose(self, other_than: ReplicaLink | None = None) -> ReplicaLink | None:
+        """The replica with the least work in seconds; ties at random, so that gateways don't march together."""
+        free = [link for link in self._links.values() if link.choosable and len(link.flights) < SLOTS]
+        others = [link for link in free if link is not other_than]
+        return min(others or free, key=lambda link: (self._work_s(link), random.random()), default=None)
+
+    def _work_s(self, link: ReplicaLink) -> float:
+        own_s = sum(self._cost.predict_s(flight.tokens) for flight in link.flights)
+        return own_s + link.queued_elsewhere * self._cost.predict_s(0)
+
+    # One batch ----------------------------------------------------------------------------------------------------
+
+    def book(self, batch: Batch) -> Flight:
+        """Take the best place for a batch that was closed because `room` said there is one."""
+        link = self._choose()
+        assert link is not None, "This is a bug."
+        return self._board(batch, link)
+
+    async def dispatch(self, batch: Batch, flight: Flight, backlog_s: float) -> replica_pb2.PackedAnswer:
+        """Have the booked replica compute the batch; if that replica is lost, one other.
+
+        Riders with values their model refuses are settled here and leave the batch, so do those who are settled
+        while it waits for its second try.
+
+        Raises: BackendLost, Overloaded, ModelFailed, BrokenContract.
+        Cancellation: the call is cancelled; the replica drops a batch that has not begun.
+        """
+        self._budget.earn()
+        try:
+            return await self._attempt(batch, flight, 1, backlog_s)
+        except aio.AioRpcError as error:
+            self._after_failure(error, flight.link)
+            if not self._budget.spend():
+                raise BackendLost("the replica was lost, and too many others were lately") from error
+        self.retries += 1
+        flight = await self._board_elsewhere(batch, flight.link)
+        try:
+            return await self._attempt(batch, flight, 2, backlog_s)
+        except aio.AioRpcError as error:
+            self._after_failure(error, flight.link)
+            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise Overloaded("every replica's queue is full") from error
+            raise BackendLost("the replica was lost and the retry failed too") from error
+
+    def _board(self, batch: Batch, link: ReplicaLink) -> Flight:
+        flight = Flight(link, batch.rows, batch.tokens)
+        link.flights.append(flight)
+        return flight
+
+    async def _board_elsewhere(self, batch: Batch, lost: ReplicaLink) -> Flight:
+        """A place for a second try, before anything that still queues. Waits no longer than the batch's last rider."""
+        while (link := self._choose(lost)) is None:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._retries_waiting.append(waiter)
+            try:
+                async with asyncio.timeout(max(0.0, batch.latest_deadline - self._clock.now())):
+                    await waiter
+            except TimeoutError as error:
+                raise BackendLost("the replica was lost and no other became free in time") from error
+            finally:
+                self._retries_waiting.remove(waiter)
+        batch.drop_departed()
+        return self._board(batch, link)
+
+    async def _attempt(self, batch: Batch, flight: Flight, attempt: int, backlog_s: float) -> replica_pb2.PackedAnswer:
+        link = flight.link
+        try:
+            packed = pack(batch)
+            if not batch.riders:
+                return replica_pb2.PackedAnswer()
+            record = DispatchRecord(random.getrandbits(63) + 1, attempt, link.replica_id, self._clock.now_ns())
+            batch.record.dispatches.append(record)
+            message = self._message(batch, packed, link, record, backlog_s)
+            record.payload_bytes = message.ByteSize()
+            answer = await self._call(message, flight, record)
+        finally:
+            link.flights.remove(flight)
+            self._room_changed()
+        link.queued_elsewhere = max(0, answer.queued - len(link.flights))
+        return answer
+
+    async def _call(
+        self, message: replica_pb2.PackedBatch, flight: Flight, record: DispatchRecord
+    ) -> replica_pb2.PackedAnswer:
+        try:
+            return await flight.link.execute(message, flight, self._cap_s(flight.link))
+        except aio.AioRpcError as error:
+            record.error = error.code().name
+            raise
+        except asyncio.CancelledError:
+            record.error = "CANCELLED"
+            if flight.link.evicted:  # eviction cancelled the call; nobody cancelled us
+                raise _lost_by_eviction() from None
+            raise
+        finally:
+            record.end_ns = self._clock.now_ns()
+
+    def _message(
+        self, batch: Batch, packed: Packed, link: ReplicaLink, record: DispatchRecord, backlog_s: float
+    ) -> replica_pb2.PackedBatch:
+        now = self._clock.now()
+        spec = batch.spec
+        remaining_s = row_values(batch, [rider.inference.deadline - now for rider in batch.riders])
+        contexts = [
+            context.pack(r.record.trace_id, r.record.span_id, sampled=r.record.sampled) * r.inference.rows
+            for r in batch.riders
+        ]
+        return replica_pb2.PackedBatch(
+            replica_id=link.replica_id,
+            model=spec.name,
+            version=spec.version,
+            gateway_id=self._gateway_id,
+            rows=batch.rows,
+            columns=packed.columns,
+            lengths=[column.tobytes() for column in packed.lengths],
+            remaining_s=remaining_s.tobytes(),
+            row_contexts=b"".join(contexts),
+            context=context.pack(batch.record.trace_id, record.span_id, sampled=batch.record.sampled),
+            batch_id=batch.record.span_id,
+            backlog_s=backlog_s,
+        )
+
+    def _cap_s(self, link: ReplicaLink) -> float:
+        """How long an answer may take before the replica counts as hung: what is in front of it included."""
+        expected_s = sum(self._cost.predict_s(flight.tokens) for flight in link.flights)
+        return float(np.clip(CAP_FACTOR * expected_s, CAP_MIN_S, max(CAP_MAX_S, 3 * expected_s)))
+
+    def _after_failure(self, error: aio.AioRpcError, link: ReplicaLink) -> None:
+        """Evict a lost replica. Raises what the riders are told where a second try would not help them."""
+        if error.code() in EVICTING:
+            self._evict(link)
+        elif error.code() is grpc.StatusCode.INTERNAL:
+            raise ModelFailed("the model failed on this batch") from error
+        elif error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+            raise BrokenContract("the replica refused the batch") from error
+
+    def _room_changed(self) -> None:
+        for waiter in self._retries_waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._on_room()
+
+    async def close(self) -> None:
+        """Stop probing and close every channel."""
+        for probe in self._probes:
+            probe.cancel()
+        await asyncio.gather(*self._probes, return_exceptions=True)
+        await asyncio.gather(*(link.close() for link in self._links.values()))
+
+
+def _lost_by_eviction() -> aio.AioRpcError:
+    return aio.AioRpcError(
+        grpc.StatusCode.UNAVAILABLE, aio.Metadata(), aio.Metadata(), details="the replica was evicted"
+    )

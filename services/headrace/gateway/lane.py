@@ -1,0 +1,243 @@
+"""A lane: the queue of one model version, and the pump that turns its riders into batches.
+
+The servicer calls `score`; policy decides when a batch closes; the dispatcher takes it to a replica. A rider is
+settled exactly once, by whoever is first: its answer, its deadline, its caller's leaving, or a failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from typing import Final
+
+from headrace.config import BatchingSettings
+from headrace.core.batch import Batch, split
+from headrace.core.clock import Clock
+from headrace.core.cost import CostModel
+from headrace.core.inference import Answer, Inference
+from headrace.core.policy import Budget, CloseReason, Room, close, look_again_at, take
+from headrace.core.queue import RiderQueue
+from headrace.core.records import BatchRecord, RpcRecord
+from headrace.core.rider import Rider
+from headrace.core.tensors import ModelSpec
+from headrace.errors import BrokenContract, Cancelled, DeadlinePassed, HeadraceError, ModelFailed, NotServing
+from headrace.gateway.dispatch import Dispatcher
+from headrace.gateway.link import Flight
+from headrace.v1 import replica_pb2
+
+log = logging.getLogger(__name__)
+
+ROW_ERRORS: Final[dict[int, tuple[type[HeadraceError], str]]] = {
+    replica_pb2.ROW_STATUS_EXPIRED: (DeadlinePassed, "Request timeout expired"),
+    replica_pb2.ROW_STATUS_NOT_FINITE: (BrokenContract, "the model's answer is not a finite number"),
+    replica_pb2.ROW_STATUS_FAILED: (ModelFailed, "the model failed on this request"),
+}
+SETTLE_EARLY_S: Final = 0.001
+"""A rider's timer ends this long before its caller's: the caller hears why from us, not from its own clock."""
+
+
+class Lane:
+    """One model version: who waits for it, what runs, and its replicas."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        settings: BatchingSettings,
+        gateway_id: str,
+        clock: Clock,
+        on_batch: Callable[[BatchRecord, replica_pb2.Stamps | None], None],
+    ) -> None:
+        self.spec = spec
+        self.settings = settings
+        self.cost = CostModel()
+        self.queue = RiderQueue(settings.max_queue_rows)
+        self.dispatcher = Dispatcher(gateway_id, clock, self.cost, self._pump_soon)
+        self._budget = Budget(
+            rows=min(settings.max_rows or spec.max_rows, spec.max_rows),
+            tokens=min(settings.max_tokens or spec.max_tokens, spec.max_tokens),
+            delay_s=settings.max_queue_delay_us / 1e6,
+        )
+        self._clock = clock
+        self._on_batch = on_batch
+        self._running: set[asyncio.Task[None]] = set()
+        self._pump_planned = False
+        self._alarm: asyncio.TimerHandle | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self.dispatcher.ready
+
+    async def score(self, inference: Inference, record: RpcRecord) -> Answer:
+        """Queue one inference and await its answer.
+
+        Raises: Overloaded (queue full), DeadlinePassed, NotServing, InvalidInference (a value), Failed.
+        Cancellation: the rider leaves; its batch, if it is in one, goes on without it.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        rider = Rider(inference, record, lambda: None if done.done() else done.set_result(None))
+        now = self._clock.now()
+        record.queue_depth = self.queue.rows
+        self.queue.push(rider, now)
+        record.queued_ns = self._clock.now_ns()
+        self._pump_soon()
+        timer = loop.call_later(max(0.0, inference.deadline - now - SETTLE_EARLY_S), self._expire, rider)
+        try:
+            await done
+        except asyncio.CancelledError:
+            rider.settle(Cancelled("the caller went away"))
+            raise
+        finally:
+            timer.cancel()
+            record.settled_ns = self._clock.now_ns()
+        if isinstance(rider.outcome, Answer):
+            return rider.outcome
+        assert rider.outcome is not None, "This is a bug."
+        raise rider.outcome
+
+    def _expire(self, rider: Rider) -> None:
+        if rider.queue is not None and not self.ready:
+            rider.settle(NotServing(f"no replica of '{self.spec.name}' is ready"))
+        else:
+            rider.settle(DeadlinePassed("Request timeout expired"))
+
+    # The pump: gather → close → dispatch → settle -----------------------------------------------------------------
+
+    def _pump_soon(self) -> None:
+        """Look at the queue once this turn of the loop is over: requests that arrive in one turn ride together."""
+        if not self._pump_planned:
+            self._pump_planned = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_planned = False
+        while (room := self.dispatcher.room()) is not None:
+            now = self._clock.now()
+            reason = close(self.queue, self._budget, room, self.cost, now)
+            if reason is None:
+                self._look_again()
+                return
+            self._launch(reason, room, now)
+
+    def _look_again(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if (at := look_again_at(self.queue, self._budget, self.cost)) is not None:
+            delay_s = max(0.0, at - self._clock.now())
+            self._alarm = asyncio.get_running_loop().call_later(delay_s, self._pump_soon)
+
+    def _launch(self, reason: CloseReason, room: Room, now: float) -> None:
+        riders = take(self.queue, self._budget, room, self.cost, now)
+        if not riders:
+            return
+        batch = Batch(self.spec, riders, self._record(reason, riders))
+        flight = self.dispatcher.book(batch)
+        task = asyncio.get_running_loop().create_task(self._run(batch, flight), name=f"batch-{batch.rows}")
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    def _record(self, reason: CloseReason, riders: list[Rider]) -> BatchRecord:
+        closed_ns = self._clock.now_ns()
+        record = BatchRecord(
+            trace_id=random.getrandbits(128).to_bytes(16),
+            span_id=random.getrandbits(63) + 1,
+            model=self.spec.name,
+            version=self.spec.version,
+            path="primary",
+            closed_ns=closed_ns,
+            close_reason=reason.value,
+            oldest_ns=riders[0].record.queued_ns,
+            members=[rider.record for rider in riders],
+        )
+        for rider in riders:
+            rider.record.closed_ns = closed_ns
+            rider.record.batch = record
+        return record
+
+    async def _run(self, batch: Batch, flight: Flight) -> None:
+        record = batch.record
+        stamps = None
+        try:
+            answer = await self.dispatcher.dispatch(batch, flight, self.backlog_s())
+            if batch.riders:
+                stamps = answer.stamps
+                self._settle(batch, answer)
+                self._learn(batch, stamps)
+        except HeadraceError as error:
+            _fail(batch, type(error), str(error))
+        except asyncio.CancelledError:
+            _fail(batch, NotServing, "the gateway is stopping")
+            raise
+        except Exception:  # the outer guard: whatever went wrong here, no rider is left to wait for its deadline
+            log.exception("a batch was lost to an error of ours")
+            _fail(batch, BrokenContract, "internal error")
+        record.rows, record.tokens = batch.rows, batch.tokens
+        record.settled_ns = self._clock.now_ns()
+        self._on_batch(record, stamps)
+
+    def _settle(self, batch: Batch, answer: replica_pb2.PackedAnswer) -> None:
+        """Hand every rider its rows. Raises: BrokenContract when the answer is not the size its spec promises."""
+        _check_size(batch, answer)
+        record = batch.record
+        record.forward_wall_ns = (answer.stamps.forward_ns, answer.stamps.computed_ns)
+        record.forward_span_id = answer.forward_span_id
+        record.padded_tokens = answer.padded_tokens
+        columns, status = list(answer.columns), answer.status
+        row = 0
+        for rider in batch.riders:
+            rows = rider.inference.rows
+            rider.record.row = row
+            if rider.outcome is not None:
+                rider.record.masked = True
+            elif worst := max(status[row : row + rows]):
+                error, sentence = ROW_ERRORS[worst]
+                rider.settle(error(sentence))
+            else:
+                queue_us = (rider.record.closed_ns - rider.record.queued_ns) // 1000
+                rider.settle(Answer(split(self.spec, columns, row, rows), record.span_id, batch.rows, queue_us))
+            row += rows
+
+    def _learn(self, batch: Batch, stamps: replica_pb2.Stamps) -> None:
+        """Teach the cost model the round trip, less what the batch waited behind others at the replica."""
+        sent_ns = batch.record.dispatches[-1].start_ns
+        waited_ns = max(0, stamps.started_ns - stamps.received_ns)
+        self.cost.observe(batch.tokens, (self._clock.now_ns() - sent_ns - waited_ns) / 1e9)
+
+    # Life ---------------------------------------------------------------------------------------------------------
+
+    def backlog_s(self) -> float:
+        """Replica-seconds of work that wait here: full batches of what is queued."""
+        tokens = self.queue.tokens
+        return self.cost.predict_s(tokens) if tokens else 0.0
+
+    async def drain(self) -> None:
+        """Until nothing waits and nothing runs. Cancellation: stops waiting, nothing else."""
+        while self.queue.rows or self._running:
+            running = tuple(self._running)
+            await (asyncio.wait(running, timeout=0.05) if running else asyncio.sleep(0.005))
+
+    async def close(self) -> None:
+        """Cancel what runs, settle what waits, close the channels."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        while (rider := self.queue.pop()) is not None:
+            rider.settle(NotServing("the gateway is stopping"))
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self.dispatcher.close()
+
+
+def _check_size(batch: Batch, answer: replica_pb2.PackedAnswer) -> None:
+    expected = [tensor.entry_bytes * batch.rows for tensor in batch.spec.outputs]
+    if len(answer.status) != batch.rows or [len(column) for column in answer.columns] != expected:
+        raise BrokenContract("the replica's answer does not have the shape its spec promises")
+
+
+def _fail(batch: Batch, error: type[HeadraceError], sentence: str) -> None:
+    """Each rider gets an exception of its own: one object raised in many callers would collect their frames."""
+    for rider in batch.riders:
+        rider.settle(error(sentence))

@@ -1,0 +1,111 @@
+"""One replica as this gateway sees it: its channel, what it has of ours, whether it may be chosen.
+
+Owned by a Dispatcher. Sees a dead host or a stopped process by keepalive, and a hung one by the cap on a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from headrace.v1 import control_pb2, replica_pb2, replica_pb2_grpc
+
+CHANNEL_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.max_send_message_length", 64 << 20),
+    ("grpc.keepalive_time_ms", 1000),
+    ("grpc.keepalive_timeout_ms", 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.enable_retries", 0),  # a retry is ours to decide: elsewhere, once, within the deadline
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+PROBE_TIMEOUT_S: Final = 0.5
+PROBE_BACKOFF_S: Final = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0)
+EVICTING: Final = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,  # the cap of the call, never a rider's deadline
+        grpc.StatusCode.FAILED_PRECONDITION,  # the port belongs to another replica now
+        grpc.StatusCode.CANCELLED,  # its server stopped before the grace was over
+    }
+)
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """One batch at a replica, or on its way to one."""
+
+    link: ReplicaLink
+    rows: int
+    tokens: int
+    call: aio.UnaryUnaryCall[replica_pb2.PackedBatch, replica_pb2.PackedAnswer] | None = None
+
+
+class ReplicaLink:
+    """A replica, its channel and its share of our work."""
+
+    def __init__(self, registration: control_pb2.Registration) -> None:
+        self.replica_id = registration.replica_id
+        self.endpoint = registration.endpoint
+        self.state = registration.state
+        self.listed = True
+        """The latest snapshot names it. One that is not named but answers is kept: control may have lost it only."""
+        self.evicted = False
+        self.queued_elsewhere = 0
+        """Batches of others that waited there, by its last answer."""
+        self.flights: list[Flight] = []
+        self._channel = aio.insecure_channel(registration.endpoint, CHANNEL_OPTIONS)
+        self._stub = replica_pb2_grpc.ReplicaStub(self._channel)
+        self._channel.get_state(try_to_connect=True)  # warm from the first snapshot on
+
+    @property
+    def choosable(self) -> bool:
+        return self.state == control_pb2.REPLICA_STATE_READY and not self.evicted
+
+    @property
+    def tokens(self) -> int:
+        """Events of ours that it has not answered yet."""
+        return sum(flight.tokens for flight in self.flights)
+
+    async def execute(self, batch: replica_pb2.PackedBatch, flight: Flight, cap_s: float) -> replica_pb2.PackedAnswer:
+        """Send one batch and await its answer. Raises aio.AioRpcError, DEADLINE_EXCEEDED after `cap_s`.
+
+        Cancellation: cancelling the caller cancels the call; the replica drops the batch if it has not begun.
+        """
+        flight.call = self._stub.Execute(batch, timeout=cap_s)
+        answer: replica_pb2.PackedAnswer = await flight.call
+        return answer
+
+    def evict(self) -> None:
+        """Out of choice; what it still has of ours fails at once and is retried elsewhere."""
+        self.evicted = True
+        for flight in self.flights:
+            if flight.call is not None:
+                flight.call.cancel()
+
+    async def probe(self) -> None:
+        """Ask its health until it answers SERVING once; then it may be chosen again.
+
+        Cancellation: stops asking; the link stays evicted.
+        """
+        health = health_pb2_grpc.HealthStub(self._channel)
+        attempt = 0
+        while self.evicted:
+            await asyncio.sleep(PROBE_BACKOFF_S[min(attempt, len(PROBE_BACKOFF_S) - 1)])
+            attempt += 1
+            try:
+                answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT_S)
+            except aio.AioRpcError:
+                continue
+            self.evicted = answer.status != health_pb2.HealthCheckResponse.SERVING
+
+    async def close(self) -> None:
+        await self._channel.close()

@@ -1,0 +1,138 @@
+"""The models this gateway knows: which versions there are, which lane serves each, which one answers.
+
+Fed by control's snapshots, read by the servicer. A lane, once open, stays while its replicas answer, whatever a
+later snapshot leaves out: nothing on the payment path waits for control.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from headrace.config import Settings
+from headrace.core.clock import Clock
+from headrace.core.records import BatchRecord
+from headrace.core.routing import parse_version, primary
+from headrace.core.tensors import Axis, ModelSpec, TensorSpec
+from headrace.errors import NotReady, UnknownModel
+from headrace.gateway.lane import Lane
+from headrace.v1 import control_pb2, replica_pb2
+
+
+@dataclass(slots=True)
+class Model:
+    """One model: a lane per version, and the version the policy names."""
+
+    name: str
+    primary: str = ""
+    lanes: dict[str, Lane] = field(default_factory=dict)
+    opened: set[str] = field(default_factory=set)
+    """Versions that have been ready at least once."""
+
+    def ready_versions(self) -> list[str]:
+        return sorted((version for version, lane in self.lanes.items() if lane.ready), key=int)
+
+
+class Models:
+    """Every lane of a gateway."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        gateway_id: str,
+        clock: Clock,
+        on_batch: Callable[[BatchRecord, replica_pb2.Stamps | None], None],
+    ) -> None:
+        self._settings = settings
+        self._gateway_id = gateway_id
+        self._clock = clock
+        self._on_batch = on_batch
+        self._models: dict[str, Model] = {}
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(self._models.values())
+
+    def lanes(self) -> list[Lane]:
+        return [lane for model in self for lane in model.lanes.values()]
+
+    def apply(self, snapshot: control_pb2.Snapshot) -> None:
+        """Follow control: open lanes for new versions, tell every lane who its replicas are."""
+        wanted = {policy.model: policy.primary_version for policy in snapshot.policies}
+        groups: dict[tuple[str, str], list[control_pb2.Registration]] = defaultdict(list)
+        for registration in snapshot.replicas:
+            groups[registration.spec.name, registration.spec.version].append(registration)
+        for name, version in groups:
+            self._open(name, version, groups[name, version][0].spec)
+        for model in self:
+            model.primary = wanted.get(model.name, self._settings.model(model.name).primary_version)
+            for version, lane in model.lanes.items():
+                lane.dispatcher.update(groups.get((model.name, version), ()))
+                if lane.ready:
+                    model.opened.add(version)
+
+    def find(self, name: str, version: str) -> Lane:
+        """The lane that answers for this model and version ("" = whichever is in charge).
+
+        A version that has been ready keeps its lane open while its replicas are away: its riders wait, within
+        their deadlines. Raises: UnknownModel, NotReady, InvalidInference, with Triton's sentences.
+        """
+        model = self._models.get(name)
+        if model is None:
+            raise UnknownModel(f"Request for unknown model: '{name}' is not found")
+        wanted = parse_version(version) or primary(model.primary, model.ready_versions() or model.opened)
+        if wanted is None:
+            raise UnknownModel(f"Request for unknown model: '{name}' has no available versions")
+        lane = model.lanes.get(wanted)
+        if lane is None:
+            raise UnknownModel(f"Request for unknown model: '{name}' version {wanted} is not found")
+        if wanted not in model.opened:
+            raise NotReady(f"Request for unknown model: '{name}' version {wanted} is not at ready state")
+        return lane
+
+    def all_ready(self) -> bool:
+        """There is a model, and every model has a version that answers."""
+        return bool(self._models) and all(model.ready_versions() for model in self)
+
+    async def drain(self) -> None:
+        for lane in self.lanes():
+            await lane.drain()
+
+    async def close(self) -> None:
+        for lane in self.lanes():
+            await lane.close()
+
+    def _open(self, name: str, version: str, spec: control_pb2.ModelSpec) -> None:
+        model = self._models.setdefault(name, Model(name))
+        if version not in model.lanes:
+            batching = self._settings.model(name).batching
+            model.lanes[version] = Lane(_spec(spec), batching, self._gateway_id, self._clock, self._on_batch)
+
+
+def _spec(wire: control_pb2.ModelSpec) -> ModelSpec:
+    return ModelSpec(
+        name=wire.name,
+        version=wire.version,
+        digest=wire.digest,
+        inputs=_tensors(wire.inputs),
+        outputs=_tensors(wire.outputs),
+        axes=tuple(Axis(axis.name, axis.cap, axis.required) for axis in wire.axes),
+        max_rows=wire.max_rows,
+        max_tokens=wire.max_tokens,
+        platform=wire.platform,
+    )
+
+
+def _tensors(wire: Iterable[control_pb2.TensorSpec]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(
+            name=tensor.name,
+            datatype=tensor.datatype,
+            dims=tuple(tensor.dims),
+            axis=tensor.axis or None,
+            finite=tensor.finite,
+            minimum=tensor.minimum if tensor.bounded_below else None,
+            ordered=tensor.ordered,
+        )
+        for tensor in wire
+    )

@@ -1,0 +1,157 @@
+"""The gateway process: build → start → serve → drain → stop. No Ray, no torch.
+
+Composes the parts and owns their lives; decides nothing about a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from typing import Any, Final, Self
+
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
+from tritonclient.grpc import service_pb2_grpc
+
+from headrace.config import Settings
+from headrace.core.clock import MonotonicClock
+from headrace.errors import StartupError
+from headrace.gateway.admission import Admission
+from headrace.gateway.models import Models
+from headrace.gateway.observer import Observer
+from headrace.gateway.servicer import InferenceServicer
+from headrace.gateway.snapshot import SnapshotFollower
+from headrace.telemetry.metrics import GatewayMetrics, serve_metrics
+from headrace.telemetry.tracing import Tracer
+
+log = logging.getLogger(__name__)
+
+INFERENCE_SERVICE: Final = "inference.GRPCInferenceService"
+HEALTH_PERIOD_S: Final = 0.1
+"""How often readiness is compared with what health says: an eviction shows up within this."""
+SERVER_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.max_send_message_length", 64 << 20),
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 500),
+)
+
+
+class Gateway:
+    """One gateway. `async with Gateway(settings, control) as gateway` starts it, and drains it at the end."""
+
+    def __init__(self, settings: Settings, control_address: str) -> None:
+        self._settings = settings
+        self.gateway_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._clock = MonotonicClock()
+        self._registry = CollectorRegistry()
+        self._metrics = GatewayMetrics(self._registry)
+        self._tracer = Tracer("headrace-gateway", settings.telemetry, self.gateway_id)
+        observer = Observer(self._tracer, self._metrics, self._clock, settings.telemetry.sampling)
+        self.models = Models(settings, self.gateway_id, self._clock, observer.batch)
+        self.admission = Admission(settings.gateway.max_riders, self._clock)
+        self.follower = SnapshotFollower(control_address, self.gateway_id, self.models.apply)
+        self._health = HealthServicer()
+        self._servicer = InferenceServicer(
+            self.models, self.admission, observer, self._clock, settings.gateway.status_codes
+        )
+        self._server = aio.server(options=SERVER_OPTIONS)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._metrics_server: Any = None
+        self.port = 0
+        self.metrics_port = 0
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Open the ports and begin to follow control. Raises: StartupError when a port is taken."""
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._servicer, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (INFERENCE_SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+        reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
+        self._bind()
+        self._tracer.start()
+        await self._set_health({"": False, INFERENCE_SERVICE: False})
+        await self._server.start()
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self.follower.run(), name="follow-control"),
+            loop.create_task(self._follow_readiness(), name="follow-readiness"),
+        ]
+        log.info("gateway %s serves on port %d", self.gateway_id, self.port)
+
+    def _bind(self) -> None:
+        settings = self._settings.gateway
+        try:
+            self.port = self._server.add_insecure_port(f"{settings.host}:{settings.port}")
+            self._metrics_server = serve_metrics(settings.metrics_port, self._registry)
+        except (RuntimeError, OSError) as error:
+            raise StartupError(
+                f"gateway: port {settings.port} or {settings.metrics_port} is taken ({error})"
+            ) from error
+        self.metrics_port = self._metrics_server.port
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Until every model control knows of has a ready replica. Raises: StartupError after `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self.models.all_ready():
+                    await asyncio.sleep(0.02)  # noqa: ASYNC110  readiness is many parts' state, none of them signals it
+        except TimeoutError as error:
+            raise StartupError(f"no model became ready within {timeout_s:g} s") from error
+
+    async def stop(self) -> None:
+        """Drain: health turns NOT_SERVING, new work is refused, what was accepted is answered, the port closes."""
+        self.admission.open = False
+        await self._set_health(dict.fromkeys(self._health_names(), False))
+        if not await self.admission.wait_empty(self._settings.gateway.drain_s):
+            log.warning("%d requests were not answered within the drain time", self.admission.held)
+        await self._server.stop(1.0)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.models.close()
+        self._tracer.close()
+        if self._metrics_server is not None:
+            self._metrics_server.close()
+
+    async def serve_until(self, stopped: asyncio.Event) -> None:
+        """Serve until somebody sets `stopped`."""
+        async with self:
+            await stopped.wait()
+
+    # Readiness ----------------------------------------------------------------------------------------------------
+
+    async def _follow_readiness(self) -> None:
+        shown: dict[str, bool] = {}
+        while True:
+            now = self._readiness()
+            if now != shown:
+                await self._set_health({name: ready for name, ready in now.items() if shown.get(name) != ready})
+                shown = now
+            await asyncio.sleep(HEALTH_PERIOD_S)
+
+    def _readiness(self) -> dict[str, bool]:
+        ready = self.admission.open and self.models.all_ready()
+        names = {model.name: self.admission.open and bool(model.ready_versions()) for model in self.models}
+        return {"": ready, INFERENCE_SERVICE: ready, **names}
+
+    def _health_names(self) -> list[str]:
+        return list(self._readiness())
+
+    async def _set_health(self, serving: dict[str, bool]) -> None:
+        status = health_pb2.HealthCheckResponse
+        for name, good in serving.items():
+            await self._health.set(name, status.SERVING if good else status.NOT_SERVING)

@@ -1,0 +1,133 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ReplicaState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REPLICA_STATE_UNSPECIFIED: _ClassVar[ReplicaState]
+    REPLICA_STATE_WARMING: _ClassVar[ReplicaState]
+    REPLICA_STATE_READY: _ClassVar[ReplicaState]
+    REPLICA_STATE_DRAINING: _ClassVar[ReplicaState]
+    REPLICA_STATE_GONE: _ClassVar[ReplicaState]
+REPLICA_STATE_UNSPECIFIED: ReplicaState
+REPLICA_STATE_WARMING: ReplicaState
+REPLICA_STATE_READY: ReplicaState
+REPLICA_STATE_DRAINING: ReplicaState
+REPLICA_STATE_GONE: ReplicaState
+
+class Registration(_message.Message):
+    __slots__ = ("replica_id", "endpoint", "cluster", "spec", "state", "load")
+    REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
+    replica_id: str
+    endpoint: str
+    cluster: str
+    spec: ModelSpec
+    state: ReplicaState
+    load: Load
+    def __init__(self, replica_id: _Optional[str] = ..., endpoint: _Optional[str] = ..., cluster: _Optional[str] = ..., spec: _Optional[_Union[ModelSpec, _Mapping]] = ..., state: _Optional[_Union[ReplicaState, str]] = ..., load: _Optional[_Union[Load, _Mapping]] = ...) -> None: ...
+
+class Load(_message.Message):
+    __slots__ = ("queued", "running_since_s")
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_SINCE_S_FIELD_NUMBER: _ClassVar[int]
+    queued: int
+    running_since_s: float
+    def __init__(self, queued: _Optional[int] = ..., running_since_s: _Optional[float] = ...) -> None: ...
+
+class Lease(_message.Message):
+    __slots__ = ("lease_ms",)
+    LEASE_MS_FIELD_NUMBER: _ClassVar[int]
+    lease_ms: int
+    def __init__(self, lease_ms: _Optional[int] = ...) -> None: ...
+
+class ModelSpec(_message.Message):
+    __slots__ = ("name", "version", "digest", "inputs", "outputs", "axes", "max_rows", "max_tokens", "platform")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    AXES_FIELD_NUMBER: _ClassVar[int]
+    MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PLATFORM_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    digest: str
+    inputs: _containers.RepeatedCompositeFieldContainer[TensorSpec]
+    outputs: _containers.RepeatedCompositeFieldContainer[TensorSpec]
+    axes: _containers.RepeatedCompositeFieldContainer[Axis]
+    max_rows: int
+    max_tokens: int
+    platform: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., axes: _Optional[_Iterable[_Union[Axis, _Mapping]]] = ..., max_rows: _Optional[int] = ..., max_tokens: _Optional[int] = ..., platform: _Optional[str] = ...) -> None: ...
+
+class TensorSpec(_message.Message):
+    __slots__ = ("name", "datatype", "dims", "axis", "finite", "bounded_below", "minimum", "ordered")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DATATYPE_FIELD_NUMBER: _ClassVar[int]
+    DIMS_FIELD_NUMBER: _ClassVar[int]
+    AXIS_FIELD_NUMBER: _ClassVar[int]
+    FINITE_FIELD_NUMBER: _ClassVar[int]
+    BOUNDED_BELOW_FIELD_NUMBER: _ClassVar[int]
+    MINIMUM_FIELD_NUMBER: _ClassVar[int]
+    ORDERED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    datatype: str
+    dims: _containers.RepeatedScalarFieldContainer[int]
+    axis: str
+    finite: bool
+    bounded_below: bool
+    minimum: int
+    ordered: bool
+    def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., dims: _Optional[_Iterable[int]] = ..., axis: _Optional[str] = ..., finite: _Optional[bool] = ..., bounded_below: _Optional[bool] = ..., minimum: _Optional[int] = ..., ordered: _Optional[bool] = ...) -> None: ...
+
+class Axis(_message.Message):
+    __slots__ = ("name", "cap", "required")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CAP_FIELD_NUMBER: _ClassVar[int]
+    REQUIRED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    cap: int
+    required: bool
+    def __init__(self, name: _Optional[str] = ..., cap: _Optional[int] = ..., required: _Optional[bool] = ...) -> None: ...
+
+class FollowRequest(_message.Message):
+    __slots__ = ("gateway_id",)
+    GATEWAY_ID_FIELD_NUMBER: _ClassVar[int]
+    gateway_id: str
+    def __init__(self, gateway_id: _Optional[str] = ...) -> None: ...
+
+class DescribeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Snapshot(_message.Message):
+    __slots__ = ("version", "epoch", "replicas", "policies")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    POLICIES_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    epoch: str
+    replicas: _containers.RepeatedCompositeFieldContainer[Registration]
+    policies: _containers.RepeatedCompositeFieldContainer[TrafficPolicy]
+    def __init__(self, version: _Optional[int] = ..., epoch: _Optional[str] = ..., replicas: _Optional[_Iterable[_Union[Registration, _Mapping]]] = ..., policies: _Optional[_Iterable[_Union[TrafficPolicy, _Mapping]]] = ...) -> None: ...
+
+class TrafficPolicy(_message.Message):
+    __slots__ = ("model", "primary_version")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PRIMARY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    primary_version: str
+    def __init__(self, model: _Optional[str] = ..., primary_version: _Optional[str] = ...) -> None: ...
