@@ -150,6 +150,8 @@ class Lane:
             closed_ns=closed_ns,
             close_reason=reason.value,
             oldest_ns=riders[0].record.queued_ns,
+            rows=sum(rider.inference.rows for rider in riders),
+            tokens=sum(rider.inference.tokens for rider in riders),
             members=[rider.record for rider in riders],
         )
         for rider in riders:
@@ -174,7 +176,6 @@ class Lane:
         except Exception:  # the outer guard: whatever went wrong here, no rider is left to wait for its deadline
             log.exception("a batch was lost to an error of ours")
             _fail(batch, BrokenContract, "internal error")
-        record.rows, record.tokens = batch.rows, batch.tokens
         record.settled_ns = self._clock.now_ns()
         self._on_batch(record, stamps)
 
@@ -182,6 +183,7 @@ class Lane:
         """Hand every rider its rows. Raises: BrokenContract when the answer is not the size its spec promises."""
         _check_size(batch, answer)
         record = batch.record
+        record.rows, record.tokens = batch.rows, batch.tokens
         record.forward_wall_ns = (answer.stamps.forward_ns, answer.stamps.computed_ns)
         record.forward_span_id = answer.forward_span_id
         record.padded_tokens = answer.padded_tokens

@@ -13,7 +13,7 @@ from grpc import aio
 
 from headrace.core.clock import Clock
 from headrace.core.records import BatchRecord, RpcRecord
-from headrace.errors import Cancelled, Failed, HeadraceError
+from headrace.errors import Cancelled, Failed, HeadraceError, UnknownModel
 from headrace.telemetry import context
 from headrace.telemetry.counters import Counters
 from headrace.telemetry.metrics import GatewayMetrics
@@ -44,7 +44,7 @@ class Observer:
                 traceparent = str(value)
             elif key == "tracestate":
                 tracestate = str(value)
-        parent = context.parse(traceparent, tracestate) if traceparent else None
+        parent = context.parse(traceparent) if traceparent else None
         trace_id, span_id, parent_id, sampled = context.begin(parent, self._sampling)
         return RpcRecord(
             trace_id=trace_id,
@@ -62,6 +62,9 @@ class Observer:
     def failed(self, record: RpcRecord, error: HeadraceError, code: str) -> None:
         """Close the record of a request that was refused or failed, and say so in the log, without its payload."""
         record.code, record.reason = code, type(error).__name__
+        if isinstance(error, UnknownModel):
+            # A name that is no model's must not become a label: a caller could make any number of them.
+            record.model = record.version = ""
         self._close(record)
         level = logging.WARNING if isinstance(error, Failed) else logging.DEBUG
         log.log(level, "%s: %s", record.reason, error, extra={"trace_id": record.trace_id.hex()})

@@ -10,13 +10,14 @@ import logging
 import os
 import secrets
 import socket
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric, UnknownMetricFamily
 from tritonclient.grpc import service_pb2_grpc
 
 from headrace.config import Settings
@@ -27,7 +28,7 @@ from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
 from headrace.gateway.servicer import InferenceServicer
 from headrace.gateway.snapshot import SnapshotFollower
-from headrace.telemetry.metrics import GatewayMetrics, serve_metrics
+from headrace.telemetry.metrics import LANE, GatewayMetrics, MetricsServer, counter
 from headrace.telemetry.tracing import Tracer
 
 log = logging.getLogger(__name__)
@@ -63,8 +64,9 @@ class Gateway:
             self.models, self.admission, observer, self._clock, settings.gateway.status_codes
         )
         self._server = aio.server(options=SERVER_OPTIONS)
+        self._metrics.expose(self._registry, self._scrape)
         self._tasks: list[asyncio.Task[None]] = []
-        self._metrics_server: Any = None
+        self._metrics_server: MetricsServer | None = None
         self.port = 0
         self.metrics_port = 0
 
@@ -96,7 +98,7 @@ class Gateway:
         settings = self._settings.gateway
         try:
             self.port = self._server.add_insecure_port(f"{settings.host}:{settings.port}")
-            self._metrics_server = serve_metrics(settings.metrics_port, self._registry)
+            self._metrics_server = MetricsServer(settings.host, settings.metrics_port, self._registry)
         except (RuntimeError, OSError) as error:
             raise StartupError(
                 f"gateway: port {settings.port} or {settings.metrics_port} is taken ({error})"
@@ -131,6 +133,21 @@ class Gateway:
         """Serve until somebody sets `stopped`."""
         async with self:
             await stopped.wait()
+
+    def _scrape(self) -> list[Metric]:
+        """Figures that are kept elsewhere, read when somebody asks."""
+        lanes = [((lane.spec.name, lane.spec.version), lane) for lane in self.models.lanes()]
+        pending = UnknownMetricFamily("nv_inference_pending_request_count", "Accepted, not running.", labels=LANE)
+        for key, lane in lanes:
+            pending.add_metric(list(key), len(lane.queue))
+        spans = self._tracer.statistics()
+        results = {("exported",): spans.exported, ("failed",): spans.failed, ("dropped_records",): spans.dropped}
+        return [
+            pending,
+            counter("headrace_retries", "Second tries.", LANE, {key: lane.dispatcher.retries for key, lane in lanes}),
+            counter("headrace_evictions", "Evictions.", LANE, {key: lane.dispatcher.evictions for key, lane in lanes}),
+            counter("headrace_telemetry_spans", "Spans, by what became of them.", ("result",), results),
+        ]
 
     # Readiness ----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,53 @@
+# Two commands do all the set-up: `make demo` and `make test`. `make check test` is exactly what CI runs.
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(VENV)/.installed
+SOURCES := services models tests benchmarks
+
+.PHONY: help setup demo serve test check format bench train protos clean
+
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(RUN) ## Make .venv and install the pinned requirements
+
+$(RUN): requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade-strategy only-if-needed -c requirements.lock -e '.[replica,train,dev]'
+	@touch $@
+
+demo: $(RUN) ## Stream a simulated day of payments through a cluster on this machine (HEADRACE_DEMO_SECONDS bounds it)
+	@$(BIN)/headrace demo
+
+serve: $(RUN) ## Serve the shipped models on 8001 (gRPC) and 8002 (metrics) until Ctrl-C
+	@$(BIN)/headrace serve
+
+test: $(RUN) ## Run every test
+	@$(BIN)/python -m pytest
+
+check: $(RUN) ## Format, lint, types, import contracts, generated code in sync, spelling
+	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m grpc_tools.protoc -I protos --python_out=services --pyi_out=services --grpc_python_out=services protos/headrace/v1/*.proto
+	@git diff --exit-code -- services/headrace/v1 || (echo "services/headrace/v1 is not what protos/ generates: run make protos, commit" && false)
+	@$(BIN)/codespell
+
+format: $(RUN) ## Format the code and mend what ruff can
+	@$(BIN)/ruff format $(SOURCES)
+	@$(BIN)/ruff check --fix $(SOURCES)
+
+bench: $(RUN) ## Measure this machine: build/bench/results.json
+	@$(BIN)/python benchmarks/bench.py
+
+train: $(RUN) ## Train MODEL (default fraud-tx) on simulated payments, or on EVENTS=file.csv|file.parquet
+	@$(BIN)/python -m headrace_models.train --model $(or $(MODEL),fraud-tx) $(if $(EVENTS),--events $(EVENTS)) --out $(or $(OUT),build/models)
+
+protos: $(RUN) ## Regenerate services/headrace/v1 from protos/
+	@$(BIN)/python -m grpc_tools.protoc -I protos --python_out=services --pyi_out=services --grpc_python_out=services protos/headrace/v1/*.proto
+
+clean: ## Remove what the targets made, the environment too
+	@rm -rf build $(VENV)

@@ -1,0 +1,44 @@
+"""Packed rows ⇄ padded buckets. The one place that knows how ragged rows become rectangles.
+
+A bucket holds rows of similar length, padded to the bucket's edge; computing by bucket costs a fraction of
+padding all rows to the longest. Shapes: N = events of all rows, B = rows, L = a bucket's length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+BUCKETS = (8, 16, 32, 64, 128)
+"""Edges: a row goes into the first bucket it fits."""
+
+
+def by_bucket(lengths_B: Tensor, buckets: Sequence[int] = BUCKETS) -> Iterator[tuple[Tensor, int]]:
+    """Groups of rows and the length each group is padded to; rows of length 0 are in no group.
+
+    Raises: ValueError for a row longer than the last bucket.
+    """
+    edges = torch.as_tensor(buckets)
+    if lengths_B.numel() and int(lengths_B.max()) > int(edges[-1]):
+        raise ValueError(f"a row of {int(lengths_B.max())} events does not fit the largest bucket, {int(edges[-1])}")
+    which_B = torch.bucketize(lengths_B, edges)
+    which_B = torch.where(lengths_B == 0, -1, which_B)
+    for bucket in torch.unique(which_B).tolist():
+        if bucket >= 0:
+            yield torch.nonzero(which_B == bucket).flatten(), int(edges[bucket])
+
+
+def gather_index(lengths_B: Tensor, rows: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """For each place of a padded bucket: the packed event it holds (any, where there is none), and whether it is real."""
+    starts_B = torch.cumsum(lengths_B, 0) - lengths_B
+    place_L = torch.arange(length)
+    mask = place_L[None, :] < lengths_B[rows, None]
+    index = torch.where(mask, starts_B[rows, None] + place_L[None, :], 0)
+    return index, mask
+
+
+def padded_tokens(lengths_B: Tensor, buckets: Sequence[int] = BUCKETS) -> int:
+    """How many events get computed, padding included."""
+    return sum(len(rows) * length for rows, length in by_bucket(lengths_B, buckets))

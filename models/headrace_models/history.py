@@ -1,0 +1,148 @@
+"""Histories cut from events: what was known about a card and a merchant when a payment was made, and no more.
+
+The leakage rules live here: strictly earlier events only, the payment itself pending, labels from `label_ts` on.
+Training cuts thousands of rows at once (`packed`), the demo one at a time (`columns`): the same code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headrace_models import wire
+from headrace_models.events import Events
+
+Index = npt.NDArray[np.int64]
+Columns = dict[str, npt.NDArray[Any]]
+
+
+class Stream:
+    """The events of each entity (card or merchant), oldest first."""
+
+    def __init__(self, entity: Index, ts: Index, members: npt.NDArray[np.bool_] | None = None) -> None:
+        """`entity` and `ts` have one entry an event; only `members` are in the stream (all, by default)."""
+        self._rank = np.unique(entity, return_inverse=True)[1].astype(np.int64)
+        self._moments = np.unique(ts)
+        inside = np.arange(len(ts)) if members is None else np.flatnonzero(members)
+        self._order = inside[np.lexsort((ts[inside], self._rank[inside]))]
+        self._keys = (self._rank * (len(self._moments) + 1) + np.searchsorted(self._moments, ts))[self._order]
+
+    def before(self, events: Index, ts: Index, cap: int) -> tuple[Index, Index]:
+        """For each event: its entity's newest `cap` events strictly earlier than `ts`.
+
+        Returns: their indices, row after row, and the length of each row.
+        """
+        ends = self._place(events, ts)
+        begins = np.maximum(self._place(events, np.zeros_like(ts)), ends - cap)
+        return self._rows(begins, ends)
+
+    def within(self, events: Index, ts: Index, window_us: int) -> tuple[Index, Index]:
+        """As `before`, but all events of the last `window_us`."""
+        return self._rows(self._place(events, ts - window_us), self._place(events, ts))
+
+    def count(self, events: Index, ts: Index, window_us: int) -> Index:
+        """How many events `within` would find."""
+        return self._place(events, ts) - self._place(events, ts - window_us)
+
+    def _place(self, events: Index, ts: Index) -> Index:
+        keys = self._rank[events] * (len(self._moments) + 1) + np.searchsorted(self._moments, ts)
+        return np.searchsorted(self._keys, keys)
+
+    def _rows(self, begins: Index, ends: Index) -> tuple[Index, Index]:
+        lengths = ends - begins
+        starts = np.cumsum(lengths) - lengths
+        flat = np.arange(lengths.sum()) - np.repeat(starts - begins, lengths)
+        return self._order[flat], lengths
+
+
+class Timeline:
+    """Events, and what each of them could have known."""
+
+    def __init__(self, events: Events) -> None:
+        self.events = events
+        self._cards = Stream(events.card, events.ts)
+        self._merchants = Stream(events.merchant, events.ts)
+        self._labels = Stream(events.merchant, events.label_ts, events.label != wire.LABEL_UNKNOWN)
+        self._frauds = Stream(events.merchant, events.label_ts, events.label == wire.LABEL_FRAUD)
+
+    def packed(self, rows: Index) -> tuple[Columns, dict[str, Index]]:
+        """The wire columns of these events as payments in hand, packed, and the lengths of both axes."""
+        rows = np.asarray(rows, np.int64)
+        ts = self.events.ts[rows]
+        history, counts = self._cards.before(rows, ts, wire.CARD_CAP - 1)
+        card, in_hand = _append(history, counts, rows)
+        merchant, merchant_lengths = self._merchants.before(rows, ts, wire.MERCHANT_CAP)
+        columns = self._card_columns(card, in_hand)
+        columns |= self._merchant_columns(merchant, np.repeat(ts, merchant_lengths))
+        columns["merchant_stats"] = self._stats(rows, ts)
+        return columns, {"card": counts + 1, "merchant": merchant_lengths}
+
+    def columns(self, row: int) -> Columns:
+        """One event as a payment in hand: the tensors of a request, each [1, …]."""
+        columns, _ = self.packed(np.array([row]))
+        return {name: values if name == "merchant_stats" else values[None] for name, values in columns.items()}
+
+    def _card_columns(self, index: Index, in_hand: npt.NDArray[np.bool_]) -> Columns:
+        events = self.events
+        outcome = np.where(in_hand, wire.PENDING, events.outcome[index])
+        codes = (events.mcc[index], events.country[index], events.currency[index], events.channel[index], outcome)
+        return {
+            "card_ts": events.ts[index],
+            "card_amount": events.amount[index],
+            "card_codes": np.stack(codes, axis=-1).astype(np.int32),
+            "card_ids": np.stack((events.merchant[index], events.device[index], events.issuer_bin[index]), axis=-1),
+        }
+
+    def _merchant_columns(self, index: Index, now: Index) -> Columns:
+        events = self.events
+        codes = (
+            events.mcc[index],
+            events.country[index],
+            events.currency[index],
+            events.channel[index],
+            events.outcome[index],
+            self._known_label(index, now),
+        )
+        return {
+            "merchant_ts": events.ts[index],
+            "merchant_amount": events.amount[index],
+            "merchant_codes": np.stack(codes, axis=-1).astype(np.int32),
+            "merchant_ids": np.stack((events.card[index], events.device[index], events.issuer_bin[index]), axis=-1),
+        }
+
+    def _stats(self, rows: Index, ts: Index) -> npt.NDArray[np.float32]:
+        events = self.events
+        day, lengths = self._merchants.within(rows, ts, wire.DAY_US)
+        table = (np.repeat(ts, lengths) - events.ts[day], events.amount[day], events.outcome[day], events.card[day])
+        ends = np.cumsum(lengths)
+        months = self._merchants.count(rows, ts, 30 * wire.DAY_US)
+        # What has become known by now: a label that arrives at this very moment counts, hence the + 1.
+        labels = self._labels.count(rows, ts + 1, wire.STATS_WINDOW_US)
+        frauds = self._frauds.count(rows, ts + 1, wire.STATS_WINDOW_US)
+        stats = [
+            wire.aggregate(
+                *(column[ends[i] - lengths[i] : ends[i]] for column in table),
+                events_30d=months[i],
+                labels=labels[i],
+                frauds=frauds[i],
+            )
+            for i in range(len(rows))
+        ]
+        return np.array(stats, np.float32).reshape(-1, len(wire.MERCHANT_STATS))
+
+    def _known_label(self, index: Index, now: Index) -> npt.NDArray[np.int32]:
+        return np.where(self.events.label_ts[index] <= now, self.events.label[index], wire.LABEL_UNKNOWN).astype(
+            np.int32
+        )
+
+
+def _append(history: Index, counts: Index, rows: Index) -> tuple[Index, npt.NDArray[np.bool_]]:
+    """Each row's history followed by the row itself; True where an entry is the payment in hand."""
+    ends = np.cumsum(counts + 1) - 1
+    in_hand = np.zeros(len(history) + len(rows), bool)
+    in_hand[ends] = True
+    index = np.empty(len(in_hand), np.int64)
+    index[in_hand], index[~in_hand] = rows, history
+    return index, in_hand

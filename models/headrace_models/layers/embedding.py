@@ -1,0 +1,28 @@
+"""One event as a vector: embedded codes beside scaled numbers, projected to the model's width."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from headrace_models.features import ID_BUCKETS, NUMERICS, EventFeatures
+
+CODE_TABLES = ((512, 12), (256, 8), (64, 4), (16, 4), (16, 6), (4, 3))
+"""(entries, width) for mcc, country, currency, channel, outcome, label. A code beyond its table wraps round."""
+BIN_WIDTH = 8
+
+
+class EventEmbedding(nn.Module):
+    """EventFeatures → [N, width]. Shared by the card's and the merchant's stream."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.codes = nn.ModuleList(nn.Embedding(entries, size) for entries, size in CODE_TABLES)
+        self.bins = nn.Embedding(ID_BUCKETS, BIN_WIDTH)
+        joined = sum(size for _, size in CODE_TABLES) + BIN_WIDTH + NUMERICS
+        self.project = nn.Linear(joined, width)
+
+    def forward(self, events: EventFeatures) -> Tensor:
+        parts = [table(events.codes[:, i] % CODE_TABLES[i][0]) for i, table in enumerate(self.codes)]
+        out: Tensor = self.project(torch.cat([*parts, self.bins(events.bins), events.numerics], 1))
+        return out

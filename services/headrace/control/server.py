@@ -1,0 +1,132 @@
+"""The control process: replicas register, gateways follow. Nothing on the payment path waits for it.
+
+Owns the Directory and the streams; every rule about entries and leases is in `discovery`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator
+from typing import Any, Final, Self
+
+import grpc
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from headrace.config import Settings
+from headrace.control.discovery import Directory
+from headrace.core.clock import MonotonicClock
+from headrace.errors import Conflict, StartupError
+from headrace.v1 import control_pb2, control_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+SERVER_OPTIONS: Final = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 500),
+)
+HEARTBEAT_S: Final = 2.0
+"""A follower hears from us at least so often: silence means a dead stream."""
+EXPIRY_PERIOD_S: Final = 0.1
+
+
+class ControlServer(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
+    """`headrace.v1.Control` on its own port. `async with ControlServer(settings)` serves it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings.control
+        self._directory = Directory(MonotonicClock(), settings.control.lease_s)
+        for name, model in settings.models.items():
+            self._directory.set_primary(name, model.primary_version)
+        self._epoch = secrets.token_hex(8)
+        self._changed = asyncio.Condition()
+        self._health = HealthServicer()
+        self._server = aio.server(options=SERVER_OPTIONS)
+        self._expiry: asyncio.Task[None] | None = None
+        self.port = 0
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Open the port. Raises: StartupError when it is taken."""
+        control_pb2_grpc.add_ControlServicer_to_server(self, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(("headrace.v1.Control", reflection.SERVICE_NAME), self._server)
+        try:
+            self.port = self._server.add_insecure_port(f"{self._settings.host}:{self._settings.port}")
+        except RuntimeError as error:
+            raise StartupError(f"control: port {self._settings.port} is taken") from error
+        await self._server.start()
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        self._expiry = asyncio.get_running_loop().create_task(self._expire_leases(), name="expire-leases")
+        log.info("control serves on port %d", self.port)
+
+    async def stop(self) -> None:
+        """Close the port; followers and replicas keep what they have and come back by themselves."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        await self._server.stop(0.2)
+
+    async def serve_until(self, stopped: asyncio.Event) -> None:
+        """Serve until somebody sets `stopped`."""
+        async with self:
+            await stopped.wait()
+
+    async def set_primary(self, model: str, version: str) -> None:
+        """Name the version that answers; every gateway follows."""
+        if self._directory.set_primary(model, version):
+            await self._tell()
+
+    async def Register(
+        self, messages: AsyncIterator[control_pb2.Registration], rpc: aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[control_pb2.Lease]:
+        lease = control_pb2.Lease(lease_ms=int(self._settings.lease_s * 1000))
+        async for registration in messages:
+            try:
+                changed = self._directory.register(registration)
+            except Conflict as error:
+                await rpc.abort(grpc.StatusCode.ALREADY_EXISTS, str(error))
+            if changed:
+                await self._tell()
+            yield lease
+
+    async def Follow(
+        self, request: control_pb2.FollowRequest, rpc: aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[control_pb2.Snapshot]:
+        while True:
+            sent = self._directory.version
+            yield self._directory.snapshot(self._epoch)
+            await self._wait_for_change(sent)
+
+    async def Describe(
+        self, request: control_pb2.DescribeRequest, rpc: aio.ServicerContext[Any, Any]
+    ) -> control_pb2.Snapshot:
+        return self._directory.snapshot(self._epoch)
+
+    async def _wait_for_change(self, sent: int) -> None:
+        """Until the version is another than `sent`, or a heartbeat is due."""
+        try:
+            async with asyncio.timeout(HEARTBEAT_S), self._changed:
+                await self._changed.wait_for(lambda: self._directory.version != sent)
+        except TimeoutError:
+            return
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _expire_leases(self) -> None:
+        while True:
+            await asyncio.sleep(EXPIRY_PERIOD_S)
+            if self._directory.expire():
+                await self._tell()

@@ -1,0 +1,72 @@
+"""Follows control: hands every snapshot to the gateway, and keeps quiet while control is away.
+
+Static stability: a lost stream changes nothing by itself. What the gateway knew stays in force.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from grpc import aio
+
+from headrace.v1 import control_pb2, control_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+CHANNEL_OPTIONS: Final = (
+    ("grpc.keepalive_time_ms", 1000),
+    ("grpc.keepalive_timeout_ms", 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.enable_retries", 0),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+SILENCE_S: Final = 5.0
+"""Control sends a heartbeat every 2 s; a stream that is silent for longer is dead, whatever TCP says."""
+BACKOFF_S: Final = (0.1, 0.2, 0.5, 1.0)
+
+
+class SnapshotFollower:
+    """One stream from control, kept alive for ever."""
+
+    def __init__(
+        self, control_address: str, gateway_id: str, on_snapshot: Callable[[control_pb2.Snapshot], None]
+    ) -> None:
+        self._address = control_address
+        self._gateway_id = gateway_id
+        self._on_snapshot = on_snapshot
+        self.connected = False
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        async with aio.insecure_channel(self._address, CHANNEL_OPTIONS) as channel:
+            stub = control_pb2_grpc.ControlStub(channel)
+            failures = 0
+            while True:
+                try:
+                    await self._follow(stub)
+                except (aio.AioRpcError, TimeoutError):
+                    failures = 0 if self.connected else failures + 1
+                    if self.connected:
+                        log.warning("control at %s is away; going on with what is known", self._address)
+                self.connected = False
+                await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+
+    async def _follow(self, stub: control_pb2_grpc.ControlStub) -> None:
+        """Read one stream until it ends. Raises: AioRpcError, TimeoutError after `SILENCE_S` without a word."""
+        call = stub.Follow(control_pb2.FollowRequest(gateway_id=self._gateway_id))
+        try:
+            while True:
+                async with asyncio.timeout(SILENCE_S):
+                    snapshot = await call.read()
+                if snapshot is aio.EOF:
+                    return
+                self.connected = True
+                self._on_snapshot(snapshot)
+        finally:
+            call.cancel()

@@ -1,0 +1,93 @@
+"""Cumulative figures per model version, as Triton counts them: plain integers, read by metrics and ModelStatistics."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from headrace.core.records import BatchRecord, RpcRecord
+
+
+@dataclass(slots=True)
+class Duration:
+    """How often, and how long in all."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, ns: int, count: int = 1) -> None:
+        self.count += count
+        self.ns += ns
+
+
+@dataclass(slots=True)
+class BatchCounters:
+    """Executions of one batch size."""
+
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+
+
+@dataclass(slots=True)
+class ModelCounters:
+    """One model version since this gateway opened its lane."""
+
+    inference_count: int = 0
+    """Rows answered."""
+    execution_count: int = 0
+    """Batches run."""
+    last_inference_ms: int = 0
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    failures: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """By Triton's reasons: REJECTED, CANCELED, BACKEND, OTHER."""
+    queue: Duration = field(default_factory=Duration)
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+    batch_stats: dict[int, BatchCounters] = field(default_factory=lambda: defaultdict(BatchCounters))
+    """By rows in the batch."""
+
+
+class Counters:
+    """All model versions of a gateway."""
+
+    def __init__(self) -> None:
+        self._models: dict[tuple[str, str], ModelCounters] = defaultdict(ModelCounters)
+
+    def of(self, model: str, version: str) -> ModelCounters:
+        return self._models[model, version]
+
+    def __iter__(self) -> Iterator[tuple[tuple[str, str], ModelCounters]]:
+        return iter(list(self._models.items()))
+
+    def request(self, record: RpcRecord, reason: str) -> None:
+        """Count one finished request; `reason` is empty for an answered one."""
+        counters = self._models[record.model, record.version]
+        took_ns = record.end_ns - record.start_ns
+        if reason:
+            counters.fail.add(took_ns)
+            counters.failures[reason] += 1
+            return
+        counters.success.add(took_ns)
+        counters.queue.add(record.closed_ns - record.queued_ns)
+        counters.inference_count += record.rows
+        counters.last_inference_ms = time.time_ns() // 1_000_000
+
+    def batch(self, record: BatchRecord, stages_ns: Mapping[str, int]) -> None:
+        """Count one batch that came back. Compute time counts once for every member, as Triton does it."""
+        counters = self._models[record.model, record.version]
+        counters.execution_count += 1
+        size = counters.batch_stats[record.rows]
+        members = len(record.members)
+        for name, stages in (
+            ("compute_input", ("unpack", "copy")),
+            ("compute_infer", ("forward",)),
+            ("compute_output", ("pack",)),
+        ):
+            ns = sum(stages_ns[stage] for stage in stages)
+            getattr(counters, name).add(ns * members, members)
+            getattr(size, name).add(ns)

@@ -1,0 +1,70 @@
+"""Draws one trace for a terminal: a bar per span, aligned in time, and where the time went."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from headrace.telemetry.reading import StoredSpan, Trace
+
+WIDTH: Final = 44
+COLOURS: Final = {"queue": "yellow", "forward": "green", "dispatch": "cyan", "replica.batch": "blue"}
+
+
+def draw(trace: Trace) -> RenderableType:
+    """The waterfall of one inference: its own spans first, its batch's below."""
+    begin = min(span.start_ns for span in trace.spans)
+    length = max(max(span.end_ns for span in trace.spans) - begin, 1)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column("span", no_wrap=True)
+    table.add_column("time", width=WIDTH)
+    table.add_column("ms", justify="right", no_wrap=True)
+    for title, spans in (("the request", trace.own), ("its batch", trace.batch)):
+        if spans:
+            table.add_row(Text(title, style="dim"))
+        depths = _depths(spans)
+        for span in spans:
+            name = Text("  " * depths[span.span_id] + span.name, style="red" if span.error else "")
+            table.add_row(name, _bar(span, begin, length), f"{span.ms:.3f}")
+    head = Text(f"trace {trace.rpc.trace_id}   {trace.rpc.ms:.2f} ms   {_model(trace.rpc)}", style="bold")
+    return Group(head, table, _where(trace))
+
+
+def _bar(span: StoredSpan, begin: int, length: int) -> Text:
+    left = min(int((span.start_ns - begin) / length * WIDTH), WIDTH - 1)
+    width = max(1, min(round((span.end_ns - span.start_ns) / length * WIDTH), WIDTH - left))
+    return Text(" " * left + "━" * width, style=COLOURS.get(span.name, "white"))
+
+
+def _depths(spans: list[StoredSpan]) -> dict[str, int]:
+    parents = {span.span_id: span.parent_id for span in spans}
+    depths = {}
+    for span in spans:
+        depth, at = 1, span.parent_id
+        while at in parents:
+            depth += 1
+            at = parents[at]
+        depths[span.span_id] = depth
+    return depths
+
+
+def _model(span: StoredSpan) -> str:
+    return f"{span.attributes.get('headrace.model.name', '')} {span.attributes.get('headrace.model.version', '')}"
+
+
+def _where(trace: Trace) -> Text:
+    """One line: how the request's time divides, and how many rode along."""
+    own = {span.name: span for span in trace.own}
+    queue = own["queue"].ms if "queue" in own else 0.0
+    forward = own["forward"].ms if "forward" in own else 0.0
+    execute = own["execute"].ms if "execute" in own else 0.0
+    rest = max(0.0, trace.rpc.ms - queue - execute)
+    size = next((span.attributes.get("headrace.batch.size", 1) for span in trace.batch if span.name == "batch"), 1)
+    return Text(
+        f"where the time went: queue {queue:.2f}, model {forward:.2f}, way there and back "
+        f"{max(0.0, execute - forward):.2f}, decode and encode {rest:.2f} ms; batch of {size}",
+        style="dim",
+    )
