@@ -29,21 +29,32 @@ def to_score(p_B: Tensor, edges: Tensor) -> Tensor:
 
 
 def fit_platt(logit: Floats, label: Floats, *, beta: float) -> Floats:
-    """(a, b) by Newton's method, from the prior correction ln(beta) on; `beta` = share of legitimate rows kept.
+    """(a, b) by damped Newton steps, from the prior correction ln(beta) on; `beta` = share of legitimate rows kept.
 
     Source: Platt, "Probabilistic outputs for support vector machines", 1999.
     """
-    ab = np.array([1.0, np.log(beta)])
     design = np.stack([logit, np.ones_like(logit)], 1)
-    for _ in range(50):
-        p = 1 / (1 + np.exp(-design @ ab))
-        gradient = design.T @ (p - label)
+    ab = np.array([1.0, np.log(beta)])
+    loss = _log_loss(design @ ab, label)
+    for _ in range(100):
+        p = sigmoid(design @ ab)
         hessian = (design * (p * (1 - p))[:, None]).T @ design + 1e-9 * np.eye(2)
-        step = np.linalg.solve(hessian, gradient)
-        ab -= step
-        if np.abs(step).max() < 1e-10:
+        step = np.linalg.solve(hessian, design.T @ (p - label))
+        # A full step may overshoot where the sigmoid is flat: halve it until the loss falls.
+        while (found := _log_loss(design @ (ab - step), label)) > loss and np.abs(step).max() > 1e-12:
+            step /= 2
+        ab, loss = ab - step, min(found, loss)
+        if np.abs(step).max() < 1e-9:
             break
     return ab
+
+
+def sigmoid(logit: Floats) -> Floats:
+    return np.exp(-np.logaddexp(0, -logit))
+
+
+def _log_loss(logit: Floats, label: Floats) -> float:
+    return float(np.logaddexp(0, np.where(label > 0, -logit, logit)).sum())
 
 
 def score_edges(p: Floats) -> Floats:

@@ -71,6 +71,10 @@ class FraudTx(nn.Module):
         out: Tensor = self.head(torch.cat([card_B, merchant_B, inputs["merchant_stats"]], 1))
         return out[:, 0]
 
+    def padded_tokens(self, lengths: dict[str, Tensor]) -> int:
+        """Events computed for a batch: the card's padded to their buckets, the merchant's as they are."""
+        return collate.padded_tokens(lengths["card"]) + int(lengths["merchant"].sum())
+
     def _card(self, inputs: dict[str, Tensor], lengths_B: Tensor) -> Tensor:
         """The last event of each row after attention over the row, [B, D], computed a length bucket at a time."""
         events = features.card_events(

@@ -114,7 +114,7 @@ def replica(
 
     settings = config.load(config_file)
     logging.configure(settings.telemetry.log_level)
-    process.main(model_dir, control, settings)
+    _run(lambda stopped: process.serve_until(model_dir, control, settings, stopped))
 
 
 @app.command()

@@ -1,0 +1,70 @@
+"""Writes benchmarks/repository: the models that `make bench` serves. Their weights are random and fixed by a seed."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from headrace_models import spec
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import encoder  # noqa: E402  it lies beside this script
+
+MODELS = {
+    "w1-encoder": {"ragged": False, "dims": [32, 16], "description": "Fixed length: FP32 [1, 32, 16]"},
+    "w2-ragged": {"ragged": True, "dims": [-1, 16], "description": "Ragged: FP32 [1, T, 16], T up to 128"},
+}
+
+
+def write(name: str, model: dict) -> None:
+    directory = HERE / "repository" / name / "1"
+    directory.mkdir(parents=True, exist_ok=True)
+    shutil.copy(HERE / "encoder.py", directory / "model.py")
+    module = encoder.build(model).eval()
+    save_file(module.state_dict(), directory / "weights.safetensors")
+    axis = {"axis": "events"} if model["ragged"] else {}
+    tree = {
+        "name": name,
+        "version": 1,
+        "description": model["description"],
+        "factory": "model.py:build",
+        "config": {"ragged": model["ragged"]},
+        "inputs": [{"name": "events", "datatype": "FP32", "dims": model["dims"], "finite": True, **axis}],
+        "outputs": [{"name": "score", "datatype": "FP32", "dims": [1]}],
+        "axes": [{"name": "events", "cap": 128, "required": True}] if model["ragged"] else [],
+        "max_rows": 64,
+        "max_tokens": 8192,
+        "warmup": [{"rows": rows, "lengths": {"events": 32} if model["ragged"] else {}} for rows in (1, 8, 32, 64)],
+        "weights": "weights.safetensors",
+        "digest": spec.digest(directory / "weights.safetensors"),
+        "golden": "golden.npz",
+    }
+    (directory / "spec.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    write_golden(directory, module, ragged=model["ragged"])
+    found = spec.load_spec(directory)
+    spec.verify_golden(spec.load_module(found, directory), found, directory)
+
+
+def write_golden(directory: Path, module: torch.nn.Module, *, ragged: bool) -> None:
+    rng = np.random.default_rng(0)
+    lengths = np.array([1, 7, 8, 9, 31, 64, 128, 3], np.int64)
+    shape = (int(lengths.sum()), 16) if ragged else (8, 32, 16)
+    events = rng.normal(size=shape).astype(np.float32)
+    with torch.inference_mode():
+        answers = module({"events": torch.from_numpy(events)}, {"events": torch.from_numpy(lengths)})
+    arrays = {"input.events": events, "output.score": answers["score"].numpy()}
+    if ragged:
+        arrays["lengths.events"] = lengths
+    np.savez_compressed(directory / "golden.npz", **arrays)
+
+
+if __name__ == "__main__":
+    for each, described in MODELS.items():
+        write(each, described)

@@ -1,0 +1,114 @@
+"""A child process that is kept running: started, watched, started again when it dies, stopped with a bounded wait.
+
+Spawned, never forked; stopped by its own process id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+from headrace.errors import StartupError
+
+log = logging.getLogger(__name__)
+
+BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+HEALTHY_AFTER_S: Final = 10.0
+"""A child that lived so long starts again at the first back-off."""
+CHECK_PERIOD_S: Final = 1.0
+CHECK_FAILURES: Final = 3
+"""Failed health checks in a row after which a child counts as hung and is killed."""
+EX_CONFIG: Final = 78
+
+
+class Child:
+    """`python -m headrace <arguments>`, kept alive."""
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        check: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
+        self.name = name
+        self._arguments = arguments
+        self._environment = {**os.environ, **(environment or {})}
+        self._check = check
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._stopping = False
+        self.restarts = 0
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    async def start(self) -> None:
+        await self._spawn()
+        self._keeper = asyncio.get_running_loop().create_task(self._keep(), name=f"keep-{self.name}")
+
+    def assert_not_refused(self) -> None:
+        """Raises: StartupError when the child ended because its configuration is wrong: it said why on stderr."""
+        if self._process is not None and self._process.returncode == EX_CONFIG:
+            raise StartupError(f"{self.name} did not start")
+
+    async def stop(self, timeout_s: float = 40.0) -> None:
+        """SIGTERM, wait, SIGKILL if that takes too long. Cancellation: the child is killed."""
+        self._stopping = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._process is None or self._process.returncode is not None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        self._process.send_signal(signal.SIGCONT)  # a stopped process could not hear it
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._process.wait()
+        except TimeoutError:
+            log.warning("%s did not stop within %g s", self.name, timeout_s)
+        finally:
+            if self._process.returncode is None:
+                self._process.kill()
+                await self._process.wait()
+
+    async def _spawn(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "headrace", *self._arguments, env=self._environment, start_new_session=True
+        )
+
+    async def _keep(self) -> None:
+        failures = 0
+        while not self._stopping:
+            begun = asyncio.get_running_loop().time()
+            code = await self._until_it_ends()
+            if code == EX_CONFIG:
+                return
+            lived_s = asyncio.get_running_loop().time() - begun
+            failures = 0 if lived_s > HEALTHY_AFTER_S else failures + 1
+            log.warning("%s ended with %s after %.1f s; starting it again", self.name, code, lived_s)
+            await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+            self.restarts += 1
+            await self._spawn()
+
+    async def _until_it_ends(self) -> int:
+        """Its exit code. A child that answers no health check for a while is killed first."""
+        assert self._process is not None, "This is a bug."
+        ended = asyncio.ensure_future(self._process.wait())
+        failed = 0
+        while not ended.done():
+            await asyncio.wait({ended}, timeout=CHECK_PERIOD_S)
+            if self._check is None or ended.done():
+                continue
+            failed = 0 if await self._check() else failed + 1
+            if failed >= CHECK_FAILURES:
+                log.warning("%s answers no health check; killing it", self.name)
+                self._process.kill()
+        return ended.result()

@@ -1,0 +1,160 @@
+"""A whole cluster on one machine: control and gateway as processes of their own, replicas by a deployer.
+
+What `headrace serve` and `headrace demo` run. Composes and supervises; nothing of a request passes here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import tempfile
+from pathlib import Path
+from typing import Self
+
+import grpc
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from rich.console import Console
+
+from headrace.children import Child
+from headrace.config import PREFIX, Settings
+from headrace.errors import StartupError
+from headrace.serving import weights
+from headrace.serving.deploy import Deployer, LocalDeployer
+
+READY_TIMEOUT_S = 120.0
+
+
+class Cluster:
+    """`async with Cluster(settings) as cluster`: ready inside, drained and gone after."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.models = weights.discover([weights.shipped_models(), *settings.model_dirs])
+        self.settings = _with_ports(settings)
+        gateway, control = self.settings.gateway, self.settings.control
+        self.address = f"{gateway.host}:{gateway.port}"
+        self.control_address = f"{control.host}:{control.port}"
+        self._folder = tempfile.TemporaryDirectory(prefix="headrace-")
+        self._config_file = Path(self._folder.name) / "headrace.yaml"
+        # The children read this file alone: what the environment said is in it already.
+        self._config_file.write_text(self.settings.model_dump_json(exclude={"engine", "model_dirs"}))
+        environment = {name: "" for name in os.environ if name.startswith(PREFIX) and "__" in name}
+        arguments = ["--config", str(self._config_file)]
+        self.control = Child("control", ["control", *arguments], environment=environment)
+        self.gateway = Child(
+            "gateway", ["gateway", *arguments, "--control", self.control_address], environment=environment
+        )
+        self.deployer = self._deployer(environment)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """The gateway drains first, then the replicas, then control."""
+        await self.gateway.stop(self.settings.gateway.drain_s + 10)
+        await self.deployer.stop()
+        await self.control.stop()
+        self._folder.cleanup()
+
+    async def _start(self) -> None:
+        await self.control.start()
+        await self.gateway.start()
+        await self.deployer.deploy(self.models)
+        await self._wait_ready()
+
+    async def _wait_ready(self) -> None:
+        """Until the gateway says that every model is ready. Raises: StartupError."""
+        deadline = asyncio.get_running_loop().time() + READY_TIMEOUT_S
+        async with aio.insecure_channel(self.address) as channel:
+            while asyncio.get_running_loop().time() < deadline:
+                for child in self._children():
+                    child.assert_not_refused()
+                if await self._ready_models(channel):
+                    return
+                await asyncio.sleep(0.05)
+        raise StartupError(f"the models did not become ready within {READY_TIMEOUT_S:g} s")
+
+    async def _ready_models(self, channel: aio.Channel) -> bool:
+        health = health_pb2_grpc.HealthStub(channel)
+        try:
+            for model in self.models:
+                answer = await health.Check(health_pb2.HealthCheckRequest(service=model.name), timeout=1)
+                if answer.status != health_pb2.HealthCheckResponse.SERVING:
+                    return False
+        except grpc.RpcError:
+            return False
+        return True
+
+    def _children(self) -> list[Child]:
+        replicas = self.deployer.children if isinstance(self.deployer, LocalDeployer) else []
+        return [self.control, self.gateway, *replicas]
+
+    def _deployer(self, environment: dict[str, str]) -> Deployer:
+        if self.settings.engine == "local":
+            return LocalDeployer(self.settings, self.control_address, self._config_file, environment)
+        from headrace.serving.deploy_ray import RayDeployer  # noqa: PLC0415  a laptop without Ray has the local engine
+
+        return RayDeployer(self.settings, self.control_address)
+
+
+async def serve_until(settings: Settings, stopped: asyncio.Event) -> None:
+    """Run a cluster until somebody sets `stopped`; then drain."""
+    console = Console()
+    with console.status(f"starting ({settings.engine})"):
+        cluster = Cluster(settings)
+        await cluster.__aenter__()
+    try:
+        _take_back_signals(stopped)
+        gateway = cluster.settings.gateway
+        for model in cluster.models:
+            console.print(f"  {model.name} {model.version}", style="dim", highlight=False)
+        console.print(
+            f"headrace serves on [bold]{cluster.address}[/] (gRPC), metrics on http://{gateway.host}:{gateway.metrics_port}",
+            highlight=False,
+        )
+        console.print("Ctrl-C drains and stops.", style="dim")
+        await stopped.wait()
+    finally:
+        with console.status("draining"):
+            await cluster.__aexit__()
+    console.print("stopped")
+
+
+def _take_back_signals(stopped: asyncio.Event) -> None:
+    """Ray installs handlers of its own; ours drain."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+
+
+def _with_ports(settings: Settings) -> Settings:
+    """Port 0 becomes a free port now: the children must agree on it."""
+    gateway, control = settings.gateway, settings.control
+    return settings.model_copy(
+        update={
+            "gateway": gateway.model_copy(
+                update={
+                    "port": gateway.port or _free_port(gateway.host),
+                    "metrics_port": gateway.metrics_port or _free_port(gateway.host),
+                }
+            ),
+            "control": control.model_copy(update={"port": control.port or _free_port(control.host)}),
+            "telemetry": settings.telemetry.model_copy(update={"trace_dir": settings.telemetry.trace_dir.resolve()}),
+        }
+    )
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,78 @@
+"""A replica as a Ray Serve deployment: a thin shell. Serve places, starts, checks and replaces it; no request passes it.
+
+With `deploy_ray` the only file that imports Ray. `build` is the import path of an application; one per model version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import ray
+from ray import serve
+
+from headrace.config import Settings
+from headrace.serving import weights
+from headrace.serving.replica import ReplicaServer
+from headrace.telemetry import logging as logs
+from headrace.telemetry.tracing import Tracer
+
+log = logging.getLogger(__name__)
+
+OPTIONS: Final[dict[str, Any]] = {
+    "health_check_period_s": 1,
+    "health_check_timeout_s": 3,
+    "graceful_shutdown_wait_loop_s": 0.1,  # Serve counts its own requests only: it reaches __del__ after one loop
+    "graceful_shutdown_timeout_s": 20,  # more than drain + notice + grace
+    "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
+}
+
+
+class ServeReplica:
+    """Holds a ReplicaServer for as long as Serve holds this actor."""
+
+    async def __init__(self, directory: str, control_address: str, settings_json: str) -> None:  # type: ignore[misc]
+        """Returns when the replica is warm and control knows it: then Serve calls it RUNNING."""
+        settings = Settings.model_validate_json(settings_json)
+        logs.configure(settings.telemetry.log_level)
+        model = weights.read(Path(directory))
+        self.tracer = Tracer("headrace-replica", settings.telemetry, f"{model.name}-{model.version}")
+        self.replica = ReplicaServer(
+            model, settings.replica, settings.model(model.name), control_address, self.tracer
+        )
+        self.tracer.start()
+        local = settings.replica.host.startswith("127.")
+        address = settings.replica.host if local else ray.util.get_node_ip_address()
+        await self.replica.start(address, os.environ.get("RAY_CLUSTER_NAME", ""))
+        await self.replica.registration.wait_registered()
+
+    async def check_health(self) -> None:
+        """Raises three times in a row: Serve replaces the replica."""
+        self.replica.assert_healthy()
+
+    async def pid(self) -> int:
+        """The actor's process, for tests that kill it."""
+        return os.getpid()
+
+    async def __del__(self) -> None:
+        """Serve awaits this before it ends the actor. The constructor may have failed half-way."""
+        if replica := getattr(self, "replica", None):
+            await replica.stop()
+            await asyncio.to_thread(self.tracer.close)
+
+
+def build(arguments: dict[str, str]) -> serve.Application:
+    """One application for one model version. Arguments: directory, control, settings (JSON)."""
+    settings = Settings.model_validate_json(arguments["settings"])
+    model = weights.read(Path(arguments["directory"]))
+    run = settings.model(model.name)
+    deployment = serve.deployment(
+        name="replica",
+        num_replicas=run.replicas,
+        ray_actor_options={"num_cpus": run.num_cpus, "num_gpus": run.num_gpus},
+        **OPTIONS,
+    )
+    return deployment(ServeReplica).bind(arguments["directory"], arguments["control"], arguments["settings"])

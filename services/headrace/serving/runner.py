@@ -1,0 +1,206 @@
+"""Runs one packed batch: unpack → forward → pack. The one place with inference mode, and the one that moves data.
+
+Synchronous, on the replica's own thread; knows nothing of callers, sockets or Ray. No object per row.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from headrace.errors import BrokenContract, ModelFailed
+from headrace.v1 import replica_pb2
+from headrace_models import spec as disk
+
+OK: Final = replica_pb2.ROW_STATUS_OK
+EXPIRED: Final = replica_pb2.ROW_STATUS_EXPIRED
+NOT_FINITE: Final = replica_pb2.ROW_STATUS_NOT_FINITE
+FAILED: Final = replica_pb2.ROW_STATUS_FAILED
+
+Columns = dict[str, npt.NDArray[np.generic]]
+
+
+@dataclass(slots=True)
+class Unpacked:
+    """A batch as arrays: columns packed, lengths per axis, one entry a row."""
+
+    columns: Columns
+    lengths: dict[str, npt.NDArray[np.int64]]
+    rows: int
+
+
+@dataclass(slots=True)
+class Computed:
+    """What a batch became. Times are `perf_counter_ns`."""
+
+    columns: list[bytes]
+    status: bytes
+    unpacked_ns: int
+    forward_ns: int
+    computed_ns: int
+    packed_ns: int
+    tokens: int
+    padded_tokens: int
+    expired: int
+
+
+def pick_device(wanted: str) -> str:
+    """`auto`: the GPU where there is one."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return wanted
+
+
+class Runner:
+    """One module on one device."""
+
+    def __init__(self, module: torch.nn.Module, spec: disk.ModelSpec, device: str) -> None:
+        self._module = module
+        self._spec = spec
+        self.device = device
+        self._dtypes = [np.dtype(disk.DATATYPES[tensor.datatype]) for tensor in spec.inputs]
+
+    def run(self, batch: replica_pb2.PackedBatch, waited_s: float) -> Computed:
+        """Compute every row that still has time left; `waited_s` has passed since the batch was received.
+
+        Raises: BrokenContract when the columns do not fit the spec, ModelFailed when the whole batch fails.
+        """
+        unpacked = self._unpack(batch)
+        remaining_s = np.frombuffer(batch.remaining_s, "<f8")
+        status = np.where(remaining_s > waited_s, OK, EXPIRED).astype(np.uint8)
+        alive = np.flatnonzero(status == OK)
+        some = unpacked if len(alive) == unpacked.rows else _take(unpacked, alive, self._spec)
+        unpacked_ns = time.perf_counter_ns()
+        outputs = self._compute(some, status, alive)
+        computed_ns = time.perf_counter_ns()
+        columns = [self._pack(tensor, outputs, status, alive) for tensor in self._spec.outputs]
+        return Computed(
+            columns=columns,
+            status=status.tobytes(),
+            unpacked_ns=unpacked_ns,
+            forward_ns=self._forward_ns,
+            computed_ns=computed_ns,
+            packed_ns=time.perf_counter_ns(),
+            tokens=int(sum(lengths.sum() for lengths in some.lengths.values())) or some.rows,
+            padded_tokens=self._padded_tokens(some),
+            expired=unpacked.rows - len(alive),
+        )
+
+    def forward(self, some: Unpacked) -> Columns:
+        """The module on these rows: to the device, through it, and back. Shapes: outputs [rows, …]."""
+        inputs = {name: self._to_device(column) for name, column in some.columns.items()}
+        lengths = {name: torch.from_numpy(values) for name, values in some.lengths.items()}
+        self._forward_ns = time.perf_counter_ns()
+        with torch.inference_mode():
+            answers: dict[str, Tensor] = self._module(inputs, lengths)
+            return {tensor.name: answers[tensor.name].cpu().numpy() for tensor in self._spec.outputs}
+
+    def _to_device(self, column: npt.NDArray[np.generic]) -> Tensor:
+        # torch warns of read-only memory; nothing here writes to an input, and a copy would cost every batch.
+        tensor = torch.from_numpy(column)
+        return tensor if self.device == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def _unpack(self, batch: replica_pb2.PackedBatch) -> Unpacked:
+        spec = self._spec
+        if len(batch.columns) != len(spec.inputs) or len(batch.lengths) != len(spec.axes):
+            raise BrokenContract(f"expected {len(spec.inputs)} columns and {len(spec.axes)} axes")
+        try:
+            lengths = {
+                axis.name: np.frombuffer(raw, "<i4").astype(np.int64)
+                for axis, raw in zip(spec.axes, batch.lengths, strict=True)
+            }
+            columns = {
+                tensor.name: _column(raw, dtype, tensor.dims if tensor.axis else (batch.rows, *tensor.dims))
+                for tensor, dtype, raw in zip(spec.inputs, self._dtypes, batch.columns, strict=True)
+            }
+        except ValueError as error:
+            raise BrokenContract(f"the columns do not fit the spec: {error}") from error
+        unpacked = Unpacked(columns, lengths, batch.rows)
+        self._check(unpacked)
+        return unpacked
+
+    def _check(self, batch: Unpacked) -> None:
+        if any(len(lengths) != batch.rows for lengths in batch.lengths.values()):
+            raise BrokenContract("an axis does not have a length for every row")
+        for tensor in self._spec.inputs:
+            entries = int(batch.lengths[tensor.axis].sum()) if tensor.axis else batch.rows
+            if len(batch.columns[tensor.name]) != entries:
+                raise BrokenContract(f"column '{tensor.name}' does not have {entries} entries")
+
+    def _compute(self, some: Unpacked, status: npt.NDArray[np.uint8], alive: npt.NDArray[np.int64]) -> Columns:
+        """Outputs of the living rows; a row on which the module raises is found and marked, its mates are not harmed."""
+        self._forward_ns = time.perf_counter_ns()
+        if not some.rows:
+            return {}
+        try:
+            return self.forward(some)
+        except Exception as error:  # a module is foreign code: whatever it raises must stay within its batch
+            if some.rows == 1:
+                raise ModelFailed(f"the module raised {type(error).__name__}") from error
+            return self._one_by_one(some, status, alive)
+
+    def _one_by_one(self, some: Unpacked, status: npt.NDArray[np.uint8], alive: npt.NDArray[np.int64]) -> Columns:
+        answers: list[Columns | None] = []
+        for row in range(some.rows):
+            try:
+                answers.append(self.forward(_take(some, np.array([row]), self._spec)))
+            except Exception:  # noqa: BLE001  as above: this row's own failure, found
+                status[alive[row]] = FAILED
+                answers.append(None)
+        known = next((answer for answer in answers if answer is not None), None)
+        if known is None:
+            raise ModelFailed("the module raised on every row")
+        blank = {name: np.zeros_like(values) for name, values in known.items()}
+        return {name: np.concatenate([(answer or blank)[name] for answer in answers]) for name in known}
+
+    def _pack(
+        self,
+        tensor: disk.TensorSpec,
+        outputs: Columns,
+        status: npt.NDArray[np.uint8],
+        alive: npt.NDArray[np.int64],
+    ) -> bytes:
+        """One output over all rows of the batch, zeros where a row's status is not OK. Marks rows that are not finite."""
+        dtype = np.dtype(disk.DATATYPES[tensor.datatype])
+        full = np.zeros((len(status), *tensor.dims), dtype)
+        if len(alive):
+            values = outputs[tensor.name]
+            if values.shape != (len(alive), *tensor.dims):
+                raise BrokenContract(f"output '{tensor.name}' has shape {values.shape}")
+            if dtype.kind == "f":
+                finite = np.isfinite(values.reshape(len(alive), -1)).all(axis=1)
+                status[alive[~finite & (status[alive] == OK)]] = NOT_FINITE
+            full[alive] = values
+            full[status != OK] = 0
+        return full.tobytes()
+
+    def _padded_tokens(self, some: Unpacked) -> int:
+        count = getattr(self._module, "padded_tokens", None)
+        if count is None or not some.rows:
+            return int(sum(lengths.sum() for lengths in some.lengths.values())) or some.rows
+        return int(count({name: torch.from_numpy(values) for name, values in some.lengths.items()}))
+
+
+def _column(raw: bytes, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
+    flat = np.frombuffer(raw, dtype) if raw else np.empty(0, dtype)
+    if -1 in shape and not raw:
+        shape = (0, *shape[1:])
+    return flat.reshape(shape)
+
+
+def _take(batch: Unpacked, rows: npt.NDArray[np.int64], spec: disk.ModelSpec) -> Unpacked:
+    """Some rows of a batch."""
+    entries = {}
+    for name, lengths in batch.lengths.items():
+        ends = np.cumsum(lengths)
+        entries[name] = np.concatenate(
+            [np.arange(ends[row] - lengths[row], ends[row]) for row in rows] or [np.empty(0, np.int64)]
+        )
+    columns = {t.name: batch.columns[t.name][entries[t.axis] if t.axis else rows] for t in spec.inputs}
+    return Unpacked(columns, {name: lengths[rows] for name, lengths in batch.lengths.items()}, len(rows))

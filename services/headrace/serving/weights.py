@@ -1,0 +1,103 @@
+"""Models on disk, found and checked, and their specs in the words of the core and of the wire.
+
+The only place where the three views of a spec meet. Never unpickles; wrong means StartupError, in one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from headrace.errors import StartupError
+from headrace.v1 import control_pb2
+from headrace_models import spec as disk
+
+
+@dataclass(frozen=True, slots=True)
+class FoundModel:
+    """One version in a directory of models."""
+
+    directory: Path
+    spec: disk.ModelSpec
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def version(self) -> str:
+        return str(self.spec.version)
+
+
+def shipped_models() -> Path:
+    """The models that come with the repository."""
+    return Path(disk.__file__).resolve().parents[1] / "repository"
+
+
+def discover(directories: Sequence[Path]) -> list[FoundModel]:
+    """Every `<model>/<version>/spec.yaml` below these directories. Raises: StartupError."""
+    found: dict[tuple[str, int], FoundModel] = {}
+    for directory in directories:
+        if not directory.is_dir():
+            raise StartupError(f"{directory}: no such directory of models")
+        for path in sorted(directory.glob("*/*/spec.yaml")):
+            model = read(path.parent)
+            if before := found.get((model.name, model.spec.version)):
+                raise StartupError(f"{path.parent}: {model.name}/{model.version} is in {before.directory} already")
+            found[model.name, model.spec.version] = model
+    if not found:
+        raise StartupError(f"{', '.join(map(str, directories))}: no model (expected <model>/<version>/spec.yaml)")
+    return list(found.values())
+
+
+def read(directory: Path) -> FoundModel:
+    """The version in this directory, its digest verified. Raises: StartupError."""
+    try:
+        return FoundModel(directory.resolve(), disk.load_spec(directory))
+    except disk.SpecError as error:
+        raise StartupError(str(error)) from error
+
+
+def load(model: FoundModel, device: str) -> torch.nn.Module:
+    """The module with its weights on its device, its golden rows verified. Raises: StartupError."""
+    try:
+        module = disk.load_module(model.spec, model.directory).to(device)
+        disk.verify_golden(module, model.spec, model.directory, device=device)
+    except disk.SpecError as error:
+        raise StartupError(str(error)) from error
+    return module
+
+
+def wire_spec(model: FoundModel) -> control_pb2.ModelSpec:
+    """The spec as control hands it to gateways."""
+    spec = model.spec
+    return control_pb2.ModelSpec(
+        name=spec.name,
+        version=model.version,
+        digest=spec.digest,
+        inputs=_tensors(spec.inputs),
+        outputs=_tensors(spec.outputs),
+        axes=[control_pb2.Axis(name=a.name, cap=a.cap, required=a.required) for a in spec.axes],
+        max_rows=spec.max_rows,
+        max_tokens=spec.max_tokens,
+        platform="pytorch",
+    )
+
+
+def _tensors(tensors: Iterable[disk.TensorSpec]) -> list[control_pb2.TensorSpec]:
+    return [
+        control_pb2.TensorSpec(
+            name=tensor.name,
+            datatype=tensor.datatype,
+            dims=tensor.dims,
+            axis=tensor.axis or "",
+            finite=tensor.finite,
+            bounded_below=tensor.minimum is not None,
+            minimum=tensor.minimum or 0,
+            ordered=tensor.ordered,
+        )
+        for tensor in tensors
+    ]
