@@ -36,7 +36,7 @@ def write(name: str, model: dict) -> None:
         "description": model["description"],
         "factory": "model.py:build",
         "config": {"ragged": model["ragged"]},
-        "inputs": [{"name": "events", "datatype": "FP32", "dims": model["dims"], "finite": True, **axis}],
+        "inputs": [{"name": "events", "datatype": "FP32", "dims": model["dims"], **axis}],
         "outputs": [{"name": "score", "datatype": "FP32", "dims": [1]}],
         "axes": [{"name": "events", "cap": 128, "required": True}] if model["ragged"] else [],
         "max_rows": 64,

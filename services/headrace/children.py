@@ -23,7 +23,10 @@ HEALTHY_AFTER_S: Final = 10.0
 CHECK_PERIOD_S: Final = 1.0
 CHECK_FAILURES: Final = 3
 """Failed health checks in a row after which a child counts as hung and is killed."""
+MAX_FAILED_STARTS: Final = 3
 EX_CONFIG: Final = 78
+SUPERVISED: Final = "HEADRACE_SUPERVISED"
+"""Set for a child: it stops when its standard input ends, which happens when its supervisor is gone, however."""
 
 
 class Child:
@@ -39,7 +42,7 @@ class Child:
     ) -> None:
         self.name = name
         self._arguments = arguments
-        self._environment = {**os.environ, **(environment or {})}
+        self._environment = {**os.environ, **(environment or {}), SUPERVISED: "1"}
         self._check = check
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -54,9 +57,10 @@ class Child:
         await self._spawn()
         self._keeper = asyncio.get_running_loop().create_task(self._keep(), name=f"keep-{self.name}")
 
-    def assert_not_refused(self) -> None:
-        """Raises: StartupError when the child ended because its configuration is wrong: it said why on stderr."""
-        if self._process is not None and self._process.returncode == EX_CONFIG:
+    def assert_starting(self) -> None:
+        """Raises: StartupError when the child can't start: it said why on stderr."""
+        refused = self._process is not None and self._process.returncode == EX_CONFIG
+        if refused or self.restarts >= MAX_FAILED_STARTS:
             raise StartupError(f"{self.name} did not start")
 
     async def stop(self, timeout_s: float = 40.0) -> None:
@@ -81,7 +85,13 @@ class Child:
 
     async def _spawn(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "headrace", *self._arguments, env=self._environment, start_new_session=True
+            sys.executable,
+            "-m",
+            "headrace",
+            *self._arguments,
+            env=self._environment,
+            stdin=asyncio.subprocess.PIPE,  # its end tells the child that we are gone
+            start_new_session=True,
         )
 
     async def _keep(self) -> None:
@@ -112,3 +122,17 @@ class Child:
                 log.warning("%s answers no health check; killing it", self.name)
                 self._process.kill()
         return ended.result()
+
+
+class _UntilClosed(asyncio.Protocol):
+    def __init__(self, stopped: asyncio.Event) -> None:
+        self._stopped = stopped
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._stopped.set()
+
+
+async def stop_with_supervisor(stopped: asyncio.Event) -> None:
+    """In a child: set `stopped` when the supervisor has gone, so that nothing outlives it."""
+    if os.environ.get(SUPERVISED):
+        await asyncio.get_running_loop().connect_read_pipe(lambda: _UntilClosed(stopped), sys.stdin)

@@ -51,13 +51,16 @@ def main() -> None:
 
 
 def _run(serve: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
-    """Run a server until SIGINT or SIGTERM; it drains, and the process exits 0."""
+    """Run a server until SIGINT, SIGTERM or its supervisor's end; it drains, and the process exits 0."""
     import uvloop  # noqa: PLC0415  only servers need a loop
+
+    from headrace.children import stop_with_supervisor  # noqa: PLC0415
 
     async def until_signalled() -> None:
         stopped = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        await stop_with_supervisor(stopped)
         await serve(stopped)
 
     uvloop.run(until_signalled())
@@ -88,7 +91,7 @@ def gateway(
     settings = config.load(config_file, gateway__port=port)
     logging.configure(settings.telemetry.log_level)
     _freeze_after_start()
-    _run(Gateway(settings, control).serve_until)
+    _run(lambda stopped: Gateway(settings, control).serve_until(stopped))
 
 
 @app.command()
@@ -99,7 +102,7 @@ def control(config_file: ConfigOption = None, port: PortOption = None) -> None:
 
     settings = config.load(config_file, control__port=port)
     logging.configure(settings.telemetry.log_level)
-    _run(ControlServer(settings).serve_until)
+    _run(lambda stopped: ControlServer(settings).serve_until(stopped))
 
 
 @app.command()

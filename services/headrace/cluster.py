@@ -78,7 +78,7 @@ class Cluster:
         async with aio.insecure_channel(self.address) as channel:
             while asyncio.get_running_loop().time() < deadline:
                 for child in self._children():
-                    child.assert_not_refused()
+                    child.assert_starting()
                 if await self._ready_models(channel):
                     return
                 await asyncio.sleep(0.05)

@@ -6,6 +6,7 @@ Synchronous, on the replica's own thread; knows nothing of callers, sockets or R
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +23,9 @@ OK: Final = replica_pb2.ROW_STATUS_OK
 EXPIRED: Final = replica_pb2.ROW_STATUS_EXPIRED
 NOT_FINITE: Final = replica_pb2.ROW_STATUS_NOT_FINITE
 FAILED: Final = replica_pb2.ROW_STATUS_FAILED
+
+# Columns are read-only memory of the received message. Nothing writes to an input, and a copy would cost every batch.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 Columns = dict[str, npt.NDArray[np.generic]]
 
@@ -102,7 +106,6 @@ class Runner:
             return {tensor.name: answers[tensor.name].cpu().numpy() for tensor in self._spec.outputs}
 
     def _to_device(self, column: npt.NDArray[np.generic]) -> Tensor:
-        # torch warns of read-only memory; nothing here writes to an input, and a copy would cost every batch.
         tensor = torch.from_numpy(column)
         return tensor if self.device == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
 

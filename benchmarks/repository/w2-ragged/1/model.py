@@ -25,7 +25,8 @@ class Encoder(nn.Module):
         self.head = nn.Linear(WIDTH, 1)
 
     def forward(self, inputs: dict[str, Tensor], lengths: dict[str, Tensor]) -> dict[str, Tensor]:
-        events = inputs["events"]
+        # Load generators send random bytes as floats: NaN and 1e38 among them must still get a finite answer.
+        events = torch.nan_to_num(inputs["events"]).clamp(-10, 10)
         if not self.ragged:
             return {"score": self.head(self.encoder(self.project(events)).mean(1))}
         x_ND, lengths_B = self.project(events), lengths["events"]
