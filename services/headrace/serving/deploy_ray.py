@@ -33,12 +33,13 @@ class RayDeployer:
         self._settings = settings
         self._control_address = control_address
         self._started = False
+        self._names: list[str] = []
 
     async def deploy(self, models: Sequence[FoundModel]) -> None:
         """Start Ray and the replicas. Raises: StartupError, with Serve's own words, when a version does not start."""
         await asyncio.to_thread(self._start_ray)
-        for model in models:
-            await asyncio.to_thread(self._run, model)
+        self._names = [f"{model.name}-{model.version}" for model in models]
+        await asyncio.gather(*(asyncio.to_thread(self._run, model) for model in models))
 
     async def stop(self) -> None:
         """Drain and end every replica, then the Ray cluster that was started here."""
@@ -61,9 +62,9 @@ class RayDeployer:
             }
         ray.init(**options)
         self._started = True
+        for name in ("ray", "ray.serve"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         serve.start(proxy_location="Disabled")
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
 
     def _run(self, model: FoundModel) -> None:
         from ray import serve  # noqa: PLC0415
@@ -86,6 +87,7 @@ class RayDeployer:
         import ray  # noqa: PLC0415
         from ray import serve  # noqa: PLC0415
 
-        serve.shutdown()
+        for name in self._names:
+            serve.delete(name)
         ray.shutdown()
         self._started = False

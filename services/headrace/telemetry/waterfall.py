@@ -10,7 +10,7 @@ from rich.text import Text
 
 from headrace.telemetry.reading import StoredSpan, Trace
 
-WIDTH: Final = 44
+WIDTH: Final = 40
 COLOURS: Final = {"queue": "yellow", "forward": "green", "dispatch": "cyan", "replica.batch": "blue"}
 
 
@@ -27,10 +27,14 @@ def draw(trace: Trace) -> RenderableType:
             table.add_row(Text(title, style="dim"))
         depths = _depths(spans)
         for span in spans:
-            name = Text("  " * depths[span.span_id] + span.name, style="red" if span.error else "")
+            name = Text("  " * depths[span.span_id] + _name(span), style="red" if span.error else "")
             table.add_row(name, _bar(span, begin, length), f"{span.ms:.3f}")
     head = Text(f"trace {trace.rpc.trace_id}   {trace.rpc.ms:.2f} ms   {_model(trace.rpc)}", style="bold")
     return Group(head, table, _where(trace))
+
+
+def _name(span: StoredSpan) -> str:
+    return span.stage if span.stage == "rpc" else span.name
 
 
 def _bar(span: StoredSpan, begin: int, length: int) -> Text:
