@@ -11,12 +11,11 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Final
 
 import grpc
-import numpy as np
 from grpc import aio
 
 from headrace.core.batch import Batch, Packed, pack, row_values
 from headrace.core.clock import Clock
-from headrace.core.cost import CostModel
+from headrace.core.cost import TRUSTED_AFTER, CostModel
 from headrace.core.policy import Room
 from headrace.core.records import DispatchRecord
 from headrace.errors import BackendLost, BrokenContract, ModelFailed, Overloaded
@@ -255,9 +254,16 @@ class Dispatcher:
         )
 
     def _cap_s(self, link: ReplicaLink) -> float:
-        """How long an answer may take before the replica counts as hung: what is in front of it included."""
+        """How long an answer may take before the replica counts as hung: what is in front of it included.
+
+        Short only where haste can help: another replica is there to retry on, and the prediction is learnt.
+        """
         expected_s = sum(self._cost.predict_s(flight.tokens) for flight in link.flights)
-        return float(np.clip(CAP_FACTOR * expected_s, CAP_MIN_S, max(CAP_MAX_S, 3 * expected_s)))
+        longest_s = max(CAP_MAX_S, 3 * expected_s)
+        alternative = any(other.choosable for other in self._links.values() if other is not link)
+        if not alternative or self._cost.observed < TRUSTED_AFTER:
+            return longest_s
+        return min(max(CAP_FACTOR * expected_s, CAP_MIN_S), longest_s)
 
     def _after_failure(self, error: aio.AioRpcError, link: ReplicaLink) -> None:
         """Evict a lost replica. Raises what the riders are told where a second try would not help them."""

@@ -1,0 +1,39 @@
+"""Fixtures only: what several suites start, and stop by its own handle."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture
+def run() -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """Run one coroutine with a bound on its time."""
+
+    def bounded(coroutine: Coroutine[Any, Any, Any], timeout_s: float = 60) -> Any:
+        async def main() -> Any:
+            async with asyncio.timeout(timeout_s):
+                return await coroutine
+
+        return asyncio.run(main())
+
+    return bounded
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

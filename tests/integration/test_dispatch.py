@@ -1,0 +1,263 @@
+"""Replicas that die, hang, drain or come back, under a real gateway: no wrong answer, no hung caller."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from grpc import aio
+from tritonclient.grpc import service_pb2_grpc
+
+from headrace.client import request
+from headrace.control.server import ControlServer
+from headrace.gateway.server import Gateway
+from headrace.testing.gateway import running_gateway, settings
+from headrace.testing.replica import FakeReplica
+from headrace.v1 import control_pb2, control_pb2_grpc
+
+Run = Callable[..., Any]
+
+
+def question(key: int) -> Any:
+    columns = {"events": np.full((1, 1 + key % 5, 2), 0.5, np.float32), "key": np.array([[key]], np.int64)}
+    return request("echo", columns)
+
+
+def right(key: int) -> float:
+    return float(1 + key % 5 + key)
+
+
+def value(answer: Any) -> float:
+    return float(np.frombuffer(answer.raw_output_contents[0])[0])
+
+
+class Callers:
+    """Closed-loop callers that count what they get."""
+
+    def __init__(self, port: int, count: int = 8, timeout_s: float = 5.0) -> None:
+        self.results: Counter[str] = Counter()
+        self.slowest_s = 0.0
+        self._port, self._count, self._timeout_s = port, count, timeout_s
+        self._stopping = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Callers:
+        self._channel = aio.insecure_channel(f"127.0.0.1:{self._port}")
+        self._tasks = [asyncio.create_task(self._ask(i)) for i in range(self._count)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stopping = True
+        await asyncio.gather(*self._tasks)
+        await self._channel.close()
+
+    async def _ask(self, key: int) -> None:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        while not self._stopping:
+            key += self._count
+            begun = time.monotonic()
+            try:
+                answer = await stub.ModelInfer(question(key), timeout=self._timeout_s)
+            except aio.AioRpcError as error:
+                self.results[error.code().name] += 1
+            else:
+                self.results["right" if value(answer) == right(key) else "wrong"] += 1
+            self.slowest_s = max(self.slowest_s, time.monotonic() - begun)
+
+    async def until_more(self, answers: int) -> None:
+        target = self.results["right"] + answers
+        while self.results["right"] < target:
+            await asyncio.sleep(0.005)
+
+
+def test_a_killed_replica_costs_no_caller_an_error(run: Run, tmp_path: Path) -> None:
+    async def main() -> tuple[Counter[str], int]:
+        async with FakeReplica() as first, FakeReplica() as second:
+            async with running_gateway(tmp_path, [first, second]) as (gateway, _), Callers(gateway.port) as callers:
+                await callers.until_more(200)
+                await first.stop()
+                await callers.until_more(200)
+            return callers.results, sum(lane.dispatcher.evictions for lane in gateway.models.lanes())
+
+    results, evictions = run(main())
+
+    assert set(results) == {"right"}
+    assert evictions == 1
+
+
+def test_a_hung_replica_is_evicted_and_its_batches_are_answered_elsewhere(run: Run, tmp_path: Path) -> None:
+    async def main() -> tuple[Counter[str], float]:
+        async with FakeReplica() as first, FakeReplica() as second:
+            async with running_gateway(tmp_path, [first, second]) as (gateway, _), Callers(gateway.port) as callers:
+                await callers.until_more(300)
+                first.hanging.set()
+                await callers.until_more(500)
+                first.hanging.clear()
+            return callers.results, callers.slowest_s
+
+    results, slowest_s = run(main())
+
+    assert set(results) == {"right"}
+    assert slowest_s < 2.5
+
+
+def test_an_evicted_replica_that_answers_again_is_used_again(run: Run, tmp_path: Path) -> None:
+    async def main() -> tuple[int, Counter[str]]:
+        async with FakeReplica() as first, FakeReplica() as second:
+            async with running_gateway(tmp_path, [first, second]) as (gateway, _), Callers(gateway.port) as callers:
+                await callers.until_more(300)
+                first.hanging.set()
+                await callers.until_more(300)
+                first.hanging.clear()
+                before = len(first.batches)
+                while len(first.batches) < before + 5:
+                    await asyncio.sleep(0.01)
+            return len(first.batches) - before, callers.results
+
+    served, results = run(main())
+
+    assert served >= 5
+    assert set(results) == {"right"}
+
+
+def test_the_only_replica_killed_and_replaced_answers_those_who_could_wait(run: Run, tmp_path: Path) -> None:
+    async def main() -> float:
+        async with (
+            FakeReplica(replica_id="only") as first,
+            running_gateway(tmp_path, [first]) as (gateway, _),
+            aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel,
+        ):
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            await stub.ModelInfer(question(1), timeout=5)
+            await first.stop()
+            waiting = asyncio.ensure_future(stub.ModelInfer(question(2), timeout=20))
+            await asyncio.sleep(0.3)
+            async with FakeReplica(replica_id="next") as second:
+                gateway.models.apply(control_pb2.Snapshot(replicas=[second.registration]))
+                return value(await waiting)
+
+    assert run(main()) == right(2)
+
+
+def test_a_draining_replica_gets_nothing_new(run: Run, tmp_path: Path) -> None:
+    async def main() -> tuple[int, Counter[str]]:
+        async with FakeReplica() as first, FakeReplica() as second:
+            async with running_gateway(tmp_path, [first, second]) as (gateway, _), Callers(gateway.port) as callers:
+                await callers.until_more(50)
+                draining = first.registration
+                draining.state = control_pb2.REPLICA_STATE_DRAINING
+                gateway.models.apply(control_pb2.Snapshot(replicas=[draining, second.registration]))
+                before = len(first.batches)
+                await callers.until_more(100)
+                return len(first.batches) - before, callers.results
+
+    late, results = run(main())
+
+    assert late == 0
+    assert set(results) == {"right"}
+
+
+def test_a_snapshot_without_a_replica_that_answers_changes_nothing(run: Run, tmp_path: Path) -> None:
+    """A control that has just started lists nobody yet."""
+
+    async def main() -> Counter[str]:
+        async with FakeReplica() as replica, running_gateway(tmp_path, [replica]) as (gateway, _):
+            async with Callers(gateway.port) as callers:
+                await callers.until_more(20)
+                gateway.models.apply(control_pb2.Snapshot())
+                await callers.until_more(50)
+            return callers.results
+
+    assert set(run(main())) == {"right"}
+
+
+def test_control_away_and_back_is_noticed_by_nobody(run: Run, tmp_path: Path, free_port: int) -> None:
+    chosen = settings(tmp_path, control__port=free_port)
+
+    async def main() -> tuple[Counter[str], int]:
+        async with (
+            FakeReplica() as replica,
+            running_gateway(tmp_path, [replica], control__port=free_port) as (gateway, control),
+            Callers(gateway.port) as callers,
+        ):
+            await callers.until_more(50)
+            await control.stop()
+            await callers.until_more(300)
+            async with ControlServer(chosen) as again, aio.insecure_channel(f"127.0.0.1:{again.port}") as channel:
+                stub = control_pb2_grpc.ControlStub(channel)
+                while not (await stub.Describe(control_pb2.DescribeRequest())).replicas or not gateway.follower.connected:
+                    await asyncio.sleep(0.02)
+                await callers.until_more(50)
+                listed = len((await stub.Describe(control_pb2.DescribeRequest())).replicas)
+                return callers.results, listed
+
+    results, listed = run(main())
+
+    assert set(results) == {"right"}
+    assert listed == 1
+
+
+def test_a_refusing_replica_is_not_evicted(run: Run, tmp_path: Path) -> None:
+    async def main() -> tuple[Counter[str], int]:
+        async with FakeReplica() as first, FakeReplica() as second:
+            first.refuse_with = grpc.StatusCode.RESOURCE_EXHAUSTED
+            async with running_gateway(tmp_path, [first, second]) as (gateway, _):
+                async with Callers(gateway.port, count=2) as callers:
+                    await callers.until_more(20)
+                return callers.results, sum(lane.dispatcher.evictions for lane in gateway.models.lanes())
+
+    results, evictions = run(main())
+
+    assert results["wrong"] == 0
+    assert results["right"] >= 20
+    assert evictions == 0
+
+
+async def _storm(gateway: Gateway, total: int, cancelled: int) -> Counter[str]:
+    """`total` requests, `cancelled` of them given up at a random moment; what became of each."""
+    chance = random.Random(3)
+    givers_up = set(chance.sample(range(total), cancelled))
+    results: Counter[str] = Counter()
+    window = asyncio.Semaphore(256)
+
+    async def one(key: int, stub: Any) -> None:
+        async with window:
+            call = stub.ModelInfer(question(key), timeout=30)
+            if key in givers_up:
+                await asyncio.sleep(chance.random() * 0.02)
+                call.cancel()
+            try:
+                answer = await call
+            except asyncio.CancelledError:
+                results["cancelled"] += 1
+            else:
+                results["right" if value(answer) == right(key) else "wrong"] += 1
+
+    async with aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel, asyncio.TaskGroup() as group:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for key in range(total):
+            group.create_task(one(key, stub))
+    return results
+
+
+def test_a_thousand_cancellations_disturb_none_of_ten_thousand_requests(run: Run, tmp_path: Path) -> None:
+    async def main() -> tuple[Counter[str], int, int]:
+        async with FakeReplica() as replica, running_gateway(tmp_path, [replica]) as (gateway, _):
+            results = await _storm(gateway, 10_000, 1_000)
+            while gateway.admission.held:
+                await asyncio.sleep(0.01)
+            return results, sum(lane.queue.rows for lane in gateway.models.lanes()), gateway.admission.held
+
+    results, waiting, held = run(main(), timeout_s=120)
+
+    assert results["wrong"] == 0
+    assert results["right"] >= 9_000
+    assert results["right"] + results["cancelled"] == 10_000
+    assert waiting == held == 0
