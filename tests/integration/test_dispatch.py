@@ -154,6 +154,9 @@ def test_a_draining_replica_gets_nothing_new(run: Run, tmp_path: Path) -> None:
                 draining = first.registration
                 draining.state = control_pb2.REPLICA_STATE_DRAINING
                 gateway.models.apply(control_pb2.Snapshot(replicas=[draining, second.registration]))
+                (link,) = [x for x in gateway.models.lanes()[0].dispatcher.links if x.replica_id == first.replica_id]
+                while link.flights:
+                    await asyncio.sleep(0.005)
                 before = len(first.batches)
                 await callers.until_more(100)
                 return len(first.batches) - before, callers.results

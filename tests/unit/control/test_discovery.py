@@ -1,0 +1,76 @@
+"""Leases, digests and what followers hear of."""
+
+from __future__ import annotations
+
+import pytest
+
+from headrace.control.discovery import Directory
+from headrace.errors import Conflict
+from headrace.testing.clock import FakeClock
+from headrace.v1 import control_pb2
+
+
+def entry(replica_id: str = "a", digest: str = "d", **changes: object) -> control_pb2.Registration:
+    spec = control_pb2.ModelSpec(name="m", version="1", digest=digest)
+    values = {"endpoint": "h:1", "state": control_pb2.REPLICA_STATE_READY, **changes}
+    return control_pb2.Registration(replica_id=replica_id, spec=spec, **values)
+
+
+def ids(directory: Directory) -> list[str]:
+    return [replica.replica_id for replica in directory.snapshot("e").replicas]
+
+
+def test_a_lease_ends_by_itself_and_a_renewal_keeps_it() -> None:
+    clock = FakeClock()
+    directory = Directory(clock, lease_s=3)
+    directory.register(entry("a"))
+    directory.register(entry("b"))
+    clock.advance(2)
+    directory.register(entry("a"))
+    clock.advance(2)
+
+    assert directory.expire() is True
+    assert ids(directory) == ["a"]
+    assert directory.expire() is False
+
+
+def test_followers_hear_of_states_and_not_of_loads() -> None:
+    directory = Directory(FakeClock(), lease_s=3)
+
+    assert directory.register(entry(state=control_pb2.REPLICA_STATE_WARMING)) is True
+    version = directory.version
+    assert directory.register(entry(state=control_pb2.REPLICA_STATE_WARMING, load=control_pb2.Load(queued=3))) is False
+    assert directory.version == version
+    assert directory.snapshot("e").replicas[0].load.queued == 3
+    assert directory.register(entry()) is True
+    assert directory.version == version + 1
+
+
+def test_a_goodbye_is_heard_at_once() -> None:
+    directory = Directory(FakeClock(), lease_s=3)
+    directory.register(entry())
+
+    assert directory.register(entry(state=control_pb2.REPLICA_STATE_GONE)) is True
+    assert ids(directory) == []
+    assert directory.register(entry(state=control_pb2.REPLICA_STATE_GONE)) is False
+
+
+def test_a_version_is_immutable_while_a_replica_of_it_lives() -> None:
+    clock = FakeClock()
+    directory = Directory(clock, lease_s=3)
+    directory.register(entry("a", digest="one"))
+
+    with pytest.raises(Conflict, match="is registered with digest one, not two"):
+        directory.register(entry("b", digest="two"))
+    clock.advance(4)
+    directory.expire()
+
+    assert directory.register(entry("b", digest="two")) is True
+
+
+def test_a_primary_is_published() -> None:
+    directory = Directory(FakeClock(), lease_s=3)
+
+    assert directory.set_primary("m", "2") is True
+    assert directory.set_primary("m", "2") is False
+    assert [(p.model, p.primary_version) for p in directory.snapshot("e").policies] == [("m", "2")]
