@@ -31,7 +31,7 @@ def by_bucket(lengths_B: Tensor, buckets: Sequence[int] = BUCKETS) -> Iterator[t
 
 
 def gather_index(lengths_B: Tensor, rows: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """For each place of a padded bucket: the packed event it holds (any, where there is none), and whether it is real."""
+    """For each place of a padded bucket: the packed event it holds, and whether it is real."""
     starts_B = torch.cumsum(lengths_B, 0) - lengths_B
     place_L = torch.arange(length)
     mask = place_L[None, :] < lengths_B[rows, None]

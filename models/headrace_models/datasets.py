@@ -35,9 +35,10 @@ def read_events(path: Path, rename: Mapping[str, str] | None = None) -> tuple[Ev
     if missing := [name for name in NEEDED if name not in table]:
         raise DatasetError(f"{path}: has no column {', '.join(missing)} (needed: {', '.join(NEEDED)})")
     causes: Counter[str] = Counter()
-    rows, seen = [], set()
+    rows: list[tuple[Any, ...]] = []
+    seen: set[str] = set()
     for i in range(len(table["event_id"])):
-        event = {name: table[name][i] for name in (*NEEDED, *OPTIONAL) if name in table}
+        event: dict[str, Any] = {name: table[name][i] for name in (*NEEDED, *OPTIONAL) if name in table}
         try:
             row = _row(event)
         except (ValueError, TypeError) as error:

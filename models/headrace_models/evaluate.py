@@ -35,7 +35,7 @@ def main() -> int:
     torch.set_num_threads(1)
     written, measured = card_figures(directory), measure(directory)
     for name, value in measured.items():
-        print(f"{name:40} {value:12.4f}   card {written[name]:12.4f}")  # noqa: T201
+        print(f"{name:40} {value:12.4f}   card {written[name]:12.4f}")
     return int(any(abs(measured[name] - written[name]) > 1e-3 for name in measured))
 
 

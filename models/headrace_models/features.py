@@ -86,8 +86,9 @@ def _gap_us(ts_N: Tensor, row_N: Tensor) -> Tensor:
 
 
 def _mean_so_far(values_N: Tensor, row_N: Tensor) -> Tensor:
-    """Mean of the row's values up to and including each event. In double: a row's result must not depend on
-    which rows were packed in front of it.
+    """Mean of the row's values up to and including each event.
+
+    In double: a row's result must not depend on which rows were packed in front of it.
     """
     total_N = torch.cumsum(values_N.double(), 0)
     begin_N = torch.searchsorted(row_N, row_N)

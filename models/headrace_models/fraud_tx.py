@@ -56,6 +56,8 @@ class FraudTx(nn.Module):
         self.head = nn.Sequential(
             nn.Linear(config.width + pooled + STATS, 128), nn.GELU(), nn.Linear(128, 32), nn.GELU(), nn.Linear(32, 1)
         )
+        self.calibration: Tensor
+        self.score_edges: Tensor
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
         self.register_buffer("score_edges", torch.linspace(0, 1, SCORES)[1:].clone())
 

@@ -115,7 +115,12 @@ class Timeline:
     def _stats(self, rows: Index, ts: Index) -> npt.NDArray[np.float32]:
         events = self.events
         day, lengths = self._merchants.within(rows, ts, wire.DAY_US)
-        table = (np.repeat(ts, lengths) - events.ts[day], events.amount[day], events.outcome[day], events.card[day])
+        table: tuple[npt.NDArray[Any], ...] = (
+            np.repeat(ts, lengths) - events.ts[day],
+            events.amount[day],
+            events.outcome[day],
+            events.card[day],
+        )
         ends = np.cumsum(lengths)
         months = self._merchants.count(rows, ts, 30 * wire.DAY_US)
         # What has become known by now: a label that arrives at this very moment counts, hence the + 1.

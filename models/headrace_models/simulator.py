@@ -89,8 +89,9 @@ def _population(rng: np.random.Generator, cards: int, merchants: int) -> World:
 
 
 def _zipf(n: int, exponent: float) -> npt.NDArray[np.float64]:
-    weights = np.arange(1, n + 1, dtype=float) ** -exponent
-    return weights / weights.sum()
+    weights: npt.NDArray[np.float64] = np.arange(1, n + 1, dtype=float) ** -exponent
+    shares: npt.NDArray[np.float64] = weights / weights.sum()
+    return shares
 
 
 def moments(rng: np.random.Generator, count: int, days: int, hours: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:

@@ -148,7 +148,7 @@ def golden(spec: ModelSpec, directory: Path) -> tuple[dict[str, Any], dict[str, 
         raise SpecError(f"{path}: cannot be read ({error})") from error
     for kind, expected in (("input", spec.inputs), ("lengths", spec.axes), ("output", spec.outputs)):
         if missing := {named.name for named in expected} - groups[kind].keys():
-            raise SpecError(f"{path}: has no {kind}.{sorted(missing)[0]}")
+            raise SpecError(f"{path}: has no {kind}.{min(missing)}")
     return groups["input"], groups["lengths"], groups["output"]
 
 
@@ -165,9 +165,9 @@ def verify_golden(module: torch.nn.Module, spec: ModelSpec, directory: Path, *, 
     tolerance = GOLDEN_TOLERANCE if device == "cpu" else 5e-3
     for tensor in spec.outputs:
         found = answers[tensor.name].cpu().numpy()
-        if found.shape != expected[tensor.name].shape:
+        if found.shape[1:] != tensor.dims or found.shape != expected[tensor.name].shape:
             raise SpecError(
-                f"{directory}: output '{tensor.name}' has shape {found.shape}, golden says {expected[tensor.name].shape}"
+                f"{directory}: output '{tensor.name}' has shape {found.shape}, the spec says {tensor.dims} a row"
             )
         distance = float(np.abs(found.astype(np.float64) - expected[tensor.name]).max(initial=0))
         if not distance <= (tolerance if found.dtype.kind == "f" else 1):

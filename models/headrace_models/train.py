@@ -55,7 +55,10 @@ def split_by_time(events: Events, seed: int) -> Split:
     """
     begin, end = int(events.ts[0]), int(events.ts[-1]) + 1
     edge = [begin + (end - begin) * twelfth // 12 for twelfth in range(13)]
-    within = lambda a, b: (events.ts >= edge[a]) & (events.ts < edge[b])  # noqa: E731
+
+    def within(first: int, last: int) -> npt.NDArray[np.bool_]:
+        return (events.ts >= edge[first]) & (events.ts < edge[last])
+
     known = (events.label > 0) & (events.label_ts <= edge[10])
     candidates = within(2, 7) & known
     fraud = np.flatnonzero(candidates & (events.label == 2))
@@ -73,17 +76,17 @@ def split_by_time(events: Events, seed: int) -> Split:
 
 def tensors(timeline: Timeline, rows: Index) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     inputs, lengths = timeline.packed(rows)
-    to_tensors = lambda arrays: {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}  # noqa: E731
-    return to_tensors(inputs), to_tensors(lengths)
+    return (
+        {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in inputs.items()},
+        {name: torch.from_numpy(values) for name, values in lengths.items()},
+    )
 
 
 def logits(model: fraud_tx.FraudTx, timeline: Timeline, rows: Index) -> npt.NDArray[np.float64]:
     """The network's answer for many rows, in evaluation mode."""
     model.eval()
-    parts = []
     with torch.inference_mode():
-        for begin in range(0, len(rows), 512):
-            parts.append(model.logits(*tensors(timeline, rows[begin : begin + 512])).numpy())
+        parts = [model.logits(*tensors(timeline, part)).numpy() for part in np.array_split(rows, len(rows) // 512 + 1)]
     return np.concatenate(parts).astype(np.float64)
 
 
@@ -97,7 +100,9 @@ def fit(timeline: Timeline, split: Split, *, seed: int, epochs: int, progress: P
     label = timeline.events.label
     best, best_state = -1.0, model.state_dict()
     for epoch in range(epochs):
-        _one_epoch(model, timeline, split.train, optimiser, schedule, seed + epoch, progress)
+        shuffled = np.random.default_rng(seed + epoch).permutation(split.train)
+        batches = np.array_split(shuffled, len(shuffled) // BATCH_ROWS)
+        _one_epoch(model, timeline, batches, optimiser, schedule, progress)
         held_back = logits(model, timeline, split.validation)
         found = calibration.average_precision(held_back, label[split.validation] == 2)
         progress.console.print(f"epoch {epoch + 1}: average precision {found:.4f} on the validation block")
@@ -111,20 +116,17 @@ def fit(timeline: Timeline, split: Split, *, seed: int, epochs: int, progress: P
 def _one_epoch(
     model: fraud_tx.FraudTx,
     timeline: Timeline,
-    rows: Index,
+    batches: list[Index],
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
-    seed: int,
     progress: Progress,
 ) -> None:
     model.train()
-    shuffled = np.random.default_rng(seed).permutation(rows)
-    batches = np.array_split(shuffled, len(shuffled) // BATCH_ROWS)
     for batch in progress.track(batches, description="training"):
         target = torch.from_numpy((timeline.events.label[batch] == 2).astype(np.float32))
         loss = torch.nn.functional.binary_cross_entropy_with_logits(model.logits(*tensors(timeline, batch)), target)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()
@@ -136,13 +138,13 @@ def calibrate(model: fraud_tx.FraudTx, timeline: Timeline, split: Split) -> None
     label = (timeline.events.label[split.validation] == 2).astype(np.float64)
     ab = calibration.fit_platt(logit, label, beta=split.kept)
     p = calibration.sigmoid(ab[0] * logit + ab[1])
-    model.calibration.copy_(torch.from_numpy(ab))  # type: ignore[operator]
-    model.score_edges.copy_(torch.from_numpy(calibration.score_edges(p)))  # type: ignore[operator]
+    model.calibration.copy_(torch.from_numpy(ab))
+    model.score_edges.copy_(torch.from_numpy(calibration.score_edges(p)))
 
 
 def evaluate(model: fraud_tx.FraudTx, timeline: Timeline, rows: Index) -> dict[str, float]:
     """The figures of the model card on these rows."""
-    a, b = (float(value) for value in model.calibration)  # type: ignore[union-attr]
+    a, b = (float(value) for value in model.calibration)
     p = calibration.sigmoid(a * logits(model, timeline, rows) + b)
     label = timeline.events.label[rows] == 2
     precision, caught = calibration.precision_at(p, label, 0.01)
@@ -168,7 +170,7 @@ def training_events(options: argparse.Namespace) -> tuple[Events, str]:
     rename = dict(pair.split("=", 1) for pair in options.map or ())
     events, causes = read_events(options.events, rename)
     for cause, count in causes.most_common():
-        print(f"{options.events}: {count} rows set aside: {cause}", file=sys.stderr)  # noqa: T201
+        print(f"{options.events}: {count} rows set aside: {cause}", file=sys.stderr)
     return events, options.events.name
 
 
@@ -191,11 +193,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         events, source = training_events(options)
     except DatasetError as error:
-        print(f"headrace: {error}", file=sys.stderr)  # noqa: T201
+        print(f"headrace: {error}", file=sys.stderr)
         return 1
     timeline, split = Timeline(events), split_by_time(events, SEED)
     if (events.label[split.train] == 2).sum() < 20 or (events.label[split.test] == 2).sum() < 5:
-        print("headrace: too little labelled fraud to learn from (20 to train, 5 to judge)", file=sys.stderr)  # noqa: T201
+        print("headrace: too little labelled fraud to learn from (20 to train, 5 to judge)", file=sys.stderr)
         return 1
     with Progress() as progress:
         model = fit(timeline, split, seed=SEED, epochs=options.epochs, progress=progress)
@@ -205,7 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.out / options.model / str(options.version), model, timeline, split, figures, source
     )
     print(
-        f"{directory}: AUC {figures['AUC']:.4f}, average precision {figures['average precision']:.4f} "  # noqa: T201
+        f"{directory}: AUC {figures['AUC']:.4f}, average precision {figures['average precision']:.4f} "
         f"after {time.monotonic() - begun:.0f} s"
     )
     return 0

@@ -119,7 +119,7 @@ def payment_columns(
     return columns
 
 
-def aggregate(
+def aggregate(  # noqa: PLR0913  eight numbers need what they are made of
     age_us: npt.NDArray[np.int64],
     amount: npt.NDArray[Any],
     outcome: npt.NDArray[Any],
@@ -135,7 +135,7 @@ def aggregate(
     has become known of its events during the last 60 days.
     """
     hour = age_us <= HOUR_US
-    events_1h, known = np.count_nonzero(hour), outcome != PENDING
+    events_1h, known = int(np.count_nonzero(hour)), outcome != PENDING
     return np.array(
         [
             np.log1p(events_1h),

@@ -134,7 +134,7 @@ def score(
     file: Annotated[Path, typer.Argument(help="JSON lines: a payment with its histories on each. - reads stdin.")],
     address: AddressOption = "127.0.0.1:8001",
     model: Annotated[str, typer.Option(help="The model to ask.")] = "fraud-tx",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")] = False,  # noqa: FBT002
 ) -> None:
     """Score payments from a file."""
     from headrace.score_file import run  # noqa: PLC0415
@@ -156,8 +156,9 @@ def trace(
     directory: Annotated[Path, typer.Option("--dir", help="Where the trace files are.")] = Path("build/traces"),
 ) -> None:
     """Draw the waterfall of one inference from the local trace files."""
-    from headrace.telemetry import reading, waterfall  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
+
+    from headrace.telemetry import reading, waterfall  # noqa: PLC0415
 
     found = reading.find(directory, trace_id)
     if found is None:

@@ -130,8 +130,8 @@ def _payment_request(
 
 
 def _error(error: grpc.RpcError) -> HeadraceError:
-    code: grpc.StatusCode = error.code()  # type: ignore[attr-defined]
-    return ERRORS.get(code, Failed)(f"{code.name}: {error.details()}")  # type: ignore[attr-defined]
+    code: grpc.StatusCode = error.code()
+    return ERRORS.get(code, Failed)(f"{code.name}: {error.details()}")
 
 
 class ScoringClient:

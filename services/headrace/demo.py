@@ -168,7 +168,9 @@ def _report(day: Day, console: Console, first_score_s: float) -> None:
     fraud = day.timeline.events.label[rows] == wire.LABEL_FRAUD
     alerts = np.argsort(-p, kind="stable")[: max(1, len(rows) // 100)]
     table = Table(title="The day (simulated; 1 % of its payments are fraud)", show_header=False)
-    table.add_row("payments scored", f"{len(rows):,} of {len(day.rows):,}" + (f", {day.errors} errors" if day.errors else ""))
+    table.add_row(
+        "payments scored", f"{len(rows):,} of {len(day.rows):,}" + (f", {day.errors} errors" if day.errors else "")
+    )
     table.add_row("fraud among them", f"{int(fraud.sum()):,} ({fraud.mean():.2%})")
     table.add_row("alerts (the top 1 % by score)", f"{len(alerts):,}")
     table.add_row("precision of the alerts", f"{fraud[alerts].mean():.0%}")

@@ -196,7 +196,9 @@ REFUSALS: list[tuple[Callable[[Any], None], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("edit", "code", "sentence"), REFUSALS, ids=[f"{i}-{r[2][:40]}" for i, r in enumerate(REFUSALS)])
+@pytest.mark.parametrize(
+    ("edit", "code", "sentence"), REFUSALS, ids=[f"{i}-{r[2][:40]}" for i, r in enumerate(REFUSALS)]
+)
 def test_a_bad_request_is_told_what_is_wrong_and_harms_nobody(
     run: Run, tmp_path: Path, edit: Callable[[Any], None], code: str, sentence: str
 ) -> None:
@@ -218,7 +220,7 @@ def test_a_bad_request_is_told_what_is_wrong_and_harms_nobody(
 
 @pytest.mark.parametrize(("status_codes", "code"), [("triton", "UNAVAILABLE"), ("grpc", "RESOURCE_EXHAUSTED")])
 def test_a_full_queue_refuses_at_once_with_a_pushback(run: Run, tmp_path: Path, status_codes: str, code: str) -> None:
-    async def body(stub: Stub, gateway: Gateway, replica: FakeReplica) -> Any:
+    async def body(stub: Stub, _: Gateway, replica: FakeReplica) -> Any:
         replica.delay_s = 0.2
         answers = await asyncio.gather(*(stub.ModelInfer(ask()) for _ in range(40)), return_exceptions=True)
         return [a for a in answers if isinstance(a, Exception)], [a for a in answers if not isinstance(a, Exception)]
@@ -241,7 +243,7 @@ def test_a_timeout_parameter_ends_the_wait_with_tritons_sentence(
     message = ask()
     message.parameters["timeout"].int64_param = 50_000
 
-    async def body(stub: Stub, gateway: Gateway, replica: FakeReplica) -> Any:
+    async def body(stub: Stub, _: Gateway, replica: FakeReplica) -> Any:
         replica.hanging.set()
         error = await error_of(stub.ModelInfer(message))
         replica.hanging.clear()
@@ -254,7 +256,7 @@ def test_a_timeout_parameter_ends_the_wait_with_tritons_sentence(
 
 
 def test_a_grpc_deadline_is_kept_to(run: Run, tmp_path: Path) -> None:
-    async def body(stub: Stub, gateway: Gateway, replica: FakeReplica) -> Any:
+    async def body(stub: Stub, _: Gateway, replica: FakeReplica) -> Any:
         replica.hanging.set()
         begun = asyncio.get_running_loop().time()
         error = await error_of(stub.ModelInfer(ask(), timeout=0.1))
@@ -278,7 +280,7 @@ def test_a_grpc_deadline_is_kept_to(run: Run, tmp_path: Path) -> None:
 def test_a_broken_answer_is_internal_and_tells_nothing_more(
     run: Run, tmp_path: Path, spoil: Callable[[Any], None], sentence: str
 ) -> None:
-    async def body(stub: Stub, gateway: Gateway, replica: FakeReplica) -> Any:
+    async def body(stub: Stub, _: Gateway, replica: FakeReplica) -> Any:
         replica.change = spoil
         return await error_of(stub.ModelInfer(ask()))
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -34,7 +34,7 @@ class Following:
         self.snapshots: list[control_pb2.Snapshot] = []
         self.follower = SnapshotFollower(address, "g", self.snapshots.append)
 
-    async def __aenter__(self) -> Following:
+    async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self.follower.run())
         return self
 

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import numpy as np
@@ -48,7 +48,7 @@ class Callers:
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> Callers:
+    async def __aenter__(self) -> Self:
         self._channel = aio.insecure_channel(f"127.0.0.1:{self._port}")
         self._tasks = [asyncio.create_task(self._ask(i)) for i in range(self._count)]
         return self
@@ -195,7 +195,9 @@ def test_control_away_and_back_is_noticed_by_nobody(run: Run, tmp_path: Path, fr
             await callers.until_more(300)
             async with ControlServer(chosen) as again, aio.insecure_channel(f"127.0.0.1:{again.port}") as channel:
                 stub = control_pb2_grpc.ControlStub(channel)
-                while not (await stub.Describe(control_pb2.DescribeRequest())).replicas or not gateway.follower.connected:
+                while (
+                    not (await stub.Describe(control_pb2.DescribeRequest())).replicas or not gateway.follower.connected
+                ):
                     await asyncio.sleep(0.02)
                 await callers.until_more(50)
                 listed = len((await stub.Describe(control_pb2.DescribeRequest())).replicas)

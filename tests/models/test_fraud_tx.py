@@ -176,7 +176,8 @@ def _write_csv(path: Path, events: Events) -> None:
     lines += [
         f"e{i},{events.ts[i]},c{events.card[i]},m{events.merchant[i]},{events.amount[i]},"
         f"{names[int(events.currency[i])]},{events.mcc[i]},{names[int(events.country[i])]},"
-        f"{wire.CHANNELS[events.channel[i]]},{wire.OUTCOMES[events.outcome[i]]},{events.label[i] - 1},{events.label_ts[i]}"
+        f"{wire.CHANNELS[events.channel[i]]},{wire.OUTCOMES[events.outcome[i]]},{events.label[i] - 1},"
+        f"{events.label_ts[i]}"
         for i in range(len(events))
     ]
     path.write_text("\n".join(lines))

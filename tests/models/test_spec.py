@@ -57,15 +57,13 @@ def test_what_is_wrong_is_said_in_one_line(copy: Path, damage: Callable[[Path], 
 def test_weights_that_do_not_fit_the_factory_are_refused(copy: Path) -> None:
     _edit("config: {}", "config: {width: 32}")(copy)
 
-    with pytest.raises(spec.SpecError, match="the weights do not fit headrace_models.fraud_tx:build"):
+    with pytest.raises(spec.SpecError, match="the weights do not fit"):
         spec.load_module(spec.load_spec(copy), copy)
 
 
 def test_a_spec_that_lies_about_a_shape_fails_its_golden_rows(copy: Path) -> None:
-    _edit("  dims:\n  - 1\n", "  dims:\n  - 2\n")(copy)
+    _edit("- name: p\n  datatype: FP32\n  dims:\n  - 1\n", "- name: p\n  datatype: FP32\n  dims:\n  - 2\n")(copy)
     found = spec.load_spec(copy)
-    module = spec.load_module(found, copy)
-    _, _, expected = spec.golden(found, copy)
 
-    assert expected["p"].shape[1:] == (1,)
-    spec.verify_golden(module, found, copy)
+    with pytest.raises(spec.SpecError, match="output 'p' has shape"):
+        spec.verify_golden(spec.load_module(found, copy), found, copy)

@@ -70,7 +70,7 @@ def test_what_cannot_be_encoded_is_named(change: dict[str, object], sentence: st
 def test_the_encoder_needs_no_torch() -> None:
     code = "import sys, headrace_models.wire, headrace.client; print('torch' in sys.modules or 'ray' in sys.modules)"
 
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert out.stdout.strip() == "False"
 
@@ -93,7 +93,9 @@ def test_rows_that_cannot_be_true_are_set_aside_and_counted(tmp_path: Path) -> N
     events, causes = read_events(path)
 
     assert np.array_equal(events.label, [wire.LABEL_UNKNOWN, wire.LABEL_LEGITIMATE])
-    assert causes["duplicate event_id"] == causes["amount is not a positive number"] == causes["label_ts before ts"] == 1
+    assert (
+        causes["duplicate event_id"] == causes["amount is not a positive number"] == causes["label_ts before ts"] == 1
+    )
     assert sum(causes.values()) == 4
 
 

@@ -35,7 +35,7 @@ HEARTBEAT_S: Final = 2.0
 EXPIRY_PERIOD_S: Final = 0.1
 
 
-class ControlServer(control_pb2_grpc.ControlServicer):  # type: ignore[misc]
+class ControlServer(control_pb2_grpc.ControlServicer):
     """`headrace.v1.Control` on its own port. `async with ControlServer(settings)` serves it."""
 
     def __init__(self, settings: Settings) -> None:

@@ -109,8 +109,8 @@ class Gateway:
         """Until every model control knows of has a ready replica. Raises: StartupError after `timeout_s`."""
         try:
             async with asyncio.timeout(timeout_s):
-                while not self.models.all_ready():
-                    await asyncio.sleep(0.02)  # noqa: ASYNC110  readiness is many parts' state, none of them signals it
+                while not self.models.all_ready():  # noqa: ASYNC110  many parts' state; none of them signals it
+                    await asyncio.sleep(0.02)
         except TimeoutError as error:
             raise StartupError(f"no model became ready within {timeout_s:g} s") from error
 
@@ -141,7 +141,11 @@ class Gateway:
         for key, lane in lanes:
             pending.add_metric(list(key), len(lane.queue))
         spans = self._tracer.statistics()
-        results = {("exported",): spans.exported, ("failed",): spans.failed, ("dropped_records",): spans.dropped}
+        results: dict[tuple[str, ...], float] = {
+            ("exported",): spans.exported,
+            ("failed",): spans.failed,
+            ("dropped_records",): spans.dropped,
+        }
         return [
             pending,
             counter("headrace_retries", "Second tries.", LANE, {key: lane.dispatcher.retries for key, lane in lanes}),

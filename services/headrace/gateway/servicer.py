@@ -166,7 +166,7 @@ def _with_id(error: HeadraceError, request_id: str) -> HeadraceError:
 
 
 def _unsupported(name: str) -> Any:
-    async def refuse(self: InferenceServicer, request: Any, rpc: aio.ServicerContext[Any, Any]) -> None:
+    async def refuse(self: InferenceServicer, _: Any, rpc: aio.ServicerContext[Any, Any]) -> None:
         sentence = (
             "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
             if "SharedMemory" in name

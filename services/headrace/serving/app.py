@@ -1,4 +1,4 @@
-"""A replica as a Ray Serve deployment: a thin shell. Serve places, starts, checks and replaces it; no request passes it.
+"""A replica as a Ray Serve deployment, a thin shell: Serve places, checks and replaces it; no request passes it.
 
 With `deploy_ray` the only file that imports Ray. `build` is the import path of an application; one per model version.
 """
@@ -40,9 +40,7 @@ class ServeReplica:
         logs.configure(settings.telemetry.log_level)
         model = weights.read(Path(directory))
         self.tracer = Tracer("headrace-replica", settings.telemetry, f"{model.name}-{model.version}")
-        self.replica = ReplicaServer(
-            model, settings.replica, settings.model(model.name), control_address, self.tracer
-        )
+        self.replica = ReplicaServer(model, settings.replica, settings.model(model.name), control_address, self.tracer)
         self.tracer.start()
         local = settings.replica.host.startswith("127.")
         address = settings.replica.host if local else ray.util.get_node_ip_address()

@@ -34,7 +34,9 @@ class Deployer(Protocol):
 class LocalDeployer:
     """One process a replica, on this machine."""
 
-    def __init__(self, settings: Settings, control_address: str, config_file: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, settings: Settings, control_address: str, config_file: Path, environment: Mapping[str, str]
+    ) -> None:
         self._settings = settings
         self._control_address = control_address
         self._config_file = config_file

@@ -58,7 +58,7 @@ class RayDeployer:
                 "address": "local",
                 "num_cpus": LOGICAL_CPUS,
                 "object_store_memory": 200 << 20,
-                "_temp_dir": tempfile.mkdtemp(prefix="ray-", dir="/tmp"),  # noqa: S108  socket paths must be short
+                "_temp_dir": tempfile.mkdtemp(prefix="ray-", dir="/tmp"),
             }
         ray.init(**options)
         self._started = True
@@ -81,7 +81,9 @@ class RayDeployer:
         try:
             serve.run(application, name=f"{model.name}-{model.version}", route_prefix=None, blocking=False)
         except RuntimeError as error:
-            raise StartupError(f"{model.directory}: Serve could not start it: {' '.join(str(error).split())}") from error
+            raise StartupError(
+                f"{model.directory}: Serve could not start it: {' '.join(str(error).split())}"
+            ) from error
 
     def _stop(self) -> None:
         import ray  # noqa: PLC0415

@@ -148,9 +148,7 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
             self._tracer.replica(record)
         return answer
 
-    async def _check_addressee(
-        self, request: replica_pb2.PackedBatch, rpc: aio.ServicerContext[Any, Any]
-    ) -> None:
+    async def _check_addressee(self, request: replica_pb2.PackedBatch, rpc: aio.ServicerContext[Any, Any]) -> None:
         meant = request.replica_id, request.model, request.version
         if meant != (self.replica_id, self._model.name, self._model.version):
             await rpc.abort(grpc.StatusCode.FAILED_PRECONDITION, f"this is {self.replica_id}, not {request.replica_id}")

@@ -137,7 +137,7 @@ class Runner:
                 raise BrokenContract(f"column '{tensor.name}' does not have {entries} entries")
 
     def _compute(self, some: Unpacked, status: npt.NDArray[np.uint8], alive: npt.NDArray[np.int64]) -> Columns:
-        """Outputs of the living rows; a row on which the module raises is found and marked, its mates are not harmed."""
+        """Outputs of the living rows; a row on which the module raises is marked, its mates are not harmed."""
         self._forward_ns = time.perf_counter_ns()
         if not some.rows:
             return {}
@@ -169,7 +169,7 @@ class Runner:
         status: npt.NDArray[np.uint8],
         alive: npt.NDArray[np.int64],
     ) -> bytes:
-        """One output over all rows of the batch, zeros where a row's status is not OK. Marks rows that are not finite."""
+        """One output over all rows, zeros where a row's status is not OK. Marks rows that are not finite."""
         dtype = np.dtype(disk.DATATYPES[tensor.datatype])
         full = np.zeros((len(status), *tensor.dims), dtype)
         if len(alive):

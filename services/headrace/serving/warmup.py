@@ -24,4 +24,6 @@ def warm_up(runner: Runner, spec: disk.ModelSpec) -> None:
             try:
                 runner.forward(Unpacked(columns, lengths, shape.rows))
             except (RuntimeError, ValueError, KeyError, ModelFailed) as error:
-                raise StartupError(f"{spec.name}/{spec.version}: warm-up with {shape.rows} rows failed: {error}") from error
+                raise StartupError(
+                    f"{spec.name}/{spec.version}: warm-up with {shape.rows} rows failed: {error}"
+                ) from error

@@ -47,7 +47,7 @@ class CollectorExporter:
         self._channel = (
             grpc.secure_channel(target, grpc.ssl_channel_credentials()) if secure else grpc.insecure_channel(target)
         )
-        self._send = self._channel.unary_unary(EXPORT_METHOD)
+        self._send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(EXPORT_METHOD)
         self._resource = resource
         self._failures = 0
         self._not_before = 0.0

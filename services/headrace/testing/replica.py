@@ -37,7 +37,7 @@ ECHO_SPEC = control_pb2.ModelSpec(
 """Two inputs, one ragged; the answer is the row's events summed up, plus its key."""
 
 
-class FakeReplica(replica_pb2_grpc.ReplicaServicer):  # type: ignore[misc]
+class FakeReplica(replica_pb2_grpc.ReplicaServicer):
     """Serves `ECHO_SPEC` on a free loopback port."""
 
     def __init__(self, spec: control_pb2.ModelSpec = ECHO_SPEC, replica_id: str = "") -> None:
@@ -89,7 +89,7 @@ class FakeReplica(replica_pb2_grpc.ReplicaServicer):  # type: ignore[misc]
         received_ns = time.time_ns()
         async with self._one_at_a_time:
             started_ns = time.time_ns()
-            while self.hanging.is_set():
+            while self.hanging.is_set():  # noqa: ASYNC110  an Event has no wait for its end
                 await asyncio.sleep(0.01)
             await asyncio.sleep(self.delay_s)
             answer = self._answer(request)

@@ -45,7 +45,7 @@ class ReplicaServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Execute(self, request, context):
-        """Runs one batch. FAILED_PRECONDITION: the addressee is another replica, model or version (a port may have been re-used).
+        """Runs one batch. FAILED_PRECONDITION: the addressee is another replica, model or version (a port may have been reused).
         RESOURCE_EXHAUSTED: the replica's queue is full; try another. INTERNAL: the model failed for the whole batch.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

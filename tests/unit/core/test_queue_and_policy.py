@@ -25,7 +25,9 @@ BUDGET = Budget(rows=4, tokens=100)
 
 def rider(tokens: int = 10, deadline: float = float("inf"), woken: list[Rider] | None = None) -> Rider:
     inference = Inference(SPEC, [b"1234"], 1, (), tokens, deadline)
-    made = Rider(inference, RpcRecord(b"t" * 16, 1, 0, True, 0), lambda: woken.append(made) if woken is not None else None)
+    made = Rider(
+        inference, RpcRecord(b"t" * 16, 1, 0, True, 0), lambda: woken.append(made) if woken is not None else None
+    )
     return made
 
 
@@ -173,7 +175,7 @@ ACTIONS = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(ACTIONS)
-def test_every_rider_is_settled_exactly_once_whoever_leaves_when(actions: list[tuple]) -> None:
+def test_every_rider_is_settled_exactly_once_whoever_leaves_when(actions: list[tuple]) -> None:  # noqa: C901
     """Arrivals, cancellations, expiries, batches and answers in any order: nobody is woken twice or lost."""
     clock, queue, cost, woken = FakeClock(0), RiderQueue(30), CostModel(0.001), []
     everyone: list[Rider] = []

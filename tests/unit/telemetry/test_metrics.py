@@ -12,8 +12,12 @@ from headrace.telemetry.metrics import GatewayMetrics
 def observed() -> CollectorRegistry:
     registry = CollectorRegistry()
     metrics = GatewayMetrics(registry)
-    answered = RpcRecord(b"t" * 16, 1, 0, True, 0, model="m", version="1", rows=2, queued_ns=10, closed_ns=2010, end_ns=5_000_000)
-    refused = RpcRecord(b"t" * 16, 1, 0, True, 0, model="m", version="1", end_ns=1000, code="UNAVAILABLE", reason="Overloaded")
+    answered = RpcRecord(
+        b"t" * 16, 1, 0, True, 0, model="m", version="1", rows=2, queued_ns=10, closed_ns=2010, end_ns=5_000_000
+    )
+    refused = RpcRecord(
+        b"t" * 16, 1, 0, True, 0, model="m", version="1", end_ns=1000, code="UNAVAILABLE", reason="Overloaded"
+    )
     batch = BatchRecord(b"b" * 16, 1, "m", "1", "primary", 0, "slot", rows=2, tokens=80, members=[answered])
     metrics.observe_rpc(answered)
     metrics.observe_rpc(refused)

@@ -27,7 +27,7 @@ def rider(number: int = 1, *, code: str = "OK", reason: str = "", queued: bool =
         method="inference.GRPCInferenceService/ModelInfer",
         model="fraud-tx",
         version="1",
-        request_id="é\"1",
+        request_id='é"1',
         rows=1,
         tokens=40,
         queued_ns=1_100_000 if queued else 0,
@@ -142,7 +142,9 @@ def test_both_encodings_decode_to_the_same_spans() -> None:
     decoded = request.resource_spans[0].scope_spans[0].spans
     stored = tree["resourceSpans"][0]["scopeSpans"][0]["spans"]
     assert len(decoded) == len(stored) == len(spans)
-    assert {a.key: a.value.string_value for a in request.resource_spans[0].resource.attributes}["service.name"] == "headrace-gateway"
+    assert {a.key: a.value.string_value for a in request.resource_spans[0].resource.attributes}[
+        "service.name"
+    ] == "headrace-gateway"
     for span, proto, line in zip(spans, decoded, stored, strict=True):
         assert proto.name == line["name"] == span.shape.name
         assert proto.kind == line["kind"] == span.shape.kind
@@ -215,7 +217,9 @@ def test_spans_written_to_files_are_read_back_as_one_whole_inference(tmp_path: P
 
 
 def test_files_stay_within_their_bound(tmp_path: Path) -> None:
-    tracer = Tracer("headrace-gateway", TelemetrySettings(trace_dir=tmp_path, max_file_bytes=64 * 1024, max_files=2), "g")
+    tracer = Tracer(
+        "headrace-gateway", TelemetrySettings(trace_dir=tmp_path, max_file_bytes=64 * 1024, max_files=2), "g"
+    )
     for number in range(3000):
         tracer.rpc(rider(number % 200))
         if number % 50 == 0:
@@ -228,7 +232,7 @@ def test_files_stay_within_their_bound(tmp_path: Path) -> None:
     assert tracer.statistics().failed == 0
 
 
-def test_a_full_ring_drops_the_newest_and_counts(tmp_path: Path, monkeypatch: object) -> None:
+def test_a_full_ring_drops_the_newest_and_counts(tmp_path: Path) -> None:
     tracer = Tracer("headrace-gateway", TelemetrySettings(trace_dir=tmp_path), "g")
     for _ in range(tracing.RING + 10):
         tracer.rpc(rider())
@@ -236,7 +240,7 @@ def test_a_full_ring_drops_the_newest_and_counts(tmp_path: Path, monkeypatch: ob
     assert tracer.statistics().dropped == 10
 
 
-def test_a_collector_that_is_away_costs_nothing_but_the_spans(tmp_path: Path) -> None:
+def test_a_collector_that_is_away_costs_nothing_but_the_spans() -> None:
     tracer = Tracer("headrace-gateway", TelemetrySettings(otlp_endpoint="http://127.0.0.1:9"), "g")
     tracer.start()
     tracer.rpc(rider(code="NOT_FOUND", reason="UnknownModel", queued=False))

@@ -1,0 +1,57 @@
+"""On a real Ray Serve: the replica is placed, warmed, scored, killed under load, replaced, and gone at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.load import Load, ready_replicas, until_replicas
+
+from headrace import config
+from headrace.cluster import Cluster
+
+pytestmark = pytest.mark.cluster
+
+
+def test_a_killed_serve_replica_is_replaced_and_costs_no_caller_an_error(
+    run: Callable[..., Any], tmp_path: Path, root: Path, record_property: Callable[[str, object], None]
+) -> None:
+    chosen = config.load(
+        None,
+        {},
+        model_dirs=[root / "benchmarks" / "repository"],
+        models={"w1-encoder": {"replicas": 2}},
+        gateway__port=0,
+        gateway__metrics_port=0,
+        control__port=0,
+        telemetry__trace_dir=tmp_path / "traces",
+        telemetry__log_level="ERROR",
+    )
+
+    async def main() -> tuple[Any, float, float]:
+        async with Cluster(chosen) as cluster:
+            await until_replicas(cluster, 2)
+            load = Load(cluster.address, root)
+            loading = asyncio.create_task(load.run(4))
+            await asyncio.sleep(1)
+            (first, _) = await ready_replicas(cluster, "w1-encoder")
+            os.kill(first, signal.SIGKILL)
+            took = await until_replicas(cluster, 2, without=first)
+            await asyncio.sleep(0.5)
+            load.stop()
+            await loading
+            return load.results, load.slowest_s, took
+
+    results, slowest_s, took = run(main(), timeout_s=170)
+    record_property("killed replica replaced, s", round(took, 2))
+
+    assert set(results) == {"right"}, results
+    assert slowest_s < 3
+    left = subprocess.run(["pgrep", "-f", "raylet.*" + str(os.getpid())], capture_output=True, check=False)
+    assert left.stdout == b""

@@ -1,0 +1,72 @@
+"""One line that names the path, whatever is wrong; and the order in which settings win."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from headrace import config
+from headrace.errors import HeadraceError, StartupError, status_of
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "headrace.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("gateway: {prot: 1}", "gateway.prot: Extra inputs are not permitted"),
+        (
+            "models: {m: {batching: {max_rows: 0}}}",
+            "models.m.batching.max_rows: Input should be greater than or equal to 1",
+        ),
+        ("gateway: {port: x}", "gateway.port: Input should be a valid integer"),
+        ("- a", "expected a mapping of sections, got list"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_a_wrong_file_is_one_line_that_names_the_path(tmp_path: Path, text: str, sentence: str) -> None:
+    path = write(tmp_path, text)
+
+    with pytest.raises(StartupError) as caught:
+        config.load(path, {})
+
+    assert sentence in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_flag_beats_the_environment_which_beats_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "gateway: {port: 1, metrics_port: 2, drain_s: 3}")
+
+    found = config.load(path, {"HEADRACE_GATEWAY__PORT": "4", "HEADRACE_GATEWAY__METRICS_PORT": "5"}, gateway__port=6)
+
+    assert (found.gateway.port, found.gateway.metrics_port, found.gateway.drain_s) == (6, 5, 3)
+
+
+def test_a_collector_in_the_environment_is_used() -> None:
+    found = config.load(None, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317", "HEADRACE_DEMO_SECONDS": "3"})
+
+    assert found.telemetry.otlp_endpoint == "http://c:4317"
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match="No such file"):
+        config.load(tmp_path / "nowhere.yaml", {})
+
+
+def leaves(kind: type[HeadraceError]) -> list[type[HeadraceError]]:
+    below = kind.__subclasses__()
+    return [leaf for child in below for leaf in leaves(child)] if below else [kind]
+
+
+def test_every_error_has_a_status_on_both_services() -> None:
+    import grpc  # noqa: PLC0415
+
+    for leaf in leaves(HeadraceError):
+        for status_codes in ("triton", "grpc"):
+            assert status_of(leaf("x"), oip=True, status_codes=status_codes) in grpc.StatusCode.__members__, leaf
