@@ -39,7 +39,7 @@ class RayDeployer:
         """Start Ray and the replicas. Raises: StartupError, with Serve's own words, when a version does not start."""
         await asyncio.to_thread(self._start_ray)
         self._names = [f"{model.name}-{model.version}" for model in models]
-        await asyncio.gather(*(asyncio.to_thread(self._run, model) for model in models))
+        await asyncio.to_thread(self._run, models)
 
     async def stop(self) -> None:
         """Drain and end every replica, then the Ray cluster that was started here."""
@@ -66,24 +66,21 @@ class RayDeployer:
             logging.getLogger(name).setLevel(logging.ERROR)
         serve.start(proxy_location="Disabled")
 
-    def _run(self, model: FoundModel) -> None:
+    def _run(self, models: Sequence[FoundModel]) -> None:
+        """Start every application, and wait until all are RUNNING: warm, and known to control."""
         from ray import serve  # noqa: PLC0415
 
         from headrace.serving.app import build  # noqa: PLC0415
 
-        application = build(
-            {
-                "directory": str(model.directory),
-                "control": self._control_address,
-                "settings": self._settings.model_dump_json(),
-            }
-        )
+        common = {"control": self._control_address, "settings": self._settings.model_dump_json()}
+        targets = [
+            serve.RunTarget(build({"directory": str(model.directory), **common}), name, route_prefix=None)
+            for model, name in zip(models, self._names, strict=True)
+        ]
         try:
-            serve.run(application, name=f"{model.name}-{model.version}", route_prefix=None, blocking=False)
+            serve.run_many(targets)
         except RuntimeError as error:
-            raise StartupError(
-                f"{model.directory}: Serve could not start it: {' '.join(str(error).split())}"
-            ) from error
+            raise StartupError(f"Ray Serve could not start the models: {' '.join(str(error).split())}") from error
 
     def _stop(self) -> None:
         import ray  # noqa: PLC0415
