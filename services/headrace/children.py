@@ -42,7 +42,7 @@ class Child:
     ) -> None:
         self.name = name
         self._arguments = arguments
-        self._environment = {**os.environ, **(environment or {}), SUPERVISED: "1"}
+        self._environment = {**(os.environ if environment is None else environment), SUPERVISED: "1"}
         self._check = check
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None

@@ -40,7 +40,9 @@ class Cluster:
         self._config_file = Path(self._folder.name) / "headrace.yaml"
         # The children read this file alone: what the environment said is in it already.
         self._config_file.write_text(self.settings.model_dump_json(exclude={"engine", "model_dirs"}))
-        environment = {name: "" for name in os.environ if name.startswith(PREFIX) and "__" in name}
+        environment = {
+            name: value for name, value in os.environ.items() if not (name.startswith(PREFIX) and "__" in name)
+        }
         arguments = ["--config", str(self._config_file)]
         self.control = Child("control", ["control", *arguments], environment=environment)
         self.gateway = Child(
