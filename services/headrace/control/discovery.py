@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headrace.core.clock import Clock
-from headrace.errors import Conflict
+from headrace.errors import Conflict, InvalidInference
 from headrace.v1 import control_pb2
 
 
@@ -33,9 +33,14 @@ class Directory:
     def register(self, registration: control_pb2.Registration) -> bool:
         """Enter, renew or (state GONE) remove a replica. True when followers must hear of it.
 
-        Raises: Conflict when the same model and version lives with another digest: a version is immutable.
+        Raises: Conflict when the same model and version lives with another digest: a version is immutable;
+        InvalidInference when the version is not an integer, by which gateways order versions.
         """
         replica_id = registration.replica_id
+        if not registration.spec.version.isdecimal():
+            raise InvalidInference(
+                f"version '{registration.spec.version}' of '{registration.spec.name}' is not an integer"
+            )
         if registration.state == control_pb2.REPLICA_STATE_GONE:
             return self._changed(self._entries.pop(replica_id, None) is not None)
         self._check_digest(registration)

@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from headrace.config import Settings
 from headrace.control.discovery import Directory
 from headrace.core.clock import MonotonicClock
-from headrace.errors import Conflict, StartupError
+from headrace.errors import HeadraceError, StartupError
 from headrace.v1 import control_pb2, control_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -94,8 +94,8 @@ class ControlServer(control_pb2_grpc.ControlServicer):
         async for registration in messages:
             try:
                 changed = self._directory.register(registration)
-            except Conflict as error:
-                await rpc.abort(grpc.StatusCode.ALREADY_EXISTS, str(error))
+            except HeadraceError as error:
+                await rpc.abort(grpc.StatusCode[error.code], str(error))
             if changed:
                 await self._tell()
             yield lease

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 CHANNEL_OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 1000),
     ("grpc.keepalive_timeout_ms", 1000),
+    ("grpc.http2.ping_timeout_ms", 1000),  # without it a stopped peer keeps its connection for a minute (grpcio 1.85)
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.enable_retries", 0),
@@ -67,6 +68,12 @@ class SnapshotFollower:
                 if snapshot is aio.EOF:
                     return
                 self.connected = True
-                self._on_snapshot(snapshot)
+                self._hand_over(snapshot)
         finally:
             call.cancel()
+
+    def _hand_over(self, snapshot: control_pb2.Snapshot) -> None:
+        try:
+            self._on_snapshot(snapshot)
+        except Exception:  # a snapshot we can't digest must not end the following: the next one may be fine
+            log.exception("snapshot %d was not taken over", snapshot.version)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headrace.control.discovery import Directory
-from headrace.errors import Conflict
+from headrace.errors import Conflict, InvalidInference
 from headrace.testing.clock import FakeClock
 from headrace.v1 import control_pb2
 
@@ -74,3 +74,11 @@ def test_a_primary_is_published() -> None:
     assert directory.set_primary("m", "2") is True
     assert directory.set_primary("m", "2") is False
     assert [(p.model, p.primary_version) for p in directory.snapshot("e").policies] == [("m", "2")]
+
+
+def test_a_version_that_is_not_an_integer_is_refused() -> None:
+    odd = entry()
+    odd.spec.version = "latest"
+
+    with pytest.raises(InvalidInference, match="version 'latest' of 'm' is not an integer"):
+        Directory(FakeClock(), lease_s=3).register(odd)

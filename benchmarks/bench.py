@@ -1,0 +1,169 @@
+"""`make bench`: headrace alone on the fixed-length model W1, closed loop, tracing on. Writes build/bench/results.json.
+
+Two generators at each concurrency: NVIDIA's perf_analyzer where there is one ($PERF_ANALYZER, else on PATH), and
+the project's own, a separate process that compares every answer with the one it must be. Then the gateway's
+memory over 100,000 requests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from headrace import config
+from headrace.cluster import Cluster
+from headrace_models import spec
+
+HERE = Path(__file__).parent
+OUT = Path("build/bench")
+MODEL = "w1-encoder"
+CONCURRENCIES = (1, 8, 32, 64)
+MEMORY_REQUESTS = 100_000
+
+
+def make_questions(path: Path, count: int = 256) -> None:
+    """Random inputs and the model's own answers to them, one at a time."""
+    directory = HERE / "repository" / MODEL / "1"
+    module = spec.load_module(spec.load_spec(directory), directory)
+    events = np.random.default_rng(1).normal(size=(count, 32, 16)).astype(np.float32)
+    with torch.inference_mode():
+        rows = [module({"events": torch.from_numpy(events[i : i + 1])}, {})["score"].numpy() for i in range(count)]
+    np.savez(path, **{"input.events": events, "expected.score": np.concatenate(rows)})
+
+
+def own_load(address: str, questions: Path, concurrency: int, seconds: float) -> dict[str, Any]:
+    command = [sys.executable, str(HERE / "load.py"), "--address", address, "--model", MODEL]
+    command += ["--questions", str(questions), "--concurrency", str(concurrency), "--seconds", str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return {"generator": "headrace", **result}
+
+
+def perf_analyzer() -> str | None:
+    return os.environ.get("PERF_ANALYZER") or shutil.which("perf_analyzer")
+
+
+def nvidia_load(binary: str, address: str, metrics: str, concurrency: int) -> dict[str, Any]:
+    """One stable measurement of perf_analyzer, its count held against the server's own."""
+    before = answered(metrics)
+    options = ["-m", MODEL, "-u", address, "-i", "grpc", "--concurrency-range", str(concurrency)]
+    options += ["-p", "2500", "-s", "25", "-r", "6"]
+    done = subprocess.run([binary, *options], capture_output=True, text=True, check=False)
+    if not (found := re.search(r"Throughput: ([\d.]+) infer/sec", done.stdout)):
+        return {"generator": "perf_analyzer", "rps": 0.0, "errors": 1, "wrong": 0, "note": done.stdout[-300:]}
+    count = sum(int(n) for n in re.findall(r"Request count: (\d+)", done.stdout))
+    return {
+        "generator": "perf_analyzer",
+        "rps": float(found[1]),
+        "p50_ms": _number(r"p50 latency: (\d+) usec", done.stdout) / 1000,
+        "p99_ms": _number(r"p99 latency: (\d+) usec", done.stdout) / 1000,
+        "errors": done.stdout.count("had error"),
+        "wrong": max(0, count - (answered(metrics) - before)),
+    }
+
+
+def _number(pattern: str, text: str) -> float:
+    found = re.search(pattern, text)
+    return float(found[1]) if found else float("nan")
+
+
+def answered(metrics: str) -> int:
+    """Requests the server says it has answered."""
+    with urllib.request.urlopen(f"http://{metrics}/metrics") as page:
+        lines = page.read().decode().splitlines()
+    mine = [line for line in lines if line.startswith(f'nv_inference_request_success{{model="{MODEL}"')]
+    return int(float(mine[0].split()[-1])) if mine else 0
+
+
+async def measure(options: argparse.Namespace, questions: Path) -> dict[str, Any]:
+    settings = config.load(
+        None,
+        {},
+        engine=options.engine,
+        model_dirs=[HERE / "repository"],
+        gateway__port=0,
+        gateway__metrics_port=0,
+        control__port=0,
+        telemetry__trace_dir=OUT / "traces",
+        telemetry__log_level="ERROR",
+    )
+    runs: list[dict[str, Any]] = []
+    async with Cluster(settings) as cluster:
+        metrics = f"{cluster.settings.gateway.host}:{cluster.settings.gateway.metrics_port}"
+        with Progress() as progress:
+            for concurrency in progress.track(CONCURRENCIES, description="W1"):
+                common = {"workload": "W1", "system": "headrace", "tracing": True, "load": f"closed-{concurrency}"}
+                own = await asyncio.to_thread(own_load, cluster.address, questions, concurrency, options.seconds)
+                runs.append({**common, **own})
+                if binary := perf_analyzer():
+                    theirs = await asyncio.to_thread(nvidia_load, binary, cluster.address, metrics, concurrency)
+                    runs.append({**common, **theirs})
+        assert cluster.gateway.pid is not None
+        grown = await asyncio.to_thread(memory_over, cluster.address, metrics, questions, cluster.gateway.pid)
+    return {"hardware": hardware(), "engine": options.engine, "runs": runs, "memory": grown}
+
+
+def memory_over(address: str, metrics: str, questions: Path, gateway: int) -> dict[str, float]:
+    """The gateway's resident memory, MiB, after 50,000 and after 100,000 requests in all."""
+    found = {}
+    for target in (MEMORY_REQUESTS // 2, MEMORY_REQUESTS):
+        while (done := answered(metrics)) < target:
+            own_load(address, questions, 64, min(20.0, max(2.0, (target - done) / 2500)))
+        found[f"after_{target}_mib"] = resident_mib(gateway)
+    return found
+
+
+def resident_mib(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
+
+
+def hardware() -> str:
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    return f"{os.cpu_count()} cores, {model}, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def show(results: dict[str, Any]) -> None:
+    table = Table("load", "generator", "rps", "p50 ms", "p99 ms", "errors", "wrong", title=results["hardware"])
+    for run in results["runs"]:
+        cells = (run["load"], run["generator"], f"{run['rps']:,.0f}", run.get("p50_ms"), run.get("p99_ms"))
+        table.add_row(*map(str, cells), str(run["errors"]), str(run["wrong"]))
+    console = Console()
+    console.print(table)
+    console.print("gateway memory:", results["memory"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engine", default="ray", choices=["ray", "local"])
+    parser.add_argument("--seconds", type=float, default=5.0)
+    options = parser.parse_args()
+    OUT.mkdir(parents=True, exist_ok=True)
+    questions = OUT / "w1.npz"
+    make_questions(questions)
+    results = asyncio.run(measure(options, questions))
+    (OUT / "results.json").write_text(json.dumps(results, indent=1))
+    show(results)
+
+
+if __name__ == "__main__":
+    main()
