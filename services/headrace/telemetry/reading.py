@@ -84,16 +84,29 @@ def spans(directory: Path, tail_bytes: int = TAIL_BYTES) -> Iterator[StoredSpan]
 
 def find(directory: Path, trace_id: str = "") -> Trace | None:
     """The trace whose id begins with `trace_id`, or the most recent complete one; None = there is none."""
-    everything = list(spans(directory))
-    by_trace: dict[str, list[StoredSpan]] = defaultdict(list)
-    for span in everything:
-        by_trace[span.trace_id].append(span)
-    roots = [s for s in everything if s.stage == "rpc" and s.trace_id.startswith(trace_id.lower())]
-    for rpc in sorted(roots, key=lambda span: span.end_ns, reverse=True):
+    roots, by_trace = _roots(directory)
+    matching = [span for span in roots if span.trace_id.startswith(trace_id.lower())]
+    for rpc in sorted(matching, key=lambda span: span.end_ns, reverse=True):
         trace = _assemble(rpc, by_trace)
         if trace.complete or trace_id:
             return trace
     return None
+
+
+def typical(directory: Path) -> Trace | None:
+    """The complete trace whose duration is nearest to the median; None = there is none."""
+    roots, by_trace = _roots(directory)
+    median = float(np.median([span.ms for span in roots])) if roots else 0.0
+    traces = (_assemble(rpc, by_trace) for rpc in sorted(roots, key=lambda span: abs(span.ms - median)))
+    return next((trace for trace in traces if trace.complete), None)
+
+
+def _roots(directory: Path) -> tuple[list[StoredSpan], dict[str, list[StoredSpan]]]:
+    """Every `rpc` span, and all spans by trace."""
+    by_trace: dict[str, list[StoredSpan]] = defaultdict(list)
+    for span in spans(directory):
+        by_trace[span.trace_id].append(span)
+    return [span for family in by_trace.values() for span in family if span.stage == "rpc"], by_trace
 
 
 def percentiles_ms(directory: Path) -> dict[str, tuple[float, float, float]]:
