@@ -76,7 +76,7 @@ async def run(settings: Settings) -> None:
 
 
 def simulate_day() -> Day:
-    """The late simulated day with a share of fraud nearest to one per cent, and the histories its payments have by then."""
+    """The late simulated day whose share of fraud is nearest to one per cent, with the histories it has by then."""
     events = simulator.simulate(SEED, **WORLD)  # type: ignore[arg-type]
     day = (events.ts - simulator.START_US) // wire.DAY_US
     fraud = events.label == wire.LABEL_FRAUD
