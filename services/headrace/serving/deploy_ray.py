@@ -34,6 +34,8 @@ class RayDeployer:
         self._control_address = control_address
         self._started = False
         self._names: list[str] = []
+        self._folder = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
+        """Ray's own files. Socket paths must be short, hence /tmp."""
 
     async def deploy(self, models: Sequence[FoundModel]) -> None:
         """Start Ray and the replicas. Raises: StartupError, with Serve's own words, when a version does not start."""
@@ -89,4 +91,5 @@ class RayDeployer:
         for name in self._names:
             serve.delete(name)
         ray.shutdown()
+        self._folder.cleanup()
         self._started = False
