@@ -30,7 +30,9 @@ FRAUD_SHARE = 0.01
 BATCH_ROWS = 256
 LEGITIMATE_ROWS = 30_000
 """Legitimate rows kept for training; the calibration undoes the thinning."""
-MAX_EPOCHS = 8
+MAX_EPOCHS = 6
+PATIENCE = 2
+"""Epochs in a row without a better average precision after which training stops."""
 LEARNING_RATE = 1.5e-3
 
 Index = npt.NDArray[np.int64]
@@ -98,7 +100,7 @@ def fit(timeline: Timeline, split: Split, *, seed: int, epochs: int, progress: P
     steps = epochs * (len(split.train) // BATCH_ROWS)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, max(steps, 2), pct_start=0.05)
     label = timeline.events.label
-    best, best_state = -1.0, model.state_dict()
+    best, best_state, worse = -1.0, model.state_dict(), 0
     for epoch in range(epochs):
         shuffled = np.random.default_rng(seed + epoch).permutation(split.train)
         batches = np.array_split(shuffled, len(shuffled) // BATCH_ROWS)
@@ -107,7 +109,11 @@ def fit(timeline: Timeline, split: Split, *, seed: int, epochs: int, progress: P
         found = calibration.average_precision(held_back, label[split.validation] == 2)
         progress.console.print(f"epoch {epoch + 1}: average precision {found:.4f} on the validation block")
         if found <= best:
-            break
+            worse += 1
+            if worse == PATIENCE:
+                break
+            continue
+        worse = 0
         best, best_state = found, {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(best_state)
     return model

@@ -54,6 +54,8 @@ class Child:
         return self._process.pid if self._process else None
 
     async def start(self) -> None:
+        """Start it, or start it again after `stop`."""
+        self._stopping = False
         await self._spawn()
         self._keeper = asyncio.get_running_loop().create_task(self._keep(), name=f"keep-{self.name}")
 

@@ -19,9 +19,13 @@ from headrace.cluster import Cluster
 pytestmark = pytest.mark.cluster
 
 
-def test_a_killed_serve_replica_is_replaced_and_costs_no_caller_an_error(
+CONTROL_AWAY_S = 20.0
+
+
+def test_killed_stopped_and_without_control_on_ray_serve_no_caller_notices(
     run: Callable[..., Any], tmp_path: Path, root: Path, record_property: Callable[[str, object], None]
 ) -> None:
+    """Two Serve replicas under load; one killed, then one stopped, then control away for 20 s."""
     chosen = config.load(
         None,
         {},
@@ -34,22 +38,30 @@ def test_a_killed_serve_replica_is_replaced_and_costs_no_caller_an_error(
         telemetry__log_level="ERROR",
     )
 
-    async def main() -> tuple[Any, float, float]:
+    async def main() -> tuple[Any, float, dict[str, float]]:
+        times = {}
         async with Cluster(chosen) as cluster:
             await until_replicas(cluster, 2)
             load = Load(cluster.address, root)
             loading = asyncio.create_task(load.run(4))
             await asyncio.sleep(1)
-            (first, _) = await ready_replicas(cluster, "w1-encoder")
+            (first, second) = await ready_replicas(cluster, "w1-encoder")
             os.kill(first, signal.SIGKILL)
-            took = await until_replicas(cluster, 2, without=first)
+            times["killed replica replaced, s"] = await until_replicas(cluster, 2, without=first)
+            os.kill(second, signal.SIGSTOP)
+            times["stopped replica replaced, s"] = await until_replicas(cluster, 2, without=second)
+            await cluster.control.stop(timeout_s=0)
+            await asyncio.sleep(CONTROL_AWAY_S)
+            await cluster.control.start()
+            times["control back with both replicas, s"] = await until_replicas(cluster, 2)
             await asyncio.sleep(0.5)
             load.stop()
             await loading
-            return load.results, load.slowest_s, took
+        return load.results, load.slowest_s, times
 
-    results, slowest_s, took = run(main(), timeout_s=170)
-    record_property("killed replica replaced, s", round(took, 2))
+    results, slowest_s, times = run(main(), timeout_s=170)
+    for name, seconds in times.items():
+        record_property(name, round(seconds, 2))
 
     assert set(results) == {"right"}, results
     assert slowest_s < 3

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from headrace.config import BatchingSettings
@@ -20,25 +18,22 @@ class Admission:
         self._max_riders = max_riders
         self._clock = clock
         self._empty = asyncio.Event()
-        self._empty.set()
         self.open = True
         self.held = 0
 
-    @contextmanager
-    def permit(self) -> Iterator[None]:
-        """Hold a place for one request. Raises: NotServing while draining, Overloaded when all places are taken."""
+    def enter(self) -> None:
+        """Take a place for one request. Raises: NotServing while draining, Overloaded when all places are taken."""
         if not self.open:
             raise NotServing("GRPC server is shutting down and has stopped accepting new requests.")
         if self.held >= self._max_riders:
             raise Overloaded("Exceeds maximum queue size: this gateway holds all the requests it may")
         self.held += 1
-        self._empty.clear()
-        try:
-            yield
-        finally:
-            self.held -= 1
-            if not self.held:
-                self._empty.set()
+
+    def leave(self) -> None:
+        """Give the place back; what `enter` took, once."""
+        self.held -= 1
+        if not self.held and not self.open:
+            self._empty.set()
 
     def deadline(self, remaining_s: float | None, request: Any, settings: BatchingSettings, record: RpcRecord) -> float:
         """When this request's caller stops waiting, on our clock.
@@ -58,7 +53,9 @@ class Admission:
         return now + left_s
 
     async def wait_empty(self, timeout_s: float) -> bool:
-        """True once every accepted request is answered; False when that took longer than `timeout_s`."""
+        """Of a closed door: True once every accepted request is answered, False after `timeout_s`."""
+        if not self.held:
+            return True
         try:
             async with asyncio.timeout(timeout_s):
                 await self._empty.wait()

@@ -80,7 +80,7 @@ class Models:
         model = self._models.get(name)
         if model is None:
             raise UnknownModel(f"Request for unknown model: '{name}' is not found")
-        wanted = parse_version(version) or primary(model.primary, model.ready_versions() or model.opened)
+        wanted = parse_version(version) or model.primary or primary("", model.ready_versions() or model.opened)
         if wanted is None:
             raise UnknownModel(f"Request for unknown model: '{name}' has no available versions")
         lane = model.lanes.get(wanted)

@@ -95,14 +95,16 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         self, request: service_pb2.ModelInferRequest, rpc: aio.ServicerContext[Any, Any], record: RpcRecord
     ) -> service_pb2.ModelInferResponse:
         record.model, record.version, record.request_id = request.model_name, request.model_version, request.id
-        with self.admission.permit():
+        self.admission.enter()
+        try:
             lane = self.models.find(request.model_name, request.model_version)
             record.version = lane.spec.version
             deadline = self.admission.deadline(rpc.time_remaining(), request, lane.settings, record)
             inference = decode(request, lane.spec, deadline)
             record.rows, record.tokens, record.priority = inference.rows, inference.tokens, inference.priority
-            answer = await lane.score(inference, record)
-            return encode(inference, answer)
+            return encode(inference, await lane.score(inference, record))
+        finally:
+            self.admission.leave()
 
     @answering
     async def ServerLive(

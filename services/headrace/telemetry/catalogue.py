@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -25,8 +26,9 @@ Value = str | int | float | bool
 Attributes = tuple[tuple[str, Value], ...]
 
 
-class Shape(NamedTuple):
-    """What many spans have in common; encoders keep its bytes."""
+@dataclass(slots=True, eq=False)
+class Shape:
+    """What many spans have in common. Compared and hashed by identity: encoders keep its encoded form beside it."""
 
     name: str
     kind: int
@@ -60,8 +62,8 @@ def shape(name: str, kind: int, model: str, version: str, path: str = "") -> Sha
 
 @lru_cache(maxsize=1024)
 def rpc_shape(method: str, model: str, version: str) -> Shape:
-    known = shape(method, SERVER, model, version, "primary")
-    return known._replace(attributes=(("rpc.system.name", "grpc"), ("rpc.method", method), *known.attributes))
+    lane = shape(method, SERVER, model, version, "primary").attributes
+    return Shape(method, SERVER, (("rpc.system.name", "grpc"), ("rpc.method", method), *lane))
 
 
 def new_id() -> int:

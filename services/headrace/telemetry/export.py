@@ -5,10 +5,11 @@ Called from the tracer's thread only. Whatever happens here is counted, and neve
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TextIO
 
 import grpc
 
@@ -80,27 +81,36 @@ class FileExporter:
         self._stem = f"{stem}-{os.getpid()}"
         self._written = 0
         self._generation = 0
+        self._file: TextIO | None = None
 
     def export(self, spans: list[Span]) -> bool:
         line = otlp.json_line(self._resource, [otlp.json_span(span) for span in spans])
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            if self._written + len(line) > self._max_bytes and self._written:
-                self._rotate()
-            with self._path(self._generation).open("a", encoding="utf-8") as file:
-                file.write(line)
+            if self._file is None or self._written + len(line) > self._max_bytes:
+                self._open_next()
+            assert self._file is not None, "This is a bug."
+            self._file.write(line)
+            self._file.flush()
         except OSError:
+            self.close()
             return False
         self._written += len(line)
         return True
 
     def close(self) -> None:
-        """Nothing stays open."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
 
-    def _rotate(self) -> None:
+    def _open_next(self) -> None:
+        """Begin the next file; the oldest goes."""
+        self.close()
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._generation += 1
         self._written = 0
         self._path(self._generation - self._max_files).unlink(missing_ok=True)
+        self._file = self._path(self._generation).open("a", encoding="utf-8")
 
     def _path(self, generation: int) -> Path:
         return self._folder / f"{self._stem}.{generation}.jsonl"

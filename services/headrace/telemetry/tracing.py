@@ -24,7 +24,7 @@ from headrace.telemetry.export import exporter
 RING: Final = 65_536
 """Records that may wait for the thread."""
 FLUSH_S: Final = 0.1
-SLICE: Final = 512
+SLICE: Final = 256
 """Spans encoded in one go: short enough that the interpreter lock is never held for long."""
 
 Work = tuple[Callable[[RpcRecord], Iterator[Span]] | Callable[..., Iterator[Span]], object]
