@@ -124,7 +124,9 @@ def _payment_request(
 ) -> service_pb2.ModelInferRequest:
     try:
         columns = wire.payment_columns(payment, card, merchant)
-    except (KeyError, ValueError, TypeError) as error:
+    except KeyError as error:
+        raise InvalidInference(f"the payment or an event of its history has no field {error}") from error
+    except (ValueError, TypeError) as error:
         raise InvalidInference(f"the payment or its history cannot be encoded: {error}") from error
     return request(model, columns, request_id=str(payment.get("event_id", "")))
 
