@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 
 from headrace_models import spec
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-import encoder  # noqa: E402  it lies beside this script
+REPOSITORY = Path(__file__).parent / "repository"
+SOURCE = REPOSITORY / "w1-encoder" / "1" / "model.py"
+sys.path.insert(0, str(SOURCE.parent))
+import model as encoder  # noqa: E402  the code of both models
 
 MODELS = {
     "w1-encoder": {"ragged": False, "dims": [32, 16], "description": "Fixed length: FP32 [1, 32, 16]"},
@@ -23,31 +24,32 @@ MODELS = {
 }
 
 
-def write(name: str, model: dict) -> None:
-    directory = HERE / "repository" / name / "1"
+def write(name: str, described: dict) -> None:
+    directory = REPOSITORY / name / "1"
     directory.mkdir(parents=True, exist_ok=True)
-    shutil.copy(HERE / "encoder.py", directory / "model.py")
-    module = encoder.build(model).eval()
+    if directory != SOURCE.parent:
+        shutil.copy(SOURCE, directory / "model.py")
+    module = encoder.build(described).eval()
     save_file(module.state_dict(), directory / "weights.safetensors")
-    axis = {"axis": "events"} if model["ragged"] else {}
+    axis = {"axis": "events"} if described["ragged"] else {}
     tree = {
         "name": name,
         "version": 1,
-        "description": model["description"],
+        "description": described["description"],
         "factory": "model.py:build",
-        "config": {"ragged": model["ragged"]},
-        "inputs": [{"name": "events", "datatype": "FP32", "dims": model["dims"], **axis}],
+        "config": {"ragged": described["ragged"]},
+        "inputs": [{"name": "events", "datatype": "FP32", "dims": described["dims"], **axis}],
         "outputs": [{"name": "score", "datatype": "FP32", "dims": [1]}],
-        "axes": [{"name": "events", "cap": 128, "required": True}] if model["ragged"] else [],
+        "axes": [{"name": "events", "cap": 128, "required": True}] if described["ragged"] else [],
         "max_rows": 64,
         "max_tokens": 8192,
-        "warmup": [{"rows": rows, "lengths": {"events": 32} if model["ragged"] else {}} for rows in (1, 8, 32, 64)],
+        "warmup": [{"rows": rows, "lengths": {"events": 32} if described["ragged"] else {}} for rows in (1, 8, 32, 64)],
         "weights": "weights.safetensors",
         "digest": spec.digest(directory / "weights.safetensors"),
         "golden": "golden.npz",
     }
     (directory / "spec.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
-    write_golden(directory, module, ragged=model["ragged"])
+    write_golden(directory, module, ragged=described["ragged"])
     found = spec.load_spec(directory)
     spec.verify_golden(spec.load_module(found, directory), found, directory)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import yaml
 from safetensors.torch import save_file
@@ -15,9 +16,6 @@ from safetensors.torch import save_file
 from headrace_models import spec, wire
 from headrace_models.events import Events
 from headrace_models.history import Timeline
-
-if TYPE_CHECKING:
-    from headrace_models.train import Split
 
 GOLDEN_ROWS = 16
 INPUTS: list[dict[str, Any]] = [
@@ -43,15 +41,18 @@ def write(
     directory: Path,
     model: torch.nn.Module,
     timeline: Timeline,
-    split: Split,
+    judged: npt.NDArray[np.int64],
     figures: Mapping[str, float],
     source: str,
 ) -> Path:
-    """Write the directory of one version and read it back. Raises: spec.SpecError if it can't be served."""
+    """Write the directory of one version and read it back; `judged`: the rows its figures are from.
+
+    Raises: spec.SpecError if it can't be served.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     model = model.eval()
     save_file(model.state_dict(), directory / "weights.safetensors")
-    _write_golden(directory / "golden.npz", model, timeline, split)
+    _write_golden(directory / "golden.npz", model, timeline, judged)
     (directory / "spec.yaml").write_text(_spec_yaml(directory))
     (directory / "MODEL_CARD.md").write_text(_card(directory, figures, source, fingerprint(timeline.events)))
     written = spec.load_spec(directory)
@@ -75,10 +76,10 @@ def fingerprint(events: Events) -> str:
     return digest.hexdigest()[:16]
 
 
-def _write_golden(path: Path, model: torch.nn.Module, timeline: Timeline, split: Split) -> None:
+def _write_golden(path: Path, model: torch.nn.Module, timeline: Timeline, judged: npt.NDArray[np.int64]) -> None:
     """The first test payments and some frauds: inputs, lengths, and the outputs they get today."""
-    fraud = split.test[timeline.events.label[split.test] == 2][: GOLDEN_ROWS // 2]
-    rows = np.sort(np.concatenate([split.test[: GOLDEN_ROWS - len(fraud)], fraud]))
+    fraud = judged[timeline.events.label[judged] == 2][: GOLDEN_ROWS // 2]
+    rows = np.sort(np.concatenate([judged[: GOLDEN_ROWS - len(fraud)], fraud]))
     inputs, lengths = timeline.packed(rows)
     with torch.inference_mode():
         outputs = model(

@@ -9,14 +9,11 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from headrace_models import wire
-
-if TYPE_CHECKING:
-    from headrace_models.simulator import Draft, World
+from headrace_models.world import Draft, World, moments, outcomes
 
 TAKE_OVER, TESTING, COMPROMISED = 0.4, 0.3, 0.3
 """Share of the fraudulent events that each kind brings."""
@@ -30,8 +27,7 @@ def add(rng: np.random.Generator, world: World, life: Draft, days: int, share: f
     parts = [life]
     parts += _take_overs(rng, world, days, int(wanted * TAKE_OVER))
     parts += _testing(rng, world, days, int(wanted * TESTING))
-    kind = type(life)
-    return kind(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(life)))
+    return Draft(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Draft)))
 
 
 def _compromise(rng: np.random.Generator, world: World, life: Draft, days: int, wanted: int) -> None:
@@ -49,8 +45,6 @@ def _compromise(rng: np.random.Generator, world: World, life: Draft, days: int, 
 
 
 def _take_overs(rng: np.random.Generator, world: World, days: int, wanted: int) -> list[Draft]:
-    from headrace_models import simulator  # noqa: PLC0415  the two files describe one world
-
     online = np.flatnonzero(world.merchant_online)
     weights = world.popularity[online] / world.popularity[online].sum()
     parts: list[Draft] = []
@@ -60,9 +54,9 @@ def _take_overs(rng: np.random.Generator, world: World, days: int, wanted: int) 
         merchant = rng.choice(online, n, p=weights)
         amount = np.exp(rng.uniform(np.log(90), np.log(950), n))
         amount[0] = rng.uniform(0.9, 3.2)
-        ts = rng.integers(0, days) * wire.DAY_US + np.sort(simulator.moments(rng, n, int(rng.integers(1, 4)), NIGHT))
+        ts = rng.integers(0, days) * wire.DAY_US + np.sort(moments(rng, n, int(rng.integers(1, 4)), NIGHT))
         parts.append(
-            simulator.Draft(
+            Draft(
                 ts=np.minimum(ts, days * wire.DAY_US - 1),
                 card=np.full(n, rng.integers(len(world.card_rate))),
                 merchant=merchant,
@@ -70,7 +64,7 @@ def _take_overs(rng: np.random.Generator, world: World, days: int, wanted: int) 
                 amount=amount,
                 country=world.merchant_country[merchant],
                 channel=np.full(n, 4),
-                outcome=simulator.outcomes(rng, np.full(n, 0.2)),
+                outcome=outcomes(rng, np.full(n, 0.2)),
                 fraud=np.ones(n, bool),
             )
         )
@@ -79,8 +73,6 @@ def _take_overs(rng: np.random.Generator, world: World, days: int, wanted: int) 
 
 
 def _testing(rng: np.random.Generator, world: World, days: int, wanted: int) -> list[Draft]:
-    from headrace_models import simulator  # noqa: PLC0415
-
     online = np.flatnonzero(world.merchant_online)
     parts: list[Draft] = []
     made = 0
@@ -91,7 +83,7 @@ def _testing(rng: np.random.Generator, world: World, days: int, wanted: int) -> 
         merchant = np.full(n, rng.choice(online))
         devices = len(world.card_rate) + (1 << 21) + rng.integers(0, 1 << 20, 3)
         parts.append(
-            simulator.Draft(
+            Draft(
                 ts=np.minimum(ts, days * wire.DAY_US - 1),
                 card=rng.integers(0, len(world.card_rate), n),
                 merchant=merchant,
@@ -99,7 +91,7 @@ def _testing(rng: np.random.Generator, world: World, days: int, wanted: int) -> 
                 amount=rng.uniform(0.5, 6, n),
                 country=world.merchant_country[merchant],
                 channel=np.full(n, 4),
-                outcome=simulator.outcomes(rng, np.full(n, 0.6)),
+                outcome=outcomes(rng, np.full(n, 0.6)),
                 fraud=np.ones(n, bool),
             )
         )

@@ -210,7 +210,7 @@ def main(arguments: list[str] | None = None) -> int:
     calibrate(model, timeline, split)
     figures: dict[str, Any] = evaluate(model, timeline, split.test)
     directory = artefact.write(
-        options.out / options.model / str(options.version), model, timeline, split, figures, source
+        options.out / options.model / str(options.version), model, timeline, split.test, figures, source
     )
     print(
         f"{directory}: AUC {figures['AUC']:.4f}, average precision {figures['average precision']:.4f} "

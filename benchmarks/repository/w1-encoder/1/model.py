@@ -1,6 +1,6 @@
 """The benchmark's model: a two-layer encoder of width 64 over feature vectors, mean-pooled to one number.
 
-`model.py` of w1-encoder and w2-ragged is this file; `make_repository.py` copies it there.
+The same file serves w1-encoder and w2-ragged; `benchmarks/make_repository.py` copies it from the first to the second.
 """
 
 from __future__ import annotations
