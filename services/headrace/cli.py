@@ -90,7 +90,7 @@ def gateway(
 
     settings = config.load(config_file, gateway__port=port)
     logging.configure(settings.telemetry.log_level)
-    _freeze_after_start()
+    _freeze()
     _run(lambda stopped: Gateway(settings, control).serve_until(stopped))
 
 
@@ -166,7 +166,7 @@ def trace(
     Console().print(waterfall.draw(found))
 
 
-def _freeze_after_start() -> None:
+def _freeze() -> None:
     """Take what start-up made out of the collector's sight: full collections then cost the requests nothing."""
     import gc  # noqa: PLC0415
 

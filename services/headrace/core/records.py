@@ -7,18 +7,6 @@ into spans off the event loop. Times are `perf_counter_ns` unless a name says wa
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
-
-
-class Context(NamedTuple):
-    """A W3C trace context, parsed: where a span belongs."""
-
-    trace_id: bytes
-    """16 bytes, never all zero."""
-    span_id: int
-    """The parent's; 0 = none, this trace starts here."""
-    sampled: bool
-    tracestate: str = ""
 
 
 @dataclass(slots=True)
@@ -34,7 +22,6 @@ class RpcRecord:
     model: str = ""
     version: str = ""
     request_id: str = ""
-    tracestate: str = ""
     rows: int = 0
     tokens: int = 0
     priority: int = 0
@@ -127,4 +114,3 @@ class ReplicaRecord:
     tokens: int
     padded_tokens: int
     expired: int
-    error: str = ""

@@ -219,12 +219,6 @@ class Lane:
         tokens = self.queue.tokens
         return self.cost.predict_s(tokens) if tokens else 0.0
 
-    async def drain(self) -> None:
-        """Until nothing waits and nothing runs. Cancellation: stops waiting, nothing else."""
-        while self.queue.rows or self._running:
-            running = tuple(self._running)
-            await (asyncio.wait(running, timeout=0.05) if running else asyncio.sleep(0.005))
-
     async def close(self) -> None:
         """Cancel what runs, settle what waits, close the channels."""
         if self._alarm is not None:

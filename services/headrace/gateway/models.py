@@ -94,10 +94,6 @@ class Models:
         """There is a model, and every model has a version that answers."""
         return bool(self._models) and all(model.ready_versions() for model in self)
 
-    async def drain(self) -> None:
-        for lane in self.lanes():
-            await lane.drain()
-
     async def close(self) -> None:
         for lane in self.lanes():
             await lane.close()

@@ -13,7 +13,7 @@ from grpc import aio
 
 from headrace.core.clock import Clock
 from headrace.core.records import BatchRecord, RpcRecord
-from headrace.errors import Cancelled, Failed, HeadraceError, UnknownModel
+from headrace.errors import Cancelled, Failed, HeadraceError
 from headrace.telemetry import context
 from headrace.telemetry.counters import Counters
 from headrace.telemetry.metrics import GatewayMetrics
@@ -38,12 +38,7 @@ class Observer:
 
     def begin(self, method: str, rpc: aio.ServicerContext[Any, Any]) -> RpcRecord:
         """A record with its place in the caller's trace, or in one that starts here."""
-        traceparent = tracestate = ""
-        for key, value in rpc.invocation_metadata() or ():
-            if key == "traceparent":
-                traceparent = str(value)
-            elif key == "tracestate":
-                tracestate = str(value)
+        traceparent = next((str(v) for key, v in rpc.invocation_metadata() or () if key == "traceparent"), "")
         parent = context.parse(traceparent) if traceparent else None
         trace_id, span_id, parent_id, sampled = context.begin(parent, self._sampling)
         return RpcRecord(
@@ -53,7 +48,6 @@ class Observer:
             sampled=sampled,
             start_ns=self._clock.now_ns(),
             method=method,
-            tracestate=tracestate if parent else "",
         )
 
     def succeeded(self, record: RpcRecord) -> None:
@@ -62,9 +56,6 @@ class Observer:
     def failed(self, record: RpcRecord, error: HeadraceError, code: str) -> None:
         """Close the record of a request that was refused or failed, and say so in the log, without its payload."""
         record.code, record.reason = code, type(error).__name__
-        if isinstance(error, UnknownModel):
-            # A name that is no model's must not become a label: a caller could make any number of them.
-            record.model = record.version = ""
         self._close(record)
         level = logging.WARNING if isinstance(error, Failed) else logging.DEBUG
         log.log(level, "%s: %s", record.reason, error, extra={"trace_id": record.trace_id.hex()})
@@ -81,6 +72,8 @@ class Observer:
         self._metrics.observe_batch(record, _stages_ns(stamps))
         if record.sampled:
             self._tracer.batch(record)
+        else:
+            record.members = []  # they point at it: the circle would wait for the garbage collector
 
     def _close(self, record: RpcRecord) -> None:
         record.end_ns = self._clock.now_ns()

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import Metric, UnknownMetricFamily
+from prometheus_client.core import GaugeMetricFamily, Metric
 from tritonclient.grpc import service_pb2_grpc
 
 from headrace.config import Settings
@@ -125,9 +125,9 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.models.close()
-        self._tracer.close()
+        await asyncio.to_thread(self._tracer.close)
         if self._metrics_server is not None:
-            self._metrics_server.close()
+            await asyncio.to_thread(self._metrics_server.close)
 
     async def serve_until(self, stopped: asyncio.Event) -> None:
         """Serve until somebody sets `stopped`."""
@@ -137,7 +137,7 @@ class Gateway:
     def _scrape(self) -> list[Metric]:
         """Figures that are kept elsewhere, read when somebody asks."""
         lanes = [((lane.spec.name, lane.spec.version), lane) for lane in self.models.lanes()]
-        pending = UnknownMetricFamily("nv_inference_pending_request_count", "Accepted, not running.", labels=LANE)
+        pending = GaugeMetricFamily("nv_inference_pending_request_count", "Accepted, not running.", labels=LANE)
         for key, lane in lanes:
             pending.add_metric(list(key), len(lane.queue))
         spans = self._tracer.statistics()

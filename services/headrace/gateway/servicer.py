@@ -94,11 +94,12 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
     async def _infer(
         self, request: service_pb2.ModelInferRequest, rpc: aio.ServicerContext[Any, Any], record: RpcRecord
     ) -> service_pb2.ModelInferResponse:
-        record.model, record.version, record.request_id = request.model_name, request.model_version, request.id
+        record.request_id = request.id
         self.admission.enter()
         try:
             lane = self.models.find(request.model_name, request.model_version)
-            record.version = lane.spec.version
+            # Only now: a name that is no model's must not become a label, a caller could make any number of them.
+            record.model, record.version = lane.spec.name, lane.spec.version
             deadline = self.admission.deadline(rpc.time_remaining(), request, lane.settings, record)
             inference = decode(request, lane.spec, deadline)
             record.rows, record.tokens, record.priority = inference.rows, inference.tokens, inference.priority

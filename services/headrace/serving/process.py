@@ -22,7 +22,7 @@ async def serve_until(directory: Path, control_address: str, settings: Settings,
         await _until_stopped_or_refused(server, stopped)
     finally:
         await server.stop()
-        tracer.close()
+        await asyncio.to_thread(tracer.close)
 
 
 async def _until_stopped_or_refused(server: ReplicaServer, stopped: asyncio.Event) -> None:

@@ -206,7 +206,6 @@ def replica_spans(record: ReplicaRecord) -> Iterator[Span]:
             ("headrace.batch.size", record.rows),
             ("headrace.rows.expired", record.expired),
         ),
-        error=bool(record.error),
     )
     yield Span(
         shape("unpack", INTERNAL, record.model, record.version),

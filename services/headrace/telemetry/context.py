@@ -12,6 +12,7 @@ from typing import NamedTuple
 PACKED = struct.Struct(">16sQB")
 """A context on the replica wire: trace id, span id, flags; 25 bytes."""
 SAMPLED = 1
+HEX = frozenset("0123456789abcdef")
 
 
 class Context(NamedTuple):
@@ -27,16 +28,14 @@ def parse(traceparent: str) -> Context | None:
     if len(traceparent) < 55 or traceparent[2] != "-" or traceparent[35] != "-" or traceparent[52] != "-":
         return None
     version = traceparent[:2]
-    if version == "ff" or (version == "00" and len(traceparent) != 55) or traceparent != traceparent.lower():
+    if version == "ff" or (version == "00" and len(traceparent) != 55):
         return None
-    try:
-        trace_id, span_id = bytes.fromhex(traceparent[3:35]), bytes.fromhex(traceparent[36:52])
-        flags = bytes.fromhex(traceparent[53:55])
-    except ValueError:
+    if not HEX.issuperset(traceparent[:2] + traceparent[3:35] + traceparent[36:52] + traceparent[53:55]):
         return None
-    if len(trace_id) != 16 or len(span_id) != 8 or not any(trace_id) or not any(span_id):
+    trace_id, span_id = bytes.fromhex(traceparent[3:35]), int(traceparent[36:52], 16)
+    if not any(trace_id) or not span_id:
         return None
-    return Context(trace_id, int.from_bytes(span_id), bool(flags[0] & SAMPLED))
+    return Context(trace_id, span_id, bool(int(traceparent[53:55], 16) & SAMPLED))
 
 
 def begin(parent: Context | None, share: float) -> tuple[bytes, int, int, bool]:
@@ -45,7 +44,7 @@ def begin(parent: Context | None, share: float) -> tuple[bytes, int, int, bool]:
     if parent is not None:
         return parent.trace_id, span_id, parent.span_id, parent.sampled
     trace = random.getrandbits(127) + 1
-    return trace.to_bytes(16), span_id, 0, share >= 1 or (trace & 0xFFFFFFFF) < share * 2**32
+    return trace.to_bytes(16), span_id, 0, share >= 1 or (trace & 0xFFFFFFFFFFFFFFFF) < share * 2**64
 
 
 def pack(trace_id: bytes, span_id: int, *, sampled: bool) -> bytes:

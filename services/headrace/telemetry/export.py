@@ -25,6 +25,10 @@ BACKOFF_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
 class Exporter(Protocol):
     """A place for spans."""
 
+    def ready(self) -> bool:
+        """False while it is no use to try."""
+        ...
+
     def export(self, spans: list[Span]) -> bool:
         """True when all of them arrived."""
         ...
@@ -53,9 +57,10 @@ class CollectorExporter:
         self._failures = 0
         self._not_before = 0.0
 
+    def ready(self) -> bool:
+        return time.monotonic() >= self._not_before
+
     def export(self, spans: list[Span]) -> bool:
-        if time.monotonic() < self._not_before:
-            return False
         request = otlp.protobuf_request(self._resource, [otlp.protobuf_span(span) for span in spans])
         try:
             self._send(request, timeout=EXPORT_TIMEOUT_S)
@@ -82,6 +87,9 @@ class FileExporter:
         self._written = 0
         self._generation = 0
         self._file: TextIO | None = None
+
+    def ready(self) -> bool:
+        return True
 
     def export(self, spans: list[Span]) -> bool:
         line = otlp.json_line(self._resource, [otlp.json_span(span) for span in spans])

@@ -5,6 +5,7 @@ A record costs its maker one append to a ring. The ring is bounded: what does no
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from collections import deque
@@ -20,6 +21,8 @@ from headrace.core.records import BatchRecord, ReplicaRecord, RpcRecord
 from headrace.telemetry import catalogue
 from headrace.telemetry.catalogue import Attributes, Span
 from headrace.telemetry.export import exporter
+
+log = logging.getLogger(__name__)
 
 RING: Final = 65_536
 """Records that may wait for the thread."""
@@ -88,24 +91,36 @@ class Tracer:
             self._flush()
 
     def _flush(self) -> None:
-        while self._ring:
+        """Encode and send what is there. While a collector is away, records wait in the ring."""
+        while self._ring and self._exporter.ready():
             spans: list[Span] = []
             while self._ring and len(spans) < SLICE:
-                make, record = self._ring.popleft()
-                spans.extend(make(record))  # type: ignore[arg-type]
+                spans += self._spans_of_next()
             if self._exporter.export(spans):
                 self._exported += len(spans)
             else:
                 self._failed += len(spans)
 
+    def _spans_of_next(self) -> list[Span]:
+        make, record = self._ring.popleft()
+        try:
+            spans = list(make(record))  # type: ignore[arg-type]
+        except Exception:  # a record that can't be told must not end the telling of the others
+            log.exception("a record could not be turned into spans")
+            self._failed += 1
+            return []
+        if isinstance(record, BatchRecord):
+            record.members = []  # members point at their batch: told once, the circle must not wait for the collector
+        return spans
+
 
 def _resource(service: str, instance_id: str) -> Attributes:
-    """The SDK owns the resource: OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME are honoured."""
+    """The SDK reads OTEL_RESOURCE_ATTRIBUTES; who and where this process is, it can't know better."""
     own = {
         "service.name": service,
         "service.version": version("headrace"),
         "service.instance.id": instance_id,
         "host.name": socket.gethostname(),
     }
-    attributes = {**own, **Resource.create().attributes, "service.name": service}
+    attributes = {**Resource.create().attributes, **own}
     return tuple((key, value) for key, value in attributes.items() if isinstance(value, str | int | float | bool))

@@ -47,24 +47,20 @@ class PackedBatch(_message.Message):
     def __init__(self, replica_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., gateway_id: _Optional[str] = ..., rows: _Optional[int] = ..., columns: _Optional[_Iterable[bytes]] = ..., lengths: _Optional[_Iterable[bytes]] = ..., remaining_s: _Optional[bytes] = ..., row_contexts: _Optional[bytes] = ..., context: _Optional[bytes] = ..., batch_id: _Optional[int] = ..., backlog_s: _Optional[float] = ...) -> None: ...
 
 class PackedAnswer(_message.Message):
-    __slots__ = ("columns", "status", "stamps", "queued", "forward_span_id", "padded_tokens", "batch_span_id", "trace_id")
+    __slots__ = ("columns", "status", "stamps", "queued", "forward_span_id", "padded_tokens")
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     STAMPS_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FIELD_NUMBER: _ClassVar[int]
     FORWARD_SPAN_ID_FIELD_NUMBER: _ClassVar[int]
     PADDED_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    BATCH_SPAN_ID_FIELD_NUMBER: _ClassVar[int]
-    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
     columns: _containers.RepeatedScalarFieldContainer[bytes]
     status: bytes
     stamps: Stamps
     queued: int
     forward_span_id: int
     padded_tokens: int
-    batch_span_id: int
-    trace_id: bytes
-    def __init__(self, columns: _Optional[_Iterable[bytes]] = ..., status: _Optional[bytes] = ..., stamps: _Optional[_Union[Stamps, _Mapping]] = ..., queued: _Optional[int] = ..., forward_span_id: _Optional[int] = ..., padded_tokens: _Optional[int] = ..., batch_span_id: _Optional[int] = ..., trace_id: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, columns: _Optional[_Iterable[bytes]] = ..., status: _Optional[bytes] = ..., stamps: _Optional[_Union[Stamps, _Mapping]] = ..., queued: _Optional[int] = ..., forward_span_id: _Optional[int] = ..., padded_tokens: _Optional[int] = ...) -> None: ...
 
 class Stamps(_message.Message):
     __slots__ = ("received_ns", "started_ns", "unpacked_ns", "forward_ns", "computed_ns", "packed_ns")

@@ -240,6 +240,28 @@ def test_a_full_ring_drops_the_newest_and_counts(tmp_path: Path) -> None:
     assert tracer.statistics().dropped == 10
 
 
+def test_blank_flags_and_odd_versions_start_a_new_trace() -> None:
+    good = f"{TRACE.hex()}-{7:016x}"
+
+    assert context.parse(f"00-{good}-01") == (TRACE, 7, True)
+    assert context.parse(f"00-{good}-  ") is None
+    assert context.parse(f"zz-{good}-01") is None
+    assert context.parse(f"01-{good}-01-more") == (TRACE, 7, True)
+
+
+def test_a_record_that_cannot_be_told_does_not_end_the_telling(tmp_path: Path) -> None:
+    tracer = Tracer("headrace-gateway", TelemetrySettings(trace_dir=tmp_path), "g")
+    broken = rider()
+    broken.trace_id = None  # type: ignore[assignment]
+    broken.start_ns = None  # type: ignore[assignment]
+    tracer.rpc(broken)
+    tracer.rpc(rider(2))
+    tracer.close()
+
+    assert tracer.statistics().failed == 1
+    assert reading.find(tmp_path, rider(2).trace_id.hex()) is not None
+
+
 def test_a_collector_that_is_away_costs_nothing_but_the_spans() -> None:
     tracer = Tracer("headrace-gateway", TelemetrySettings(otlp_endpoint="http://127.0.0.1:9"), "g")
     tracer.start()
