@@ -170,7 +170,7 @@ def _report(day: Day, console: Console, first_score_s: float) -> None:
     p = np.array([day.p[row] for row in rows])
     fraud = day.timeline.events.label[rows] == wire.LABEL_FRAUD
     alerts = np.argsort(-p, kind="stable")[: max(1, len(rows) // 100)]
-    table = Table(title="The day (simulated, with 1 % fraud: ten times what is usual)", show_header=False)
+    table = Table(title="A simulated day with 1 % fraud (ten times the usual)", title_justify="left", show_header=False)
     table.add_row(
         "payments scored", f"{len(rows):,} of {len(day.rows):,}" + (f", {day.errors} errors" if day.errors else "")
     )
