@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import grpc
 import numpy as np
+import pytest
 from grpc import aio
 from tritonclient.grpc import service_pb2_grpc
 
@@ -207,6 +208,27 @@ def test_control_away_and_back_is_noticed_by_nobody(run: Run, tmp_path: Path, fr
 
     assert set(results) == {"right"}
     assert listed == 1
+
+
+def test_a_lost_replica_that_leaves_the_snapshot_is_forgotten_quietly(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> list[str]:
+        async with FakeReplica() as first, FakeReplica() as second:
+            async with running_gateway(tmp_path, [first, second]) as (gateway, _), Callers(gateway.port) as callers:
+                await callers.until_more(100)
+                await first.stop()
+                (lane,) = gateway.models.lanes()
+                while not lane.dispatcher.evictions:
+                    await callers.until_more(5)
+                gateway.models.apply(control_pb2.Snapshot(replicas=[second.registration]))
+                await asyncio.sleep(0.6)  # past the next probes
+                return [link.replica_id for link in lane.dispatcher.links if link.replica_id == second.replica_id]
+
+    kept = run(main())
+
+    assert len(kept) == 1
+    assert "exception was never retrieved" not in caplog.text
 
 
 def test_a_refusing_replica_is_not_evicted(run: Run, tmp_path: Path) -> None:

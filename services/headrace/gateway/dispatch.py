@@ -216,7 +216,7 @@ class Dispatcher:
         self, message: replica_pb2.PackedBatch, flight: Flight, record: DispatchRecord
     ) -> replica_pb2.PackedAnswer:
         try:
-            return await flight.link.execute(message, flight, self._cap_s(flight.link))
+            return await flight.link.execute(message, flight, self._cap_s(flight.link, last=record.attempt > 1))
         except aio.AioRpcError as error:
             record.error = error.code().name
             raise
@@ -253,15 +253,16 @@ class Dispatcher:
             backlog_s=backlog_s,
         )
 
-    def _cap_s(self, link: ReplicaLink) -> float:
+    def _cap_s(self, link: ReplicaLink, *, last: bool) -> float:
         """How long an answer may take before the replica counts as hung: what is in front of it included.
 
-        Short only where haste can help: another replica is there to retry on, and the prediction is learnt.
+        Short only where haste can help: this is not the last try, another replica is there for the next one, and the
+        prediction is learnt.
         """
         expected_s = sum(self._cost.predict_s(flight.tokens) for flight in link.flights)
         longest_s = max(CAP_MAX_S, 3 * expected_s)
         alternative = any(other.choosable for other in self._links.values() if other is not link)
-        if not alternative or self._cost.observed < TRUSTED_AFTER:
+        if last or not alternative or self._cost.observed < TRUSTED_AFTER:
             return longest_s
         return min(max(CAP_FACTOR * expected_s, CAP_MIN_S), longest_s)
 

@@ -60,6 +60,7 @@ class ReplicaLink:
         self.listed = True
         """The latest snapshot names it. One that is not named but answers is kept: control may have lost it only."""
         self.evicted = False
+        self.closed = False
         self.queued_elsewhere = 0
         """Batches of others that waited there, by its last answer."""
         self.flights: list[Flight] = []
@@ -93,20 +94,21 @@ class ReplicaLink:
                 flight.call.cancel()
 
     async def probe(self) -> None:
-        """Ask its health until it answers SERVING once; then it may be chosen again.
+        """Ask its health until it answers SERVING once; then it may be chosen again. Ends when the link is closed.
 
         Cancellation: stops asking; the link stays evicted.
         """
         health = health_pb2_grpc.HealthStub(self._channel)
         attempt = 0
-        while self.evicted:
+        while self.evicted and not self.closed:
             await asyncio.sleep(PROBE_BACKOFF_S[min(attempt, len(PROBE_BACKOFF_S) - 1)])
             attempt += 1
             try:
                 answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT_S)
-            except aio.AioRpcError:
+            except (aio.AioRpcError, aio.UsageError):  # UsageError: the channel was closed meanwhile
                 continue
             self.evicted = answer.status != health_pb2.HealthCheckResponse.SERVING
 
     async def close(self) -> None:
+        self.closed = True
         await self._channel.close()
