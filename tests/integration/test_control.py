@@ -135,11 +135,12 @@ def test_another_digest_for_a_living_version_is_refused_for_good(run: Run, tmp_p
 
 
 def test_an_absent_control_is_no_reason_to_call_a_replica_unhealthy(run: Run, free_port: int) -> None:
-    async def main() -> None:
+    async def main() -> bool:
         loop = RegistrationLoop(f"127.0.0.1:{free_port}", entry(), control_pb2.Load)
         loop.start()
         await asyncio.sleep(0.3)
         loop.assert_alive(patience_s=0.1)
         await loop.close()
+        return True
 
-    run(main())
+    assert run(main())

@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
+from headrace.channel import SERVER_OPTIONS
 from headrace.config import Settings
 from headrace.control.discovery import Directory
 from headrace.core.clock import MonotonicClock
@@ -25,11 +26,6 @@ from headrace.v1 import control_pb2, control_pb2_grpc
 
 log = logging.getLogger(__name__)
 
-SERVER_OPTIONS: Final = (
-    ("grpc.so_reuseport", 0),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 500),
-)
 HEARTBEAT_S: Final = 2.0
 """A follower hears from us at least so often: silence means a dead stream."""
 EXPIRY_PERIOD_S: Final = 0.1

@@ -13,21 +13,9 @@ import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from headrace.channel import OPTIONS
 from headrace.v1 import control_pb2, replica_pb2, replica_pb2_grpc
 
-CHANNEL_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", 64 << 20),
-    ("grpc.max_send_message_length", 64 << 20),
-    ("grpc.keepalive_time_ms", 1000),
-    ("grpc.keepalive_timeout_ms", 1000),
-    ("grpc.http2.ping_timeout_ms", 1000),  # without it a stopped peer keeps its connection for a minute (grpcio 1.85)
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.enable_retries", 0),  # a retry is ours to decide: elsewhere, once, within the deadline
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-)
 PROBE_TIMEOUT_S: Final = 0.5
 PROBE_BACKOFF_S: Final = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0)
 EVICTING: Final = frozenset(
@@ -64,7 +52,7 @@ class ReplicaLink:
         self.queued_elsewhere = 0
         """Batches of others that waited there, by its last answer."""
         self.flights: list[Flight] = []
-        self._channel = aio.insecure_channel(registration.endpoint, CHANNEL_OPTIONS)
+        self._channel = aio.insecure_channel(registration.endpoint, OPTIONS)
         self._stub = replica_pb2_grpc.ReplicaStub(self._channel)
         self._channel.get_state(try_to_connect=True)  # warm from the first snapshot on
 

@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from tritonclient.grpc import service_pb2_grpc
 
+from headrace.channel import SERVER_OPTIONS
 from headrace.config import Settings
 from headrace.core.clock import MonotonicClock
 from headrace.errors import StartupError
@@ -36,13 +37,6 @@ log = logging.getLogger(__name__)
 INFERENCE_SERVICE: Final = "inference.GRPCInferenceService"
 HEALTH_PERIOD_S: Final = 0.1
 """How often readiness is compared with what health says: an eviction shows up within this."""
-SERVER_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", 64 << 20),
-    ("grpc.max_send_message_length", 64 << 20),
-    ("grpc.so_reuseport", 0),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 500),
-)
 
 
 class Gateway:

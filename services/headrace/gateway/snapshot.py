@@ -12,21 +12,11 @@ from typing import Final
 
 from grpc import aio
 
+from headrace.channel import OPTIONS
 from headrace.v1 import control_pb2, control_pb2_grpc
 
 log = logging.getLogger(__name__)
 
-CHANNEL_OPTIONS: Final = (
-    ("grpc.keepalive_time_ms", 1000),
-    ("grpc.keepalive_timeout_ms", 1000),
-    ("grpc.http2.ping_timeout_ms", 1000),  # without it a stopped peer keeps its connection for a minute (grpcio 1.85)
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.enable_retries", 0),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-)
 SILENCE_S: Final = 5.0
 """Control sends a heartbeat every 2 s; a stream that is silent for longer is dead, whatever TCP says."""
 BACKOFF_S: Final = (0.1, 0.2, 0.5, 1.0)
@@ -45,7 +35,7 @@ class SnapshotFollower:
 
     async def run(self) -> None:
         """Follow until cancelled."""
-        async with aio.insecure_channel(self._address, CHANNEL_OPTIONS) as channel:
+        async with aio.insecure_channel(self._address, OPTIONS) as channel:
             stub = control_pb2_grpc.ControlStub(channel)
             failures = 0
             while True:

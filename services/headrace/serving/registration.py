@@ -15,21 +15,12 @@ from typing import Final
 import grpc
 from grpc import aio
 
+from headrace.channel import OPTIONS
 from headrace.errors import StartupError
 from headrace.v1 import control_pb2, control_pb2_grpc
 
 log = logging.getLogger(__name__)
 
-CHANNEL_OPTIONS: Final = (
-    ("grpc.keepalive_time_ms", 1000),
-    ("grpc.keepalive_timeout_ms", 1000),
-    ("grpc.http2.ping_timeout_ms", 1000),  # without it a stopped peer keeps its connection for a minute (grpcio 1.85)
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.enable_retries", 0),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-)
 RENEW_S: Final = 1.0
 """A third of the default lease."""
 BACKOFF_S: Final = 0.2
@@ -107,7 +98,7 @@ class RegistrationLoop:
                 await self._acknowledged.wait()
 
     async def _run(self) -> None:
-        async with aio.insecure_channel(self._address, CHANNEL_OPTIONS) as channel:
+        async with aio.insecure_channel(self._address, OPTIONS) as channel:
             stub = control_pb2_grpc.ControlStub(channel)
             while self._refused is None:
                 try:

@@ -21,6 +21,7 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
+from headrace.channel import SERVER_OPTIONS
 from headrace.config import ModelSettings, ReplicaSettings
 from headrace.core.records import ReplicaRecord
 from headrace.errors import HeadraceError, StartupError, status_of
@@ -36,13 +37,6 @@ from headrace.v1 import control_pb2, replica_pb2, replica_pb2_grpc
 
 log = logging.getLogger(__name__)
 
-SERVER_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", 64 << 20),
-    ("grpc.max_send_message_length", 64 << 20),
-    ("grpc.so_reuseport", 0),  # a port is an identity: two replicas must never share one
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 500),  # gateways ping every second
-)
 ALIVE_PATIENCE_S: Final = 10.0
 
 
