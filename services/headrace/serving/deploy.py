@@ -5,16 +5,16 @@ The cluster on one machine composes one of them with control and a gateway; nobo
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import grpc
 from grpc import aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from headrace.children import Child
 from headrace.config import Settings
+from headrace.serving.health import is_live
 from headrace.serving.weights import FoundModel
 from headrace.v1 import control_pb2, control_pb2_grpc
 
@@ -51,8 +51,7 @@ class LocalDeployer:
                 await child.start()
 
     async def stop(self) -> None:
-        for child in self.children:
-            await child.stop()
+        await asyncio.gather(*(child.stop() for child in self.children))
 
     def _child(self, model: FoundModel, number: int) -> Child:
         name = f"{model.name}-{model.version}"
@@ -76,7 +75,7 @@ class ReplicaCheck:
         self._listed_pid: int | None = None
 
     async def passes(self, pid: int | None) -> bool:
-        """False when it answers no health check, or has lost its lease while control answers.
+        """False when it answers no health check or says it is not well, or has lost its lease while control answers.
 
         A process that is still starting, and an absent control, count as fine: neither is a reason to kill.
         """
@@ -91,13 +90,4 @@ class ReplicaCheck:
         if endpoint is None:
             return self._listed_pid != pid
         self._listed_pid = pid
-        return await _answers(endpoint)
-
-
-async def _answers(endpoint: str) -> bool:
-    try:
-        async with aio.insecure_channel(endpoint) as channel:
-            await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1)
-    except aio.AioRpcError as error:
-        return error.code() not in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
-    return True
+        return await is_live(endpoint)

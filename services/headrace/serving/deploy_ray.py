@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from typing import Any, Final
@@ -34,19 +35,27 @@ class RayDeployer:
         self._control_address = control_address
         self._started = False
         self._names: list[str] = []
-        self._folder = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
-        """Ray's own files. Socket paths must be short, hence /tmp."""
+        self._folder = ""
+        """Sockets and logs of a Ray of our own. Gone after `stop`."""
 
     async def deploy(self, models: Sequence[FoundModel]) -> None:
-        """Start Ray and the replicas. Raises: StartupError, with Serve's own words, when a version does not start."""
-        await asyncio.to_thread(self._start_ray)
-        self._names = [f"{model.name}-{model.version}" for model in models]
+        """Start Ray, the first time, and the replicas. They are READY at control when this returns.
+
+        Ray forks, and a fork beside gRPC's threads may hang: call it first in a process that has not used gRPC yet.
+        Raises: StartupError, with Ray's own words, when Ray or a version does not start.
+        """
+        if not self._started:
+            await asyncio.to_thread(self._start_ray)
+        self._names += [f"{model.name}-{model.version}" for model in models]
         await asyncio.to_thread(self._run, models)
 
     async def stop(self) -> None:
         """Drain and end every replica, then the Ray cluster that was started here."""
         if self._started:
-            await asyncio.to_thread(self._stop)
+            await asyncio.gather(*(asyncio.to_thread(self._delete, name) for name in self._names))
+            await asyncio.to_thread(self._shut_down)
+        if self._folder:
+            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     def _start_ray(self) -> None:
         for name, value in ENVIRONMENT.items():
@@ -60,9 +69,12 @@ class RayDeployer:
                 "address": "local",
                 "num_cpus": LOGICAL_CPUS,
                 "object_store_memory": 200 << 20,
-                "_temp_dir": tempfile.mkdtemp(prefix="ray-", dir="/tmp"),
+                "_temp_dir": self._make_folder(),
             }
-        ray.init(**options)
+        try:
+            ray.init(**options)
+        except (RuntimeError, ConnectionError, ValueError) as error:
+            raise StartupError(f"Ray did not start: {_one_line(error)}") from error
         self._started = True
         for name in ("ray", "ray.serve"):
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -76,20 +88,45 @@ class RayDeployer:
 
         common = {"control": self._control_address, "settings": self._settings.model_dump_json()}
         targets = [
-            serve.RunTarget(build({"directory": str(model.directory), **common}), name, route_prefix=None)
-            for model, name in zip(models, self._names, strict=True)
+            serve.RunTarget(
+                build({"directory": str(model.directory), **common}), f"{model.name}-{model.version}", route_prefix=None
+            )
+            for model in models
         ]
         try:
             serve.run_many(targets)
         except RuntimeError as error:
-            raise StartupError(f"Ray Serve could not start the models: {' '.join(str(error).split())}") from error
+            raise StartupError(f"{_one_line(error)} {self._why()}".rstrip()) from error
 
-    def _stop(self) -> None:
-        import ray  # noqa: PLC0415
+    def _why(self) -> str:
+        """What the constructors raised: Serve keeps it with the deployment, and its own error does not say it."""
         from ray import serve  # noqa: PLC0415
 
-        for name in self._names:
-            serve.delete(name)
+        applications = serve.status().applications
+        messages = [
+            deployment.message.strip().splitlines()[-1]
+            for name in self._names
+            if name in applications
+            for deployment in applications[name].deployments.values()
+            if deployment.status == "DEPLOY_FAILED" and deployment.message.strip()
+        ]
+        return "; ".join(messages)
+
+    def _make_folder(self) -> str:
+        self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # not below TMPDIR: paths of sockets must be short
+        return self._folder
+
+    def _delete(self, name: str) -> None:
+        from ray import serve  # noqa: PLC0415
+
+        serve.delete(name)
+
+    def _shut_down(self) -> None:
+        import ray  # noqa: PLC0415
+
         ray.shutdown()
-        self._folder.cleanup()
         self._started = False
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

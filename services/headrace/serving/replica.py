@@ -12,22 +12,22 @@ import os
 import random
 import secrets
 import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NoReturn
 
 import grpc
 import torch
 from grpc import aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 
 from headrace.channel import SERVER_OPTIONS
 from headrace.config import ModelSettings, ReplicaSettings
 from headrace.core.records import ReplicaRecord
-from headrace.errors import HeadraceError, StartupError, status_of
+from headrace.errors import Failed, HeadraceError, status_of
 from headrace.serving import weights
+from headrace.serving.health import ReplicaHealth
 from headrace.serving.registration import RegistrationLoop
 from headrace.serving.runner import Computed, Runner, pick_device
+from headrace.serving.thread import RunnerThread
 from headrace.serving.warmup import warm_up
 from headrace.serving.weights import FoundModel
 from headrace.telemetry import context
@@ -38,6 +38,7 @@ from headrace.v1 import control_pb2, replica_pb2, replica_pb2_grpc
 log = logging.getLogger(__name__)
 
 ALIVE_PATIENCE_S: Final = 10.0
+WATCH_S: Final = 0.5
 
 
 class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
@@ -55,12 +56,11 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
             replica_id=self.replica_id, spec=weights.wire_spec(model), state=control_pb2.REPLICA_STATE_WARMING
         )
         self.registration = RegistrationLoop(control_address, self._registration_message, self._load)
-        self._health = HealthServicer()
+        self._health = ReplicaHealth()
         self._server = aio.server(options=SERVER_OPTIONS)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="runner")
+        self._thread = RunnerThread(settings.queue_batches)
         self._runner: Runner | None = None
-        self._waiting = 0
-        self._running_since = 0.0
+        self._watch: asyncio.Task[None] | None = None
         self._stopped = False
         self.port = 0
 
@@ -69,55 +69,80 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
     async def start(self, address: str, cluster: str = "") -> None:
         """Open the port on any free number, load, warm up, and be READY. Raises: StartupError."""
         replica_pb2_grpc.add_ReplicaServicer_to_server(self, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._health.join(self._server)
         host = address if address.startswith("127.") else "0.0.0.0"  # noqa: S104  a node's address may be mapped
         self.port = self._server.add_insecure_port(f"{host}:0")
         self._registration_message.endpoint = f"{address}:{self.port}"
         self._registration_message.cluster = cluster
-        await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._health.say(ready=False, live=True)
         await self._server.start()
         self.registration.start()
-        self._runner = await asyncio.get_running_loop().run_in_executor(self._thread, self._build)
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        self._runner = await self._thread.run(self._build)
+        await self._health.say(ready=True, live=True)
+        self._watch = asyncio.get_running_loop().create_task(self._watch_for_ever(), name="watch")
         self.registration.update(control_pb2.REPLICA_STATE_READY)
         log.info("replica %s is ready on %s:%d (%s)", self.replica_id, address, self.port, self._runner.device)
 
     async def stop(self) -> None:
-        """DRAINING, a moment for gateways to read it, finish what is here, then the port closes. Safe to call twice."""
+        """DRAINING, a moment for gateways to read it, finish what is here, then the port closes. Safe to call twice.
+
+        Batches are welcome until the port closes: a gateway that has not heard yet must not lose one.
+        """
         if self._stopped:
             return
         self._stopped = True
         await self.registration.drain()
         await asyncio.sleep(self._settings.notice_s if self.port else 0)
-        await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        await self._health.say(ready=False, live=True)
         await self._server.stop(self._settings.grace_s)
         await self.registration.goodbye()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.close()
 
     def assert_healthy(self) -> None:
-        """Raises: RuntimeError when a batch has been running for too long, or control has lost us alone."""
-        running_s = time.monotonic() - self._running_since if self._running_since else 0.0
-        if running_s > self._settings.max_batch_s:
-            raise RuntimeError(f"a batch has been running for {running_s:.0f} s")
+        """Raises: RuntimeError when a batch hangs, the device is lost, or control has lost us alone."""
+        if self._thread.running_s > self._settings.max_batch_s:
+            raise RuntimeError(f"a batch has been running for {self._thread.running_s:.0f} s")
+        if self._device_lost:
+            raise RuntimeError("the device is lost")
         self.registration.assert_alive(ALIVE_PATIENCE_S)
+
+    @property
+    def _device_lost(self) -> bool:
+        return self._runner is not None and self._runner.device_lost
+
+    async def _watch_for_ever(self) -> None:
+        """Health as the port tells it: to gateways that think of coming back, and to a deployer without an engine."""
+        was = ""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            complaint = self._complaint()
+            if complaint and not was:
+                log.warning("replica %s is not healthy: %s", self.replica_id, complaint)
+            was = complaint
+            await self._health.say(ready=not complaint, live=not complaint)
+
+    def _complaint(self) -> str:
+        try:
+            self.assert_healthy()
+        except RuntimeError as error:
+            return str(error)
+        return ""
 
     def _build(self) -> Runner:
         """On the runner's thread: torch keeps its per-thread state where the batches will run."""
         torch.set_num_threads(self._run.threads)
         device = pick_device(self._run.device)
-        try:
-            module = weights.load(self._model, device)
-        except torch.cuda.OutOfMemoryError as error:
-            raise StartupError(f"{self._model.directory}: does not fit the device: {error}") from error
-        runner = Runner(module, self._model.spec, device)
+        runner = Runner(weights.load(self._model, device), self._model.spec, device)
         warm_up(runner, self._model.spec)
         gc.collect()
         gc.freeze()
         return runner
 
     def _load(self) -> control_pb2.Load:
-        running_s = time.monotonic() - self._running_since if self._running_since else 0.0
-        return control_pb2.Load(queued=self._waiting, running_since_s=running_s)
+        return control_pb2.Load(queued=self._thread.waiting, running_since_s=self._thread.running_s)
 
     # One batch ----------------------------------------------------------------------------------------------------
 
@@ -125,29 +150,27 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
         self, request: replica_pb2.PackedBatch, rpc: aio.ServicerContext[Any, Any]
     ) -> replica_pb2.PackedAnswer:
         received_ns = time.perf_counter_ns()
-        await self._check_addressee(request, rpc)
-        if self._waiting >= self._settings.queue_batches:
-            await rpc.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._waiting} batches wait already")
-        self._waiting += 1
-        # A call that is cancelled while it waits cancels this future: the batch never runs.
-        job = asyncio.get_running_loop().run_in_executor(self._thread, self._execute, request, received_ns)
+        meant = request.replica_id, request.model, request.version
+        if meant != (self.replica_id, self._model.name, self._model.version):
+            await rpc.abort(grpc.StatusCode.FAILED_PRECONDITION, f"this is {self.replica_id}, not {request.replica_id}")
+        if self._runner is None:
+            await rpc.abort(grpc.StatusCode.UNAVAILABLE, "not ready")
         try:
-            answer, record = await job
+            answer, record = await self._thread.run(partial(self._execute, request, received_ns))
         except HeadraceError as error:
-            log.exception("a batch of %d rows failed", request.rows)
-            await rpc.abort(grpc.StatusCode[status_of(error)], str(error))
-        finally:
-            self._waiting -= 1
+            await self._refuse(error, request, rpc)
         if record.sampled:
             self._tracer.replica(record)
         return answer
 
-    async def _check_addressee(self, request: replica_pb2.PackedBatch, rpc: aio.ServicerContext[Any, Any]) -> None:
-        meant = request.replica_id, request.model, request.version
-        if meant != (self.replica_id, self._model.name, self._model.version):
-            await rpc.abort(grpc.StatusCode.FAILED_PRECONDITION, f"this is {self.replica_id}, not {request.replica_id}")
-        if self._runner is None or self._stopped:
-            await rpc.abort(grpc.StatusCode.UNAVAILABLE, "not ready")
+    async def _refuse(
+        self, error: HeadraceError, request: replica_pb2.PackedBatch, rpc: aio.ServicerContext[Any, Any]
+    ) -> NoReturn:
+        if isinstance(error, Failed):
+            log.error("a batch of %d rows failed", request.rows, exc_info=error)
+        if self._device_lost and not self._stopped:
+            self.registration.update(control_pb2.REPLICA_STATE_DRAINING)  # the next batch would fail as well
+        await rpc.abort(grpc.StatusCode[status_of(error)], str(error))
 
     def _execute(
         self, request: replica_pb2.PackedBatch, received_ns: int
@@ -155,11 +178,7 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
         """On the runner's thread."""
         assert self._runner is not None, "This is a bug."
         started_ns = time.perf_counter_ns()
-        self._running_since = time.monotonic()
-        try:
-            computed = self._runner.run(request, (started_ns - received_ns) / 1e9)
-        finally:
-            self._running_since = 0.0
+        computed = self._runner.run(request, (started_ns - received_ns) / 1e9)
         record = self._record(request, computed, received_ns, started_ns)
         return self._answer(computed, record), record
 
@@ -175,7 +194,7 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
                 computed_ns=record.computed_wall_ns,
                 packed_ns=record.packed_wall_ns,
             ),
-            queued=self._waiting - 1,
+            queued=self._thread.waiting,
             forward_span_id=record.forward_span_id,
             padded_tokens=computed.padded_tokens,
         )

@@ -68,6 +68,9 @@ class Runner:
         self._module = module
         self._spec = spec
         self.device = device
+        self.device_lost = False
+        """Its context is gone for good: every later batch would fail. Only another process helps."""
+        self._forward_ns = 0
         self._dtypes = [np.dtype(disk.DATATYPES[tensor.datatype]) for tensor in spec.inputs]
 
     def run(self, batch: replica_pb2.PackedBatch, waited_s: float) -> Computed:
@@ -76,13 +79,15 @@ class Runner:
         Raises: BrokenContract when the columns do not fit the spec, ModelFailed when the whole batch fails.
         """
         unpacked = self._unpack(batch)
-        remaining_s = np.frombuffer(batch.remaining_s, "<f8")
+        remaining_s = _remaining_s(batch)
         status = np.where(remaining_s > waited_s, OK, EXPIRED).astype(np.uint8)
         alive = np.flatnonzero(status == OK)
         some = unpacked if len(alive) == unpacked.rows else _take(unpacked, alive, self._spec)
         unpacked_ns = time.perf_counter_ns()
         outputs = self._compute(some, status, alive)
         computed_ns = time.perf_counter_ns()
+        if len(alive):
+            self._mark_not_finite(outputs, status, alive)
         columns = [self._pack(tensor, outputs, status, alive) for tensor in self._spec.outputs]
         return Computed(
             columns=columns,
@@ -97,7 +102,17 @@ class Runner:
         )
 
     def forward(self, some: Unpacked) -> Columns:
-        """The module on these rows: to the device, through it, and back. Shapes: outputs [rows, …]."""
+        """The module on these rows: to the device, through it, and back. Shapes: outputs [rows, …].
+
+        Raises: ModelFailed when the device is lost, and whatever the module raises.
+        """
+        try:
+            return self._forward(some)
+        except torch.AcceleratorError as error:
+            self.device_lost = True
+            raise ModelFailed("the device failed") from error
+
+    def _forward(self, some: Unpacked) -> Columns:
         inputs = {name: self._to_device(column) for name, column in some.columns.items()}
         lengths = {name: torch.from_numpy(values) for name, values in some.lengths.items()}
         self._forward_ns = time.perf_counter_ns()
@@ -131,6 +146,8 @@ class Runner:
     def _check(self, batch: Unpacked) -> None:
         if any(len(lengths) != batch.rows for lengths in batch.lengths.values()):
             raise BrokenContract("an axis does not have a length for every row")
+        if any(lengths.min(initial=0) < 0 for lengths in batch.lengths.values()):
+            raise BrokenContract("a length is negative")
         for tensor in self._spec.inputs:
             entries = int(batch.lengths[tensor.axis].sum()) if tensor.axis else batch.rows
             if len(batch.columns[tensor.name]) != entries:
@@ -143,6 +160,8 @@ class Runner:
             return {}
         try:
             return self.forward(some)
+        except ModelFailed:
+            raise
         except Exception as error:  # a module is foreign code: whatever it raises must stay within its batch
             if some.rows == 1:
                 raise ModelFailed(f"the module raised {type(error).__name__}") from error
@@ -153,6 +172,8 @@ class Runner:
         for row in range(some.rows):
             try:
                 answers.append(self.forward(_take(some, np.array([row]), self._spec)))
+            except ModelFailed:
+                raise
             except Exception:  # noqa: BLE001  as above: this row's own failure, found
                 status[alive[row]] = FAILED
                 answers.append(None)
@@ -162,6 +183,16 @@ class Runner:
         blank = {name: np.zeros_like(values) for name, values in known.items()}
         return {name: np.concatenate([(answer or blank)[name] for answer in answers]) for name in known}
 
+    def _mark_not_finite(self, outputs: Columns, status: npt.NDArray[np.uint8], alive: npt.NDArray[np.int64]) -> None:
+        """Check what came out; after this a row's status is final. Raises: BrokenContract for another shape."""
+        for tensor in self._spec.outputs:
+            values = outputs[tensor.name]
+            if values.shape != (len(alive), *tensor.dims):
+                raise BrokenContract(f"output '{tensor.name}' has shape {values.shape}")
+            if values.dtype.kind == "f":
+                finite = np.isfinite(values.reshape(len(alive), -1)).all(axis=1)
+                status[alive[~finite & (status[alive] == OK)]] = NOT_FINITE
+
     def _pack(
         self,
         tensor: disk.TensorSpec,
@@ -169,17 +200,10 @@ class Runner:
         status: npt.NDArray[np.uint8],
         alive: npt.NDArray[np.int64],
     ) -> bytes:
-        """One output over all rows, zeros where a row's status is not OK. Marks rows that are not finite."""
-        dtype = np.dtype(disk.DATATYPES[tensor.datatype])
-        full = np.zeros((len(status), *tensor.dims), dtype)
+        """One output over all rows of the batch, zeros where a row's status is not OK."""
+        full = np.zeros((len(status), *tensor.dims), disk.DATATYPES[tensor.datatype])
         if len(alive):
-            values = outputs[tensor.name]
-            if values.shape != (len(alive), *tensor.dims):
-                raise BrokenContract(f"output '{tensor.name}' has shape {values.shape}")
-            if dtype.kind == "f":
-                finite = np.isfinite(values.reshape(len(alive), -1)).all(axis=1)
-                status[alive[~finite & (status[alive] == OK)]] = NOT_FINITE
-            full[alive] = values
+            full[alive] = outputs[tensor.name]
             full[status != OK] = 0
         return full.tobytes()
 
@@ -188,6 +212,12 @@ class Runner:
         if count is None or not some.rows:
             return int(sum(lengths.sum() for lengths in some.lengths.values())) or some.rows
         return int(count({name: torch.from_numpy(values) for name, values in some.lengths.items()}))
+
+
+def _remaining_s(batch: replica_pb2.PackedBatch) -> npt.NDArray[np.float64]:
+    if len(batch.remaining_s) != 8 * batch.rows:
+        raise BrokenContract("not every row has a remaining time")
+    return np.frombuffer(batch.remaining_s, "<f8")
 
 
 def _column(raw: bytes, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
@@ -199,11 +229,13 @@ def _column(raw: bytes, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> 
 
 def _take(batch: Unpacked, rows: npt.NDArray[np.int64], spec: disk.ModelSpec) -> Unpacked:
     """Some rows of a batch."""
-    entries = {}
-    for name, lengths in batch.lengths.items():
-        ends = np.cumsum(lengths)
-        entries[name] = np.concatenate(
-            [np.arange(ends[row] - lengths[row], ends[row]) for row in rows] or [np.empty(0, np.int64)]
-        )
+    entries = {name: _entries(lengths, rows) for name, lengths in batch.lengths.items()}
     columns = {t.name: batch.columns[t.name][entries[t.axis] if t.axis else rows] for t in spec.inputs}
     return Unpacked(columns, {name: lengths[rows] for name, lengths in batch.lengths.items()}, len(rows))
+
+
+def _entries(lengths: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Places of these rows' entries in a packed column."""
+    taken = lengths[rows]
+    starts = (np.cumsum(lengths) - lengths)[rows]
+    return np.repeat(starts - (np.cumsum(taken) - taken), taken) + np.arange(taken.sum())

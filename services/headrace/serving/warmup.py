@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from headrace.errors import ModelFailed, StartupError
+from headrace.errors import StartupError
 from headrace.serving.runner import Runner, Unpacked
 from headrace_models import spec as disk
 
@@ -23,7 +23,8 @@ def warm_up(runner: Runner, spec: disk.ModelSpec) -> None:
         for _ in range(REPEATS):
             try:
                 runner.forward(Unpacked(columns, lengths, shape.rows))
-            except (RuntimeError, ValueError, KeyError, ModelFailed) as error:
+            except Exception as error:  # a module is foreign code: whatever it raises, it can't be served
+                what = " ".join(str(error).split()) or type(error).__name__
                 raise StartupError(
-                    f"{spec.name}/{spec.version}: warm-up with {shape.rows} rows failed: {error}"
+                    f"{spec.name}/{spec.version}: warm-up with {shape.rows} rows failed: {what}"
                 ) from error

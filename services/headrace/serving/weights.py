@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from headrace.errors import StartupError
 from headrace.v1 import control_pb2
 from headrace_models import spec as disk
+
+if TYPE_CHECKING:
+    import torch  # who looks for models need not load it
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,9 @@ def load(model: FoundModel, device: str) -> torch.nn.Module:
         disk.verify_golden(module, model.spec, model.directory, device=device)
     except disk.SpecError as error:
         raise StartupError(str(error)) from error
+    except Exception as error:  # the module is foreign code, and a damaged archive raises what it likes
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise StartupError(f"{model.directory}: cannot be loaded or fails on its golden rows: {what}") from error
     return module
 
 

@@ -1,0 +1,41 @@
+"""A replica's health on its own port, both sides: what the replica says, and how a deployer without an engine asks.
+
+Two names of grpc.health.v1: the empty one says that batches are welcome, `live` that nobody need replace the process.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+
+LIVE: Final = "live"
+CHECK_TIMEOUT_S: Final = 1.0
+
+
+class ReplicaHealth:
+    """What the port answers."""
+
+    def __init__(self) -> None:
+        self._servicer = HealthServicer()
+
+    def join(self, server: aio.Server) -> None:
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+
+    async def say(self, *, ready: bool, live: bool) -> None:
+        for service, good in (("", ready), (LIVE, live)):
+            status = health_pb2.HealthCheckResponse.SERVING if good else health_pb2.HealthCheckResponse.NOT_SERVING
+            await self._servicer.set(service, status)
+
+
+async def is_live(endpoint: str) -> bool:
+    """False when the process behind this port does not answer, or says that it should be replaced."""
+    try:
+        async with aio.insecure_channel(endpoint) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=LIVE), timeout=CHECK_TIMEOUT_S)
+    except aio.AioRpcError:
+        return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
