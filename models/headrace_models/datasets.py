@@ -17,6 +17,7 @@ from headrace_models.events import Events
 
 NEEDED: Final = ("event_id", "ts", "card_id", "merchant_id", "amount", "currency", "mcc", "country", "channel", "label")
 OPTIONAL: Final = ("device_id", "issuer_bin", "outcome", "label_ts")
+IDS: Final = ("event_id", "card_id", "merchant_id", "device_id", "issuer_bin")
 LABEL_DELAY_US: Final = 30 * wire.DAY_US
 """When a label without `label_ts` counts as known."""
 
@@ -30,7 +31,7 @@ def read_events(path: Path, rename: Mapping[str, str] | None = None) -> tuple[Ev
 
     `rename` maps a user's column names to ours. Raises: DatasetError.
     """
-    table = _read(path)
+    table = _read(path, rename)
     table = {(rename or {}).get(name, name): values for name, values in table.items()}
     if missing := [name for name in NEEDED if name not in table]:
         raise DatasetError(f"{path}: has no column {', '.join(missing)} (needed: {', '.join(NEEDED)})")
@@ -54,12 +55,16 @@ def read_events(path: Path, rename: Mapping[str, str] | None = None) -> tuple[Ev
     return _events(rows), causes
 
 
-def _read(path: Path) -> dict[str, list[Any]]:
+def _read(path: Path, rename: Mapping[str, str] | None) -> dict[str, list[Any]]:
     import pyarrow as pa  # noqa: PLC0415  only a user's own file needs it
     from pyarrow import csv, parquet  # noqa: PLC0415
 
     try:
-        table = parquet.read_table(path) if path.suffix == ".parquet" else csv.read_csv(path)
+        if path.suffix == ".parquet":
+            table = parquet.read_table(path)
+        else:  # ids are text: a reader that guesses makes 4123 of 004123, and two cards one
+            text = csv.ConvertOptions(column_types=dict.fromkeys([*IDS, *(rename or {})], pa.string()))
+            table = csv.read_csv(path, convert_options=text)
     except (OSError, pa.ArrowInvalid) as error:
         raise DatasetError(f"{path}: cannot be read ({error})") from error
     columns: dict[str, list[Any]] = table.to_pydict()

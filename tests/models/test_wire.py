@@ -105,3 +105,15 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
 
     with pytest.raises(DatasetError, match="has no column card_id, merchant_id, amount"):
         read_events(path)
+
+
+def test_ids_of_a_csv_are_text_so_leading_zeros_count(tmp_path: Path) -> None:
+    path = tmp_path / "events.csv"
+    header = HEADER.replace("merchant_id", "shop")
+    path.write_text(header + "1,1000,004123,007,5,EUR,5411,FR,chip,0,2000\n2,1001,4123,7,5,EUR,5411,FR,chip,0,2000\n")
+
+    events, causes = read_events(path, {"shop": "merchant_id"})
+
+    assert not causes
+    assert events.card.tolist() == [wire.hash_id("004123"), wire.hash_id("4123")]
+    assert events.merchant.tolist() == [wire.hash_id("007"), wire.hash_id("7")]

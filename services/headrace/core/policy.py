@@ -45,34 +45,6 @@ class Room:
     """Rows of the batch it would be staged behind; 0 = the replica is idle."""
 
 
-class Pace:
-    """How far apart batches leave while the gateway itself is what limits: its loop lags, replicas idle.
-
-    Every batch costs the gateway whatever its size. A loop that runs late is told to send fewer, larger ones: none
-    within `SPACING` times its lag after the last. A loop on time has a lag near zero, and nothing is held back.
-    """
-
-    SPACING = 3.0
-    MAX_S = 0.006
-    MEMORY = 0.9
-
-    def __init__(self) -> None:
-        self.lag_s = 0.0
-        self._last = float("-inf")
-
-    def observe(self, lag_s: float) -> None:
-        """How late the loop came to look at the queue, seconds."""
-        self.lag_s = self.MEMORY * self.lag_s + (1 - self.MEMORY) * lag_s
-
-    def launched(self, now: float) -> None:
-        self._last = now
-
-    @property
-    def free_at(self) -> float:
-        """When the next batch may leave."""
-        return self._last + min(self.SPACING * self.lag_s, self.MAX_S)
-
-
 def close(queue: RiderQueue, budget: Budget, room: Room | None, cost: CostModel, now: float) -> CloseReason | None:
     """Why a batch should close now, or None to let riders gather."""
     oldest = queue.oldest()

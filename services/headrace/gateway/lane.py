@@ -17,7 +17,7 @@ from headrace.core.batch import Batch, split
 from headrace.core.clock import Clock
 from headrace.core.cost import CostModel
 from headrace.core.inference import Answer, Inference
-from headrace.core.policy import Budget, CloseReason, Pace, Room, close, look_again_at, take
+from headrace.core.policy import Budget, CloseReason, Room, close, look_again_at, take
 from headrace.core.queue import RiderQueue
 from headrace.core.records import BatchRecord, RpcRecord
 from headrace.core.rider import Rider
@@ -62,8 +62,7 @@ class Lane:
         self._clock = clock
         self._on_batch = on_batch
         self._running: set[asyncio.Task[None]] = set()
-        self._pace = Pace()
-        self._pump_planned_at = 0.0
+        self._pump_planned = False
         self._alarm: asyncio.TimerHandle | None = None
 
     @property
@@ -108,35 +107,31 @@ class Lane:
 
     def _pump_soon(self) -> None:
         """Look at the queue once this turn of the loop is over: requests that arrive in one turn ride together."""
-        if not self._pump_planned_at:
-            self._pump_planned_at = self._clock.now()
+        if not self._pump_planned:
+            self._pump_planned = True
             asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
-        now = self._clock.now()
-        self._pace.observe(now - self._pump_planned_at)
-        self._pump_planned_at = 0.0
+        self._pump_planned = False
         while (room := self.dispatcher.room()) is not None:
+            now = self._clock.now()
             reason = close(self.queue, self._budget, room, self.cost, now)
             if reason is None:
-                self._look_again(look_again_at(self.queue, self._budget, self.cost), now)
-                return
-            if reason is CloseReason.SLOT and now < self._pace.free_at:
-                self._look_again(self._pace.free_at, now)
+                self._look_again(now)
                 return
             self._launch(reason, room, now)
 
-    def _look_again(self, at: float | None, now: float) -> None:
-        """Have the pump called at that time, if nothing calls it before."""
+    def _look_again(self, now: float) -> None:
+        """Have the pump called when the policy may change its mind by itself."""
         if self._alarm is not None:
             self._alarm.cancel()
+        at = look_again_at(self.queue, self._budget, self.cost)
         self._alarm = None if at is None else asyncio.get_running_loop().call_later(max(0.0, at - now), self._pump_soon)
 
     def _launch(self, reason: CloseReason, room: Room, now: float) -> None:
         riders = take(self.queue, self._budget, room, self.cost, now)
         if not riders:
             return
-        self._pace.launched(now)
         batch = Batch(self.spec, riders, self._record(reason, riders))
         flight = self.dispatcher.book(batch)
         task = asyncio.get_running_loop().create_task(self._run(batch, flight), name=f"batch-{batch.rows}")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from headrace.core.cost import CostModel
 from headrace.core.inference import Answer, Inference
-from headrace.core.policy import Budget, CloseReason, Pace, Room, close, look_again_at, take
+from headrace.core.policy import Budget, CloseReason, Room, close, look_again_at, take
 from headrace.core.queue import RiderQueue
 from headrace.core.records import RpcRecord
 from headrace.core.rider import Rider
@@ -159,23 +159,6 @@ def test_predictions_are_never_negative() -> None:
         cost.observe(tokens, seconds)
 
     assert all(cost.predict_s(tokens) >= 0 for tokens in (0, 1, 10, 1000))
-
-
-def test_a_loop_on_time_holds_nothing_back_and_a_late_one_spaces_its_batches() -> None:
-    pace = Pace()
-    assert pace.free_at < 0
-
-    pace.launched(10.0)
-    pace.observe(0.0)
-    assert pace.free_at == 10.0
-
-    for _ in range(100):
-        pace.observe(0.001)
-    assert pace.free_at == pytest.approx(10.003, abs=1e-4)
-
-    for _ in range(100):
-        pace.observe(1.0)
-    assert pace.free_at == pytest.approx(10.0 + Pace.MAX_S)
 
 
 ACTIONS = st.lists(
