@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+STAMPS: Final = "headrace-stamps-bin"
+"""Trailing metadata of a batch that failed at its replica: `headrace.v1.Stamps`, as far as it got."""
 OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 1000),
     ("grpc.keepalive_timeout_ms", 1000),
@@ -24,3 +26,5 @@ SERVER_OPTIONS: Final = (
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.max_send_message_length", 64 << 20),
 )
+SHARED_PORT_OPTIONS: Final = (("grpc.so_reuseport", 1), *SERVER_OPTIONS[1:])
+"""For gateways that share a port on purpose: the kernel spreads the connections."""

@@ -72,11 +72,14 @@ def serve(
     models: ModelsOption = None,
     config_file: ConfigOption = None,
     port: PortOption = None,
+    gateways: Annotated[int | None, typer.Option(min=1, help="Gateway processes that share the port.")] = None,
 ) -> None:
-    """Start control, a gateway and the models on this machine, until Ctrl-C."""
+    """Start control, gateways and the models on this machine, until Ctrl-C."""
     from headrace.cluster import serve_until  # noqa: PLC0415
 
-    settings = config.load(config_file, engine=engine, model_dirs=models or None, gateway__port=port)
+    settings = config.load(
+        config_file, engine=engine, model_dirs=models or None, gateway__port=port, gateway__processes=gateways
+    )
     _run(lambda stopped: serve_until(settings, stopped))
 
 
@@ -154,16 +157,36 @@ def list_models(address: AddressOption = "127.0.0.1:8001") -> None:
 def trace(
     trace_id: Annotated[str, typer.Argument(help="The beginning of a trace id; empty = the most recent.")] = "",
     directory: Annotated[Path, typer.Option("--dir", help="Where the trace files are.")] = Path("build/traces"),
+    slowest: Annotated[int, typer.Option(min=0, help="List so many of the slowest instead.")] = 0,
 ) -> None:
-    """Draw the waterfall of one inference from the local trace files."""
+    """Draw the waterfall of one inference from the local trace files, or list the slowest."""
     from rich.console import Console  # noqa: PLC0415
 
     from headrace.telemetry import reading, waterfall  # noqa: PLC0415
 
-    found = reading.find(directory, trace_id)
-    if found is None:
-        raise StartupError(f"{directory}: no complete trace {trace_id or 'yet'}")
-    Console().print(waterfall.draw(found))
+    console = Console()
+    if slowest:
+        console.print(waterfall.listing(reading.slowest(directory, slowest)))
+        return
+    found = reading.find(directory, trace_id) if trace_id else [t for t in (reading.latest(directory),) if t]
+    if not found:
+        raise StartupError(f"{directory}: no trace {trace_id or 'yet'}")
+    for one in found:
+        console.print(waterfall.draw(one))
+
+
+@app.command()
+def top(
+    addresses: Annotated[
+        list[str] | None, typer.Argument(help="host:port of gateways' metrics; 127.0.0.1:8002.")
+    ] = None,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one table and end.")] = False,  # noqa: FBT002
+) -> None:
+    """Show what the gateways are doing: models, rate, latency, batch size, refusals, replicas."""
+    from headrace.top import run  # noqa: PLC0415
+
+    run(addresses or ["127.0.0.1:8002"], every, once=once)
 
 
 def _freeze() -> None:

@@ -6,10 +6,12 @@ What `headrace serve` and `headrace demo` run. Composes and supervises; nothing 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import tempfile
+import urllib.request
 from pathlib import Path
 from typing import Self
 
@@ -36,18 +38,21 @@ class Cluster:
         gateway, control = self.settings.gateway, self.settings.control
         self.address = f"{gateway.host}:{gateway.port}"
         self.control_address = f"{control.host}:{control.port}"
+        self.metrics_addresses = [f"{gateway.host}:{gateway.metrics_port + i}" for i in range(gateway.processes)]
         self._folder = tempfile.TemporaryDirectory(prefix="headrace-")
-        self._config_file = Path(self._folder.name) / "headrace.yaml"
+        self.config_file = Path(self._folder.name) / "headrace.yaml"
         # The children read this file alone: what the environment said is in it already.
-        self._config_file.write_text(self.settings.model_dump_json(exclude={"engine", "model_dirs"}))
+        self.config_file.write_text(self.settings.model_dump_json(exclude={"engine", "model_dirs"}))
         environment = {
             name: value for name, value in os.environ.items() if not (name.startswith(PREFIX) and "__" in name)
         }
-        arguments = ["--config", str(self._config_file)]
+        arguments = ["--config", str(self.config_file)]
         self.control = Child("control", ["control", *arguments], environment=environment)
-        self.gateway = Child(
-            "gateway", ["gateway", *arguments, "--control", self.control_address], environment=environment
-        )
+        command = ["gateway", *arguments, "--control", self.control_address]
+        self.gateways = [
+            Child(f"gateway-{index}", command, environment={**environment, f"{PREFIX}GATEWAY__INDEX": str(index)})
+            for index in range(gateway.processes)
+        ]
         self.deployer = self._deployer(environment)
 
     async def __aenter__(self) -> Self:
@@ -62,26 +67,27 @@ class Cluster:
         await self.stop()
 
     async def stop(self) -> None:
-        """The gateway drains first, then the replicas, then control."""
-        await self.gateway.stop(self.settings.gateway.drain_s + 10)
+        """The gateways drain first, then the replicas, then control."""
+        drain_s = self.settings.gateway.drain_s + 10
+        await asyncio.gather(*(child.stop(drain_s) for child in self.gateways))
         await self.deployer.stop()
         await self.control.stop()
         self._folder.cleanup()
 
     async def _start(self) -> None:
         await self.control.start()
-        await self.gateway.start()
+        await asyncio.gather(*(child.start() for child in self.gateways))
         await self.deployer.deploy(self.models)
         await self._wait_ready()
 
     async def _wait_ready(self) -> None:
-        """Until the gateway says that every model is ready. Raises: StartupError."""
+        """Until every gateway says that every model is ready. Raises: StartupError."""
         deadline = asyncio.get_running_loop().time() + READY_TIMEOUT_S
         async with aio.insecure_channel(self.address) as channel:
             while asyncio.get_running_loop().time() < deadline:
                 for child in self._children():
                     child.assert_starting()
-                if await self._ready_models(channel):
+                if await self._ready_models(channel) and await self._ready_gateways():
                     return
                 await asyncio.sleep(0.05)
         raise StartupError(f"the models did not become ready within {READY_TIMEOUT_S:g} s")
@@ -97,13 +103,18 @@ class Cluster:
             return False
         return True
 
+    async def _ready_gateways(self) -> bool:
+        """A channel reaches one of them; the others are asked on the ports that are theirs alone."""
+        ready = await asyncio.gather(*(asyncio.to_thread(_is_ready, address) for address in self.metrics_addresses))
+        return all(ready)
+
     def _children(self) -> list[Child]:
         replicas = self.deployer.children if isinstance(self.deployer, LocalDeployer) else []
-        return [self.control, self.gateway, *replicas]
+        return [self.control, *self.gateways, *replicas]
 
     def _deployer(self, environment: dict[str, str]) -> Deployer:
         if self.settings.engine == "local":
-            return LocalDeployer(self.settings, self.control_address, self._config_file, environment)
+            return LocalDeployer(self.settings, self.control_address, self.config_file, environment)
         from headrace.serving.deploy_ray import RayDeployer  # noqa: PLC0415  a laptop without Ray has the local engine
 
         return RayDeployer(self.settings, self.control_address)
@@ -117,11 +128,11 @@ async def serve_until(settings: Settings, stopped: asyncio.Event) -> None:
         await cluster.__aenter__()
     try:
         _take_back_signals(stopped)
-        gateway = cluster.settings.gateway
+        metrics = ", ".join(f"http://{address}" for address in cluster.metrics_addresses)
         for model in cluster.models:
             console.print(f"  {model.name} {model.version}", style="dim", highlight=False)
         console.print(
-            f"headrace serves on [bold]{cluster.address}[/] (gRPC), metrics on http://{gateway.host}:{gateway.metrics_port}",
+            f"headrace serves on [bold]{cluster.address}[/] (gRPC), metrics on {metrics}",
             highlight=False,
         )
         console.print("Ctrl-C drains and stops.", style="dim")
@@ -146,7 +157,7 @@ def _with_ports(settings: Settings) -> Settings:
             "gateway": gateway.model_copy(
                 update={
                     "port": gateway.port or _free_port(gateway.host),
-                    "metrics_port": gateway.metrics_port or _free_port(gateway.host),
+                    "metrics_port": gateway.metrics_port or _free_ports(gateway.host, gateway.processes),
                 }
             ),
             "control": control.model_copy(update={"port": control.port or _free_port(control.host)}),
@@ -156,7 +167,25 @@ def _with_ports(settings: Settings) -> Settings:
 
 
 def _free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return _free_ports(host, 1)
+
+
+def _free_ports(host: str, count: int) -> int:
+    """The first of so many free ports in a row. Raises: StartupError when none is found."""
+    for _ in range(50):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError, OverflowError):
+            first = 0
+            for index in range(count):
+                probe = stack.enter_context(socket.socket())
+                probe.bind((host, first and first + index))
+                first = first or int(probe.getsockname()[1])
+            return first
+    raise StartupError(f"no {count} free ports in a row on {host}")
+
+
+def _is_ready(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{address}/ready", timeout=1) as page:
+            return int(page.status) == 200
+    except OSError:
+        return False

@@ -68,6 +68,12 @@ class GatewaySettings(Section):
     """Requests one gateway may hold, over all lanes."""
     drain_s: float = Field(30, gt=0)
     """How long a stopping gateway waits for what it has accepted."""
+    retire_after_s: float = Field(600, gt=0)
+    """A version without a replica for so long is forgotten, its metrics too."""
+    processes: int = Field(1, ge=1, le=64)
+    """Gateways that share the port on this machine; process i has its metrics on metrics_port + i."""
+    index: int = Field(0, ge=0)
+    """Which of them this one is."""
 
 
 class ControlSettings(Section):
@@ -95,17 +101,28 @@ class ReplicaSettings(Section):
 
 
 class TelemetrySettings(Section):
-    """Traces and logs."""
+    """Traces and logs. OpenTelemetry's own variables (OTEL_*) win over the file."""
 
+    enabled: bool = True
+    """False records no span at all; metrics and logs go on. OTEL_SDK_DISABLED."""
+    sampling: float = Field(1.0, ge=0, le=1)
+    """Share of the traces that start here. OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG."""
+    sampling_by_caller: bool = True
+    """A caller's own flag wins over the share. False with the samplers that are not `parentbased_`."""
+    otlp_endpoint: str = ""
+    """The collector, OTLP/gRPC; empty = local files. OTEL_EXPORTER_OTLP_ENDPOINT, or _TRACES_ENDPOINT."""
     trace_dir: Path = Path("build/traces")
     """Where spans go without a collector: OTLP JSON lines."""
     max_file_bytes: int = Field(64 * 1024 * 1024, ge=64 * 1024)
     max_files: int = Field(4, ge=1)
-    sampling: float = Field(1.0, ge=0, le=1)
-    """Share of traces that start here; a caller's own flag is honoured whatever this says."""
+    """So many files of so many bytes for each process, and as many again for what is worth keeping longer."""
+    max_waiting: int = Field(65_536, ge=1)
+    """Requests whose records may wait to be told: about a kilobyte each. What comes on top is dropped and counted."""
+    max_links: int = Field(512, ge=1)
+    """Members that a batch's span names; the others are counted. OTEL_SPAN_LINK_COUNT_LIMIT."""
+    slow_ms: float | None = Field(None, gt=0)
+    """A request that takes so long is marked to be kept. None = the slowest hundredth of each model version."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    otlp_endpoint: str = ""
-    """From OTEL_EXPORTER_OTLP_ENDPOINT; empty = the local file."""
 
 
 class Settings(Section):
@@ -158,12 +175,36 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _from_environment(environment: Mapping[str, str]) -> dict[tuple[str, ...], Any]:
     """`HEADRACE_GATEWAY__PORT=0` → gateway.port. Names without `__` (HEADRACE_DEMO_SECONDS) are not settings."""
-    found: dict[tuple[str, ...], Any] = {}
-    if endpoint := environment.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""):
-        found["telemetry", "otlp_endpoint"] = endpoint
+    found: dict[tuple[str, ...], Any] = {("telemetry", key): value for key, value in _from_otel(environment).items()}
     for name, value in environment.items():
         if name.startswith(PREFIX) and "__" in name:
             found[tuple(name.removeprefix(PREFIX).lower().split("__"))] = value
+    return found
+
+
+def _from_otel(environment: Mapping[str, str]) -> dict[str, Any]:
+    """What OpenTelemetry's variables say about ours. Headers, TLS and timeouts of a collector stay the SDK's business.
+
+    Source: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables.
+    """
+    found: dict[str, Any] = {}
+    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+        if endpoint := environment.get(name):
+            found["otlp_endpoint"] = endpoint
+    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        found["enabled"] = False
+    if links := environment.get("OTEL_SPAN_LINK_COUNT_LIMIT"):
+        found["max_links"] = links
+    if sampler := environment.get("OTEL_TRACES_SAMPLER"):
+        kind = sampler.removeprefix("parentbased_")
+        shares: dict[str, Any] = {
+            "always_on": 1.0,
+            "always_off": 0.0,
+            "traceidratio": environment.get("OTEL_TRACES_SAMPLER_ARG") or 1.0,
+        }
+        if kind not in shares:
+            raise StartupError(f"OTEL_TRACES_SAMPLER: '{sampler}' is not a sampler of this server")
+        found["sampling"], found["sampling_by_caller"] = shares[kind], kind != sampler
     return found
 
 

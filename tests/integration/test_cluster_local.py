@@ -146,7 +146,7 @@ def test_one_inferences_trace_is_whole_and_its_batch_names_every_member(run: Run
             )
 
     run(main(), timeout_s=120)
-    traces = [reading.find(tmp_path / "traces", caller) for caller in callers]
+    traces = [next(iter(reading.find(tmp_path / "traces", caller)), None) for caller in callers]
 
     members: dict[str, set[str]] = {}
     for trace, caller in zip(traces, callers, strict=True):
@@ -166,6 +166,7 @@ def test_one_inferences_trace_is_whole_and_its_batch_names_every_member(run: Run
         assert (trace.rpc.trace_id, trace.rpc.span_id) in batch["batch"].links
         members.setdefault(batch["batch"].span_id, set()).add(caller)
     linked = {t.batch[0].span_id: {trace_id for trace_id, _ in t.batch[0].links} for t in traces if t}
+    assert all(len(t.mates) == len(t.batch[0].links) - 1 for t in traces if t)
     assert linked == members
 
 

@@ -6,6 +6,7 @@ Its model adds up two numbers, and does whatever the first of them asks for; it 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,9 +20,9 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from safetensors.numpy import save_file
 
+from headrace.channel import STAMPS
 from headrace.config import ControlSettings, ModelSettings, ReplicaSettings, Settings
 from headrace.control.server import ControlServer
-from headrace.core.records import ReplicaRecord
 from headrace.errors import StartupError
 from headrace.serving import weights
 from headrace.serving.health import LIVE
@@ -73,16 +74,6 @@ async def eventually(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.002)
 
 
-class Records:
-    """The tracer's place: keeps what the replica leaves behind."""
-
-    def __init__(self) -> None:
-        self.records: list[ReplicaRecord] = []
-
-    def replica(self, record: ReplicaRecord) -> None:
-        self.records.append(record)
-
-
 class Model:
     """A model version on disk whose forward pass a test holds and lets go."""
 
@@ -128,9 +119,8 @@ def model(tmp_path: Path) -> Model:
 class Rig:
     """A replica, its control and a channel to each."""
 
-    def __init__(self, replica: ReplicaServer, records: Records, control: ControlServer) -> None:
+    def __init__(self, replica: ReplicaServer, control: ControlServer) -> None:
         self.replica = replica
-        self.records = records.records
         self.control_address = f"127.0.0.1:{control.port}"
 
     @asynccontextmanager
@@ -184,11 +174,11 @@ async def replica(model: Model, **settings: float) -> AsyncIterator[Rig]:
     """A replica that has started, or is still warming up where the gate is shut."""
     of_replica = ReplicaSettings(**{"notice_s": 0.0, "grace_s": 2.0, **settings})
     async with ControlServer(Settings(control=ControlSettings(port=0))) as control:
-        records, found = Records(), weights.read(model.directory)
-        server = ReplicaServer(found, of_replica, ModelSettings(), f"127.0.0.1:{control.port}", records)
+        found = weights.read(model.directory)
+        server = ReplicaServer(found, of_replica, ModelSettings(), f"127.0.0.1:{control.port}")
         starting = asyncio.create_task(server.start("127.0.0.1"))
         await eventually(lambda: starting.done() or (server.port and model.gate.exists()))
-        rig = Rig(server, records, control)
+        rig = Rig(server, control)
         async with rig.connected():
             try:
                 yield rig
@@ -202,20 +192,17 @@ def sums(answer: replica_pb2.PackedAnswer) -> list[float]:
     return np.frombuffer(answer.columns[0], "<f4").tolist()
 
 
-def test_a_batch_is_answered_row_by_row_with_stamps_and_a_record_below_its_dispatch(run: Run, model: Model) -> None:
+def test_a_batch_is_answered_row_by_row_with_the_stamps_of_every_stage(run: Run, model: Model) -> None:
     async def main() -> None:
         async with replica(model) as rig:
             answer = await rig.execute(2, 3, 4)
 
             assert sums(answer) == [3, 4, 5]
             assert list(answer.status) == [OK] * 3
-            stages = ("received", "started", "unpacked", "forward", "computed", "packed")
+            stages = ("received", "started", "unpacked", "copied", "computed", "fetched", "packed")
             stamps = [getattr(answer.stamps, f"{stage}_ns") for stage in stages]
             assert stamps == sorted(stamps)
-            assert stamps[0] > 0
-            (record,) = rig.records
-            assert (record.trace_id, record.parent_id, record.rows) == (b"t" * 16, 7, 3)
-            assert record.forward_span_id == answer.forward_span_id
+            assert abs(stamps[0] / 1e9 - time.time()) < 5
 
     run(main())
 
@@ -296,7 +283,11 @@ def test_a_bad_row_is_marked_and_a_batch_of_bad_rows_is_an_error(run: Run, model
 
             assert list(answer.status) == [OK, FAILED, OK]
             assert sums(answer) == [3, 0, 5]
-            assert await rig.execute(13).code() is grpc.StatusCode.INTERNAL
+            failed = rig.execute(13)
+            assert await failed.code() is grpc.StatusCode.INTERNAL
+            stamps = replica_pb2.Stamps.FromString((await failed.trailing_metadata())[STAMPS])
+            assert 0 < stamps.received_ns <= stamps.started_ns <= stamps.unpacked_ns <= stamps.packed_ns
+            assert stamps.computed_ns == 0
             assert await rig.health() == SERVING
 
     run(main())
@@ -396,7 +387,7 @@ def test_another_digest_for_a_version_that_is_served_is_refused_for_good(
         async with replica(model) as rig:
             await rig.until_states([READY])
             found = weights.read(other.directory)
-            intruder = ReplicaServer(found, ReplicaSettings(), ModelSettings(), rig.control_address, Records())
+            intruder = ReplicaServer(found, ReplicaSettings(), ModelSettings(), rig.control_address)
             try:
                 await intruder.start("127.0.0.1")
                 with pytest.raises(StartupError, match="digest"):

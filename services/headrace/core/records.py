@@ -1,12 +1,34 @@
 """What the hot path leaves behind for tracing: ids and timestamps, nothing encoded, nothing formatted.
 
-The gateway fills RpcRecord, BatchRecord and DispatchRecord, the replica ReplicaRecord. `Tracer` turns them
-into spans off the event loop. Times are `perf_counter_ns` unless a name says wall.
+Filled by the gateway alone: a replica sends its stamps with the answer. `Tracer` turns records into spans off the
+event loop. Times are `perf_counter_ns` unless a name says wall.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class ReplicaIdentity(NamedTuple):
+    """Whom a batch was sent to, as the replica registered."""
+
+    replica_id: str
+    host: str = ""
+    device: str = ""
+    precision: str = ""
+
+
+class Stages(NamedTuple):
+    """When a batch passed each stage of its replica: that host's wall clock, ns; 0 = it did not get there."""
+
+    received_ns: int
+    started_ns: int
+    unpacked_ns: int
+    copied_ns: int
+    computed_ns: int
+    fetched_ns: int
+    packed_ns: int
 
 
 @dataclass(slots=True)
@@ -19,6 +41,9 @@ class RpcRecord:
     sampled: bool
     start_ns: int
     method: str = ""
+    peer: str = ""
+    """The caller's address as gRPC writes it."""
+    tracestate: str = ""
     model: str = ""
     version: str = ""
     request_id: str = ""
@@ -39,8 +64,10 @@ class RpcRecord:
     """gRPC status name."""
     reason: str = ""
     """Why it was refused or failed: the error's class name."""
-    row: int = 0
-    """Its first row in the batch."""
+    detail: str = ""
+    """The sentence its caller was told; for the log only."""
+    row: int = -1
+    """Its first row in the answer; -1 = it was never computed."""
     masked: bool = False
     """Its caller had gone before the answer came."""
     batch: BatchRecord | None = None
@@ -48,21 +75,29 @@ class RpcRecord:
 
 @dataclass(slots=True)
 class DispatchRecord:
-    """One attempt to have a batch computed by one replica: the span `dispatch`."""
+    """One attempt to have a batch computed by one replica: `dispatch`, `replica.batch` and the stages."""
 
     span_id: int
     attempt: int
-    replica_id: str
+    replica: ReplicaIdentity
     start_ns: int
     end_ns: int = 0
     payload_bytes: int = 0
     error: str = ""
     """gRPC status name of a failed attempt."""
+    stages: Stages | None = None
+    """None = no word came back."""
+    padded_tokens: int = 0
+    expired: int = 0
+    """Rows whose time was over when the forward pass began."""
 
 
 @dataclass(slots=True)
 class BatchRecord:
-    """One packed batch: the span `batch` with a link to every member, and its attempts."""
+    """One packed batch: the span `batch` with a link to every member, and its attempts.
+
+    A batch and its members are one family: they are told, kept or dropped together, when the last of them has ended.
+    """
 
     trace_id: bytes
     span_id: int
@@ -80,37 +115,15 @@ class BatchRecord:
     members: list[RpcRecord] = field(default_factory=list)
     dispatches: list[DispatchRecord] = field(default_factory=list)
     settled_ns: int = 0
-    forward_wall_ns: tuple[int, int] = (0, 0)
-    """Begin and end of the replica's forward pass, its wall clock; zeros = no answer came."""
-    forward_span_id: int = 0
-    padded_tokens: int = 0
+    unfinished: int = 0
+    """How many of the batch and its members have not ended."""
+
+    @property
+    def answered(self) -> DispatchRecord | None:
+        """The attempt that brought the answer."""
+        last = self.dispatches[-1] if self.dispatches else None
+        return last if last and last.stages and not last.error else None
 
     @property
     def sampled(self) -> bool:
         return any(member.sampled for member in self.members)
-
-
-@dataclass(slots=True)
-class ReplicaRecord:
-    """One batch at the replica: `replica.batch` with `unpack` and `forward`. Wall nanoseconds, anchored."""
-
-    trace_id: bytes
-    parent_id: int
-    """The `dispatch` span."""
-    span_id: int
-    forward_span_id: int
-    sampled: bool
-    replica_id: str
-    model: str
-    version: str
-    device: str
-    received_wall_ns: int
-    started_wall_ns: int
-    unpacked_wall_ns: int
-    forward_wall_ns: int
-    computed_wall_ns: int
-    packed_wall_ns: int
-    rows: int
-    tokens: int
-    padded_tokens: int
-    expired: int

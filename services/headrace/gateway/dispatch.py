@@ -13,11 +13,12 @@ from typing import Final
 import grpc
 from grpc import aio
 
+from headrace.channel import STAMPS
 from headrace.core.batch import Batch, Packed, pack, row_values
 from headrace.core.clock import Clock
 from headrace.core.cost import TRUSTED_AFTER, CostModel
 from headrace.core.policy import Room
-from headrace.core.records import DispatchRecord
+from headrace.core.records import DispatchRecord, Stages
 from headrace.errors import BackendLost, BrokenContract, ModelFailed, Overloaded
 from headrace.gateway.link import EVICTING, Flight, ReplicaLink
 from headrace.telemetry import context
@@ -79,7 +80,7 @@ class Dispatcher:
             link = self._links.get(replica_id)
             if link is None or link.endpoint != registration.endpoint:
                 self._links[replica_id] = link = ReplicaLink(registration)
-            link.state, link.listed = registration.state, True
+            link.update(registration)
         for link in list(self._links.values()):
             if link.replica_id not in named:
                 self._unlist(link)
@@ -89,6 +90,11 @@ class Dispatcher:
     def ready(self) -> bool:
         """Some replica could take a batch now or soon."""
         return any(link.choosable for link in self._links.values())
+
+    @property
+    def flights(self) -> int:
+        """Batches at replicas."""
+        return sum(len(link.flights) for link in self._links.values())
 
     @property
     def links(self) -> tuple[ReplicaLink, ...]:
@@ -201,7 +207,7 @@ class Dispatcher:
             packed = pack(batch)
             if not batch.riders:
                 return replica_pb2.PackedAnswer()
-            record = DispatchRecord(random.getrandbits(63) + 1, attempt, link.replica_id, self._clock.now_ns())
+            record = DispatchRecord(context.new_id(), attempt, link.identity, self._clock.now_ns())
             batch.record.dispatches.append(record)
             message = self._message(batch, packed, link, record, backlog_s)
             record.payload_bytes = message.ByteSize()
@@ -216,9 +222,10 @@ class Dispatcher:
         self, message: replica_pb2.PackedBatch, flight: Flight, record: DispatchRecord
     ) -> replica_pb2.PackedAnswer:
         try:
-            return await flight.link.execute(message, flight, self._cap_s(flight.link, last=record.attempt > 1))
+            answer = await flight.link.execute(message, flight, self._cap_s(flight.link, last=record.attempt > 1))
         except aio.AioRpcError as error:
             record.error = error.code().name
+            record.stages = _stages_of_failure(error)
             raise
         except asyncio.CancelledError:
             record.error = "CANCELLED"
@@ -227,6 +234,10 @@ class Dispatcher:
             raise
         finally:
             record.end_ns = self._clock.now_ns()
+        record.stages = _stages(answer.stamps)
+        record.padded_tokens = answer.padded_tokens
+        record.expired = answer.status.count(replica_pb2.ROW_STATUS_EXPIRED)
+        return answer
 
     def _message(
         self, batch: Batch, packed: Packed, link: ReplicaLink, record: DispatchRecord, backlog_s: float
@@ -251,6 +262,7 @@ class Dispatcher:
             context=context.pack(batch.record.trace_id, record.span_id, sampled=batch.record.sampled),
             batch_id=batch.record.span_id,
             backlog_s=backlog_s,
+            row_tracestates=_tracestates(batch),
         )
 
     def _cap_s(self, link: ReplicaLink, *, last: bool) -> float:
@@ -287,6 +299,35 @@ class Dispatcher:
             probe.cancel()
         await asyncio.gather(*self._probes, return_exceptions=True)
         await asyncio.gather(*(link.close() for link in self._links.values()))
+
+
+def _tracestates(batch: Batch) -> dict[int, str]:
+    """Row → tracestate, for the few whose callers sent one."""
+    found: dict[int, str] = {}
+    row = 0
+    for rider in batch.riders:
+        if rider.record.tracestate:
+            found.update(dict.fromkeys(range(row, row + rider.inference.rows), rider.record.tracestate))
+        row += rider.inference.rows
+    return found
+
+
+def _stages(stamps: replica_pb2.Stamps) -> Stages:
+    return Stages(
+        stamps.received_ns,
+        stamps.started_ns,
+        stamps.unpacked_ns,
+        stamps.copied_ns,
+        stamps.computed_ns,
+        stamps.fetched_ns,
+        stamps.packed_ns,
+    )
+
+
+def _stages_of_failure(error: aio.AioRpcError) -> Stages | None:
+    """How far a batch got that failed at its replica; None when the replica is lost and said nothing."""
+    stamps = (error.trailing_metadata() or {}).get(STAMPS)
+    return _stages(replica_pb2.Stamps.FromString(stamps)) if isinstance(stamps, bytes) else None
 
 
 def _lost_by_eviction() -> aio.AioRpcError:

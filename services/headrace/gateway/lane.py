@@ -47,7 +47,7 @@ class Lane:
         settings: BatchingSettings,
         gateway_id: str,
         clock: Clock,
-        on_batch: Callable[[BatchRecord, replica_pb2.Stamps | None], None],
+        on_batch: Callable[[BatchRecord], None],
     ) -> None:
         self.spec = spec
         self.settings = settings
@@ -62,6 +62,7 @@ class Lane:
         self._clock = clock
         self._on_batch = on_batch
         self._running: set[asyncio.Task[None]] = set()
+        self._alive_at = clock.now()
         self._pump_planned = False
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -152,6 +153,7 @@ class Lane:
             rows=sum(rider.inference.rows for rider in riders),
             tokens=sum(rider.inference.tokens for rider in riders),
             members=[rider.record for rider in riders],
+            unfinished=len(riders) + 1,
         )
         for rider in riders:
             rider.record.closed_ns = closed_ns
@@ -159,14 +161,11 @@ class Lane:
         return record
 
     async def _run(self, batch: Batch, flight: Flight) -> None:
-        record = batch.record
-        stamps = None
         try:
             answer = await self.dispatcher.dispatch(batch, flight, self.backlog_s())
             if batch.riders:
-                stamps = answer.stamps
                 self._settle(batch, answer)
-                self._learn(batch, stamps)
+                self._learn(batch, answer.stamps)
         except HeadraceError as error:
             _fail(batch, type(error), str(error))
         except asyncio.CancelledError:
@@ -175,25 +174,25 @@ class Lane:
         except Exception:  # the outer guard: whatever went wrong here, no rider is left to wait for its deadline
             log.exception("a batch was lost to an error of ours")
             _fail(batch, BrokenContract, "internal error")
-        record.settled_ns = self._clock.now_ns()
-        self._on_batch(record, stamps)
+        finally:
+            batch.record.settled_ns = self._clock.now_ns()
+            self._on_batch(batch.record)
 
     def _settle(self, batch: Batch, answer: replica_pb2.PackedAnswer) -> None:
         """Hand every rider its rows. Raises: BrokenContract when the answer is not the size its spec promises."""
         _check_size(batch, answer)
         record = batch.record
         record.rows, record.tokens = batch.rows, batch.tokens
-        record.forward_wall_ns = (answer.stamps.forward_ns, answer.stamps.computed_ns)
-        record.forward_span_id = answer.forward_span_id
-        record.padded_tokens = answer.padded_tokens
         columns, status = list(answer.columns), answer.status
         row = 0
         for rider in batch.riders:
             rows = rider.inference.rows
-            rider.record.row = row
+            worst = max(status[row : row + rows])
+            if worst != replica_pb2.ROW_STATUS_EXPIRED:
+                rider.record.row = row
             if rider.outcome is not None:
                 rider.record.masked = True
-            elif worst := max(status[row : row + rows]):
+            elif worst:
                 error, sentence = ROW_ERRORS[worst]
                 rider.settle(error(sentence))
             else:
@@ -208,6 +207,12 @@ class Lane:
         self.cost.observe(batch.tokens, (self._clock.now_ns() - sent_ns - waited_ns) / 1e9)
 
     # Life ---------------------------------------------------------------------------------------------------------
+
+    def idle_s(self) -> float:
+        """Seconds since it last had a replica, a rider or a batch; 0 = it has one."""
+        if self.dispatcher.links or len(self.queue) or self._running:
+            self._alive_at = self._clock.now()
+        return self._clock.now() - self._alive_at
 
     def backlog_s(self) -> float:
         """Replica-seconds of work that wait here: full batches of what is queued."""

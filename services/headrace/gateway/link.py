@@ -14,6 +14,7 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from headrace.channel import OPTIONS
+from headrace.core.records import ReplicaIdentity
 from headrace.v1 import control_pb2, replica_pb2, replica_pb2_grpc
 
 PROBE_TIMEOUT_S: Final = 0.5
@@ -42,11 +43,10 @@ class ReplicaLink:
     """A replica, its channel and its share of our work."""
 
     def __init__(self, registration: control_pb2.Registration) -> None:
-        self.replica_id = registration.replica_id
         self.endpoint = registration.endpoint
-        self.state = registration.state
         self.listed = True
         """The latest snapshot names it. One that is not named but answers is kept: control may have lost it only."""
+        self.update(registration)
         self.evicted = False
         self.closed = False
         self.queued_elsewhere = 0
@@ -55,6 +55,18 @@ class ReplicaLink:
         self._channel = aio.insecure_channel(registration.endpoint, OPTIONS)
         self._stub = replica_pb2_grpc.ReplicaStub(self._channel)
         self._channel.get_state(try_to_connect=True)  # warm from the first snapshot on
+
+    def update(self, registration: control_pb2.Registration) -> None:
+        """Take over what the latest snapshot says of it."""
+        self.listed = True
+        self.state = registration.state
+        self.identity = ReplicaIdentity(
+            registration.replica_id, registration.host, registration.device, registration.precision
+        )
+
+    @property
+    def replica_id(self) -> str:
+        return self.identity.replica_id
 
     @property
     def choosable(self) -> bool:

@@ -17,7 +17,7 @@ from headrace.core.routing import parse_version, primary
 from headrace.core.tensors import Axis, ModelSpec, TensorSpec
 from headrace.errors import NotReady, UnknownModel
 from headrace.gateway.lane import Lane
-from headrace.v1 import control_pb2, replica_pb2
+from headrace.v1 import control_pb2
 
 
 @dataclass(slots=True)
@@ -42,12 +42,14 @@ class Models:
         settings: Settings,
         gateway_id: str,
         clock: Clock,
-        on_batch: Callable[[BatchRecord, replica_pb2.Stamps | None], None],
+        on_batch: Callable[[BatchRecord], None],
+        on_closed: Callable[[str, str], None],
     ) -> None:
         self._settings = settings
         self._gateway_id = gateway_id
         self._clock = clock
         self._on_batch = on_batch
+        self._on_closed = on_closed
         self._models: dict[str, Model] = {}
 
     def __iter__(self) -> Iterator[Model]:
@@ -93,6 +95,18 @@ class Models:
     def all_ready(self) -> bool:
         """There is a model, and every model has a version that answers."""
         return bool(self._models) and all(model.ready_versions() for model in self)
+
+    async def retire(self) -> None:
+        """Close the lanes that have had neither replica nor rider for a while: versions come and go for ever."""
+        for model in list(self):
+            for version, lane in list(model.lanes.items()):
+                if lane.idle_s() > self._settings.gateway.retire_after_s:
+                    del model.lanes[version]
+                    model.opened.discard(version)
+                    await lane.close()
+                    self._on_closed(model.name, version)
+            if not model.lanes:
+                del self._models[model.name]
 
     async def close(self) -> None:
         for lane in self.lanes():

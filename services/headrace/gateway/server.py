@@ -17,19 +17,24 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily, Metric
 from tritonclient.grpc import service_pb2_grpc
 
-from headrace.channel import SERVER_OPTIONS
-from headrace.config import Settings
+from headrace.channel import SERVER_OPTIONS, SHARED_PORT_OPTIONS
+from headrace.config import GatewaySettings, Settings, TelemetrySettings
 from headrace.core.clock import MonotonicClock
 from headrace.errors import StartupError
+from headrace.gateway import siblings
 from headrace.gateway.admission import Admission
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
+from headrace.gateway.scrape import scrape
 from headrace.gateway.servicer import InferenceServicer
 from headrace.gateway.snapshot import SnapshotFollower
-from headrace.telemetry.metrics import LANE, GatewayMetrics, MetricsServer, counter
+from headrace.telemetry import lag
+from headrace.telemetry.context import Sampling
+from headrace.telemetry.form import Attributes
+from headrace.telemetry.http import MetricsServer, Page
+from headrace.telemetry.metrics import GatewayMetrics
 from headrace.telemetry.tracing import Tracer
 
 log = logging.getLogger(__name__)
@@ -48,17 +53,16 @@ class Gateway:
         self._clock = MonotonicClock()
         self._registry = CollectorRegistry()
         self._metrics = GatewayMetrics(self._registry)
-        self._tracer = Tracer("headrace-gateway", settings.telemetry, self.gateway_id)
-        observer = Observer(self._tracer, self._metrics, self._clock, settings.telemetry.sampling)
-        self.models = Models(settings, self.gateway_id, self._clock, observer.batch)
+        self._tracer = Tracer("headrace-gateway", settings.telemetry, self.gateway_id, _address(settings.gateway))
+        observer = Observer(self._tracer, self._metrics, self._clock, _sampling(settings.telemetry))
+        self.models = Models(settings, self.gateway_id, self._clock, observer.batch, self._metrics.forget)
         self.admission = Admission(settings.gateway.max_riders, self._clock)
         self.follower = SnapshotFollower(control_address, self.gateway_id, self.models.apply)
         self._health = HealthServicer()
-        self._servicer = InferenceServicer(
-            self.models, self.admission, observer, self._clock, settings.gateway.status_codes
-        )
-        self._server = aio.server(options=SERVER_OPTIONS)
-        self._metrics.expose(self._registry, self._scrape)
+        self._servicer = InferenceServicer(self.models, self.admission, observer, settings.gateway)
+        shared = settings.gateway.processes > 1
+        self._server = aio.server(options=SHARED_PORT_OPTIONS if shared else SERVER_OPTIONS)
+        self._metrics.expose(lambda: scrape(self.models, self._tracer))
         self._tasks: list[asyncio.Task[None]] = []
         self._metrics_server: MetricsServer | None = None
         self.port = 0
@@ -85,19 +89,27 @@ class Gateway:
         self._tasks = [
             loop.create_task(self.follower.run(), name="follow-control"),
             loop.create_task(self._follow_readiness(), name="follow-readiness"),
+            loop.create_task(lag.watch(self._metrics.loop_lag), name="watch-lag"),
         ]
         log.info("gateway %s serves on port %d", self.gateway_id, self.port)
 
     def _bind(self) -> None:
         settings = self._settings.gateway
+        metrics_port = settings.metrics_port and settings.metrics_port + settings.index
         try:
             self.port = self._server.add_insecure_port(f"{settings.host}:{settings.port}")
-            self._metrics_server = MetricsServer(settings.host, settings.metrics_port, self._registry)
+            self._metrics_server = MetricsServer(settings.host, metrics_port, self._registry, self._pages())
         except (RuntimeError, OSError) as error:
-            raise StartupError(
-                f"gateway: port {settings.port} or {settings.metrics_port} is taken ({error})"
-            ) from error
+            raise StartupError(f"gateway: port {settings.port} or {metrics_port} is taken ({error})") from error
         self.metrics_port = self._metrics_server.port
+
+    def _pages(self) -> dict[str, Page]:
+        """What else the metrics port tells: to the gateways that share the port, and to who starts them."""
+        statistics = self._servicer.own_statistics
+        return {
+            siblings.PAGE: lambda: (200, statistics("", "").SerializeToString()),
+            "/ready": lambda: (200 if self.admission.open and self.models.all_ready() else 503, b""),
+        }
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Until every model control knows of has a ready replica. Raises: StartupError after `timeout_s`."""
@@ -128,25 +140,6 @@ class Gateway:
         async with self:
             await stopped.wait()
 
-    def _scrape(self) -> list[Metric]:
-        """Figures that are kept elsewhere, read when somebody asks."""
-        lanes = [((lane.spec.name, lane.spec.version), lane) for lane in self.models.lanes()]
-        pending = GaugeMetricFamily("nv_inference_pending_request_count", "Accepted, not running.", labels=LANE)
-        for key, lane in lanes:
-            pending.add_metric(list(key), len(lane.queue))
-        spans = self._tracer.statistics()
-        results: dict[tuple[str, ...], float] = {
-            ("exported",): spans.exported,
-            ("failed",): spans.failed,
-            ("dropped_records",): spans.dropped,
-        }
-        return [
-            pending,
-            counter("headrace_retries", "Second tries.", LANE, {key: lane.dispatcher.retries for key, lane in lanes}),
-            counter("headrace_evictions", "Evictions.", LANE, {key: lane.dispatcher.evictions for key, lane in lanes}),
-            counter("headrace_telemetry_spans", "Spans, by what became of them.", ("result",), results),
-        ]
-
     # Readiness ----------------------------------------------------------------------------------------------------
 
     async def _follow_readiness(self) -> None:
@@ -156,6 +149,7 @@ class Gateway:
             if now != shown:
                 await self._set_health({name: ready for name, ready in now.items() if shown.get(name) != ready})
                 shown = now
+            await self.models.retire()
             await asyncio.sleep(HEALTH_PERIOD_S)
 
     def _readiness(self) -> dict[str, bool]:
@@ -170,3 +164,16 @@ class Gateway:
         status = health_pb2.HealthCheckResponse
         for name, good in serving.items():
             await self._health.set(name, status.SERVING if good else status.NOT_SERVING)
+
+
+def _sampling(settings: TelemetrySettings) -> Sampling:
+    return (
+        Sampling(settings.sampling, settings.sampling_by_caller) if settings.enabled else Sampling(0.0, by_caller=False)
+    )
+
+
+def _address(settings: GatewaySettings) -> Attributes:
+    """Where callers reach this process, as far as it can know."""
+    anywhere = settings.host in ("0.0.0.0", "::", "[::]")  # noqa: S104  read, not bound
+    host = socket.gethostname() if anywhere else settings.host
+    return ("server.address", host), ("server.port", settings.port)

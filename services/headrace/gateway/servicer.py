@@ -14,7 +14,7 @@ import grpc
 from grpc import aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from headrace.core.clock import Clock
+from headrace.config import GatewaySettings
 from headrace.core.records import RpcRecord
 from headrace.core.routing import parse_version
 from headrace.errors import BrokenContract, HeadraceError, NotServing, Overloaded, Unsupported, status_of
@@ -23,6 +23,8 @@ from headrace.gateway.admission import Admission
 from headrace.gateway.codec import decode, encode
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
+from headrace.gateway.siblings import Siblings, summed
+from headrace.telemetry import timings
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ MODEL_INFER: Final = "inference.GRPCInferenceService/ModelInfer"
 PUSHBACK_MS: Final = "50"
 """`grpc-retry-pushback-ms` of a refusal for overload: a client that retries waits so long first."""
 
+Trailing = tuple[tuple[str, str], ...]
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 Method = Callable[[Any, Request, "aio.ServicerContext[Any, Any]"], Awaitable[Response]]
@@ -56,24 +59,29 @@ def answering(method: Method[Request, Response]) -> Method[Request, Response]:
     return answer
 
 
-async def abort(rpc: aio.ServicerContext[Any, Any], error: HeadraceError, status_codes: str) -> None:
+async def abort(
+    rpc: aio.ServicerContext[Any, Any], error: HeadraceError, status_codes: str, trailing: Trailing = ()
+) -> None:
     """End an RPC with the status of `error`."""
     code = grpc.StatusCode[status_of(error, oip=True, status_codes=status_codes)]
-    trailing = (("grpc-retry-pushback-ms", PUSHBACK_MS),) if isinstance(error, Overloaded | NotServing) else ()
+    if isinstance(error, Overloaded | NotServing):
+        trailing = (*trailing, ("grpc-retry-pushback-ms", PUSHBACK_MS))
     await rpc.abort(code, str(error), trailing)
 
 
 class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """`inference.GRPCInferenceService`."""
 
-    def __init__(
-        self, models: Models, admission: Admission, observer: Observer, clock: Clock, status_codes: str
-    ) -> None:
+    def __init__(self, models: Models, admission: Admission, observer: Observer, settings: GatewaySettings) -> None:
         self.models = models
         self.admission = admission
         self.observer = observer
-        self.clock = clock
-        self.status_codes = status_codes
+        self.status_codes = settings.status_codes
+        self._siblings = Siblings(settings)
+
+    def own_statistics(self, name: str, version: str) -> service_pb2.ModelStatisticsResponse:
+        """What this process has counted. Raises: InvalidInference."""
+        return description.statistics(self.models, self.observer.metrics.counters, name, version)
 
     async def ModelInfer(
         self, request: service_pb2.ModelInferRequest, rpc: aio.ServicerContext[Any, Any]
@@ -83,12 +91,13 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
             response = await self._infer(request, rpc, record)
         except HeadraceError as error:
             self.observer.failed(record, error, status_of(error, oip=True, status_codes=self.status_codes))
-            await abort(rpc, _with_id(error, request.id), self.status_codes)
+            await abort(rpc, _with_id(error, request.id), self.status_codes, timings.trailing(record))
             raise
         except BaseException as error:
             self.observer.broke_off(record, error)
             raise
         self.observer.succeeded(record)
+        rpc.set_trailing_metadata(timings.trailing(record))
         return response
 
     async def _infer(
@@ -152,7 +161,11 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         self, request: service_pb2.ModelStatisticsRequest, rpc: aio.ServicerContext[Any, Any]
     ) -> service_pb2.ModelStatisticsResponse:
         version = parse_version(request.version)
-        return description.statistics(self.models, self.observer.counters, request.name, version)
+        own = self.own_statistics(request.name, version)
+        asked = {(statistics.name, statistics.version) for statistics in own.model_stats}
+        found = summed([own, *await self._siblings.statistics()])
+        wanted = [statistics for statistics in found.model_stats if (statistics.name, statistics.version) in asked]
+        return service_pb2.ModelStatisticsResponse(model_stats=wanted)
 
     @answering
     async def RepositoryIndex(

@@ -5,7 +5,6 @@ With `deploy_ray` the only file that imports Ray. `build` is the import path of 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from pathlib import Path
@@ -18,7 +17,6 @@ from headrace.config import Settings
 from headrace.serving import weights
 from headrace.serving.replica import ReplicaServer
 from headrace.telemetry import logging as logs
-from headrace.telemetry.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +37,7 @@ class ServeReplica:
         settings = Settings.model_validate_json(settings_json)
         logs.configure(settings.telemetry.log_level)
         model = weights.read(Path(directory))
-        self.tracer = Tracer("headrace-replica", settings.telemetry, f"{model.name}-{model.version}")
-        self.replica = ReplicaServer(model, settings.replica, settings.model(model.name), control_address, self.tracer)
-        self.tracer.start()
+        self.replica = ReplicaServer(model, settings.replica, settings.model(model.name), control_address)
         local = settings.replica.host.startswith("127.")
         address = settings.replica.host if local else ray.util.get_node_ip_address()
         await self.replica.start(address, os.environ.get("RAY_CLUSTER_NAME", ""))
@@ -59,7 +55,6 @@ class ServeReplica:
         """Serve awaits this before it ends the actor. The constructor may have failed half-way."""
         if replica := getattr(self, "replica", None):
             await replica.stop()
-            await asyncio.to_thread(self.tracer.close)
 
 
 def build(arguments: dict[str, str]) -> serve.Application:

@@ -8,21 +8,17 @@ from pathlib import Path
 from headrace.config import Settings
 from headrace.serving import weights
 from headrace.serving.replica import ReplicaServer
-from headrace.telemetry.tracing import Tracer
 
 
 async def serve_until(directory: Path, control_address: str, settings: Settings, stopped: asyncio.Event) -> None:
     """Serve one model version until somebody sets `stopped`, then drain. Raises: StartupError."""
     model = weights.read(directory)
-    tracer = Tracer("headrace-replica", settings.telemetry, f"{model.name}-{model.version}")
-    server = ReplicaServer(model, settings.replica, settings.model(model.name), control_address, tracer)
-    tracer.start()
+    server = ReplicaServer(model, settings.replica, settings.model(model.name), control_address)
     try:
         await server.start(settings.replica.host)
         await _until_stopped_or_refused(server, stopped)
     finally:
         await server.stop()
-        await asyncio.to_thread(tracer.close)
 
 
 async def _until_stopped_or_refused(server: ReplicaServer, stopped: asyncio.Event) -> None:

@@ -9,8 +9,8 @@ import asyncio
 import gc
 import logging
 import os
-import random
 import secrets
+import socket
 import time
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -19,20 +19,18 @@ import grpc
 import torch
 from grpc import aio
 
-from headrace.channel import SERVER_OPTIONS
+from headrace.channel import SERVER_OPTIONS, STAMPS
 from headrace.config import ModelSettings, ReplicaSettings
-from headrace.core.records import ReplicaRecord
 from headrace.errors import Failed, HeadraceError, status_of
 from headrace.serving import weights
 from headrace.serving.health import ReplicaHealth
 from headrace.serving.registration import RegistrationLoop
-from headrace.serving.runner import Computed, Runner, pick_device
+from headrace.serving.runner import Runner, pick_device
+from headrace.serving.stopwatch import Passed
 from headrace.serving.thread import RunnerThread
 from headrace.serving.warmup import warm_up
 from headrace.serving.weights import FoundModel
-from headrace.telemetry import context
-from headrace.telemetry.clock import wall_ns
-from headrace.telemetry.tracing import Tracer
+from headrace.telemetry import clock, context
 from headrace.v1 import control_pb2, replica_pb2, replica_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -44,16 +42,16 @@ WATCH_S: Final = 0.5
 class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
     """`headrace.v1.Replica` for one model version."""
 
-    def __init__(
-        self, model: FoundModel, settings: ReplicaSettings, run: ModelSettings, control_address: str, tracer: Tracer
-    ) -> None:
+    def __init__(self, model: FoundModel, settings: ReplicaSettings, run: ModelSettings, control_address: str) -> None:
         self._model = model
         self._settings = settings
         self._run = run
-        self._tracer = tracer
         self.replica_id = f"{model.name}-{model.version}-{os.getpid()}-{secrets.token_hex(3)}"
         self._registration_message = control_pb2.Registration(
-            replica_id=self.replica_id, spec=weights.wire_spec(model), state=control_pb2.REPLICA_STATE_WARMING
+            replica_id=self.replica_id,
+            spec=weights.wire_spec(model),
+            state=control_pb2.REPLICA_STATE_WARMING,
+            host=socket.gethostname(),
         )
         self.registration = RegistrationLoop(control_address, self._registration_message, self._load)
         self._health = ReplicaHealth()
@@ -78,6 +76,8 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
         await self._server.start()
         self.registration.start()
         self._runner = await self._thread.run(self._build)
+        self._registration_message.device = self._runner.device
+        self._registration_message.precision = self._runner.precision
         await self._health.say(ready=True, live=True)
         self._watch = asyncio.get_running_loop().create_task(self._watch_for_ever(), name="watch")
         self.registration.update(control_pb2.REPLICA_STATE_READY)
@@ -155,73 +155,53 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
             await rpc.abort(grpc.StatusCode.FAILED_PRECONDITION, f"this is {self.replica_id}, not {request.replica_id}")
         if self._runner is None:
             await rpc.abort(grpc.StatusCode.UNAVAILABLE, "not ready")
+        stamps = replica_pb2.Stamps(received_ns=received_ns + clock.offset_ns())
         try:
-            answer, record = await self._thread.run(partial(self._execute, request, received_ns))
+            return await self._thread.run(partial(self._execute, request, received_ns, stamps))
         except HeadraceError as error:
-            await self._refuse(error, request, rpc)
-        if record.sampled:
-            self._tracer.replica(record)
-        return answer
+            await self._refuse(error, request, rpc, stamps)
 
     async def _refuse(
-        self, error: HeadraceError, request: replica_pb2.PackedBatch, rpc: aio.ServicerContext[Any, Any]
+        self,
+        error: HeadraceError,
+        request: replica_pb2.PackedBatch,
+        rpc: aio.ServicerContext[Any, Any],
+        stamps: replica_pb2.Stamps,
     ) -> NoReturn:
         if isinstance(error, Failed):
-            log.error("a batch of %d rows failed", request.rows, exc_info=error)
+            log.error("a batch of %d rows failed", request.rows, exc_info=error, extra={"fields": _ids(request)})
         if self._device_lost and not self._stopped:
             self.registration.update(control_pb2.REPLICA_STATE_DRAINING)  # the next batch would fail as well
-        await rpc.abort(grpc.StatusCode[status_of(error)], str(error))
+        stamps.packed_ns = time.perf_counter_ns() + clock.offset_ns()
+        await rpc.abort(grpc.StatusCode[status_of(error)], str(error), ((STAMPS, stamps.SerializeToString()),))
 
     def _execute(
-        self, request: replica_pb2.PackedBatch, received_ns: int
-    ) -> tuple[replica_pb2.PackedAnswer, ReplicaRecord]:
-        """On the runner's thread."""
+        self, request: replica_pb2.PackedBatch, received_ns: int, stamps: replica_pb2.Stamps
+    ) -> replica_pb2.PackedAnswer:
+        """On the runner's thread. `stamps` is filled as far as the batch gets, whether or not it gets an answer."""
         assert self._runner is not None, "This is a bug."
         started_ns = time.perf_counter_ns()
-        computed = self._runner.run(request, (started_ns - received_ns) / 1e9)
-        record = self._record(request, computed, received_ns, started_ns)
-        return self._answer(computed, record), record
-
-    def _answer(self, computed: Computed, record: ReplicaRecord) -> replica_pb2.PackedAnswer:
+        try:
+            computed = self._runner.run(request, (started_ns - received_ns) / 1e9)
+        finally:
+            _stamp(stamps, started_ns, self._runner.stopwatch.read())
+        stamps.packed_ns = time.perf_counter_ns() + clock.offset_ns()
         return replica_pb2.PackedAnswer(
             columns=computed.columns,
             status=computed.status,
-            stamps=replica_pb2.Stamps(
-                received_ns=record.received_wall_ns,
-                started_ns=record.started_wall_ns,
-                unpacked_ns=record.unpacked_wall_ns,
-                forward_ns=record.forward_wall_ns,
-                computed_ns=record.computed_wall_ns,
-                packed_ns=record.packed_wall_ns,
-            ),
+            stamps=stamps,
             queued=self._thread.waiting,
-            forward_span_id=record.forward_span_id,
             padded_tokens=computed.padded_tokens,
         )
 
-    def _record(
-        self, request: replica_pb2.PackedBatch, computed: Computed, received_ns: int, started_ns: int
-    ) -> ReplicaRecord:
-        parent = context.unpack(request.context)
-        assert self._runner is not None, "This is a bug."
-        return ReplicaRecord(
-            trace_id=parent.trace_id if parent else bytes(16),
-            parent_id=parent.span_id if parent else 0,
-            span_id=random.getrandbits(63) + 1,
-            forward_span_id=random.getrandbits(63) + 1,
-            sampled=bool(parent and parent.sampled),
-            replica_id=self.replica_id,
-            model=self._model.name,
-            version=self._model.version,
-            device=self._runner.device,
-            received_wall_ns=wall_ns(received_ns),
-            started_wall_ns=wall_ns(started_ns),
-            unpacked_wall_ns=wall_ns(computed.unpacked_ns),
-            forward_wall_ns=wall_ns(computed.forward_ns),
-            computed_wall_ns=wall_ns(computed.computed_ns),
-            packed_wall_ns=wall_ns(computed.packed_ns),
-            rows=request.rows,
-            tokens=computed.tokens,
-            padded_tokens=computed.padded_tokens,
-            expired=computed.expired,
-        )
+
+def _stamp(stamps: replica_pb2.Stamps, started_ns: int, passed: Passed) -> None:
+    wall = clock.offset_ns()
+    stamps.started_ns = started_ns + wall
+    stamps.unpacked_ns, stamps.copied_ns, stamps.computed_ns, stamps.fetched_ns = (at and at + wall for at in passed)
+
+
+def _ids(request: replica_pb2.PackedBatch) -> dict[str, str]:
+    """Where a batch is found in the traces."""
+    asker = context.unpack(request.context)
+    return {"trace_id": asker.trace_id.hex(), "batch_id": f"{request.batch_id:016x}"} if asker else {}

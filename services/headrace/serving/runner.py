@@ -5,7 +5,6 @@ Synchronous, on the replica's own thread; knows nothing of callers, sockets or R
 
 from __future__ import annotations
 
-import time
 import warnings
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from headrace.errors import BrokenContract, ModelFailed
+from headrace.serving.stopwatch import CudaStopwatch, Stopwatch
 from headrace.v1 import replica_pb2
 from headrace_models import spec as disk
 
@@ -41,17 +41,11 @@ class Unpacked:
 
 @dataclass(slots=True)
 class Computed:
-    """What a batch became. Times are `perf_counter_ns`."""
+    """What a batch became."""
 
     columns: list[bytes]
     status: bytes
-    unpacked_ns: int
-    forward_ns: int
-    computed_ns: int
-    packed_ns: int
-    tokens: int
     padded_tokens: int
-    expired: int
 
 
 def pick_device(wanted: str) -> str:
@@ -70,35 +64,35 @@ class Runner:
         self.device = device
         self.device_lost = False
         """Its context is gone for good: every later batch would fail. Only another process helps."""
-        self._forward_ns = 0
+        self.stopwatch = CudaStopwatch() if device == "cuda" else Stopwatch()
         self._dtypes = [np.dtype(disk.DATATYPES[tensor.datatype]) for tensor in spec.inputs]
+
+    @property
+    def precision(self) -> str:
+        """Of the weights: float32, bfloat16, …; empty when there are none."""
+        first = next(self._module.parameters(), None)
+        return "" if first is None else str(first.dtype).removeprefix("torch.")
 
     def run(self, batch: replica_pb2.PackedBatch, waited_s: float) -> Computed:
         """Compute every row that still has time left; `waited_s` has passed since the batch was received.
 
         Raises: BrokenContract when the columns do not fit the spec, ModelFailed when the whole batch fails.
         """
+        self.stopwatch.reset()
         unpacked = self._unpack(batch)
         remaining_s = _remaining_s(batch)
         status = np.where(remaining_s > waited_s, OK, EXPIRED).astype(np.uint8)
         alive = np.flatnonzero(status == OK)
         some = unpacked if len(alive) == unpacked.rows else _take(unpacked, alive, self._spec)
-        unpacked_ns = time.perf_counter_ns()
+        self.stopwatch.unpacked()
         outputs = self._compute(some, status, alive)
-        computed_ns = time.perf_counter_ns()
         if len(alive):
             self._mark_not_finite(outputs, status, alive)
         columns = [self._pack(tensor, outputs, status, alive) for tensor in self._spec.outputs]
         return Computed(
             columns=columns,
             status=status.tobytes(),
-            unpacked_ns=unpacked_ns,
-            forward_ns=self._forward_ns,
-            computed_ns=computed_ns,
-            packed_ns=time.perf_counter_ns(),
-            tokens=int(sum(lengths.sum() for lengths in some.lengths.values())) or some.rows,
             padded_tokens=self._padded_tokens(some),
-            expired=unpacked.rows - len(alive),
         )
 
     def forward(self, some: Unpacked) -> Columns:
@@ -115,10 +109,13 @@ class Runner:
     def _forward(self, some: Unpacked) -> Columns:
         inputs = {name: self._to_device(column) for name, column in some.columns.items()}
         lengths = {name: torch.from_numpy(values) for name, values in some.lengths.items()}
-        self._forward_ns = time.perf_counter_ns()
+        self.stopwatch.copied()
         with torch.inference_mode():
             answers: dict[str, Tensor] = self._module(inputs, lengths)
-            return {tensor.name: answers[tensor.name].cpu().numpy() for tensor in self._spec.outputs}
+            self.stopwatch.computed()
+            outputs = {tensor.name: answers[tensor.name].cpu().numpy() for tensor in self._spec.outputs}
+        self.stopwatch.fetched()
+        return outputs
 
     def _to_device(self, column: npt.NDArray[np.generic]) -> Tensor:
         tensor = torch.from_numpy(column)
@@ -155,8 +152,9 @@ class Runner:
 
     def _compute(self, some: Unpacked, status: npt.NDArray[np.uint8], alive: npt.NDArray[np.int64]) -> Columns:
         """Outputs of the living rows; a row on which the module raises is marked, its mates are not harmed."""
-        self._forward_ns = time.perf_counter_ns()
         if not some.rows:
+            for passed in (self.stopwatch.copied, self.stopwatch.computed, self.stopwatch.fetched):
+                passed()
             return {}
         try:
             return self.forward(some)
@@ -211,7 +209,7 @@ class Runner:
         count = getattr(self._module, "padded_tokens", None)
         if count is None or not some.rows:
             return int(sum(lengths.sum() for lengths in some.lengths.values())) or some.rows
-        return int(count({name: torch.from_numpy(values) for name, values in some.lengths.items()}))
+        return int(count({name: torch.from_numpy(values) for name, values in some.lengths.items()})) or some.rows
 
 
 def _remaining_s(batch: replica_pb2.PackedBatch) -> npt.NDArray[np.float64]:

@@ -10,10 +10,11 @@ RENEW_NS: Final = 60_000_000_000
 _anchor = (0, 0)
 
 
-def wall_ns(perf_ns: int) -> int:
-    """Unix nanoseconds of a `perf_counter_ns` reading."""
+def offset_ns() -> int:
+    """What to add to a `perf_counter_ns` reading for Unix nanoseconds. Ask once for all that must fit together."""
     global _anchor  # noqa: PLW0603  one clock a process, whoever asks
-    wall, perf = _anchor
-    if not wall or perf_ns - perf > RENEW_NS:
-        wall, perf = _anchor = time.time_ns(), time.perf_counter_ns()
-    return wall + perf_ns - perf
+    offset, since = _anchor
+    now = time.perf_counter_ns()
+    if not since or now - since > RENEW_NS:
+        offset, since = _anchor = time.time_ns() - now, now
+    return offset

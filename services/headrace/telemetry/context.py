@@ -1,4 +1,4 @@
-"""W3C trace context, as bytes: where a request's spans belong. On the hot path: no objects but the ids.
+"""W3C trace context: where a request's spans belong. On the hot path: no objects but the ids.
 
 Source: https://www.w3.org/TR/trace-context/ (version 00).
 """
@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import random
 import struct
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
-PACKED = struct.Struct(">16sQB")
+PACKED: Final = struct.Struct(">16sQB")
 """A context on the replica wire: trace id, span id, flags; 25 bytes."""
-SAMPLED = 1
-HEX = frozenset("0123456789abcdef")
+SAMPLED: Final = 1
+HEX: Final = frozenset("0123456789abcdef")
+MAX_TRACESTATE: Final = 512
+"""Characters of tracestate that are carried on; a longer one is dropped whole, as the standard allows."""
 
 
 class Context(NamedTuple):
@@ -21,6 +24,17 @@ class Context(NamedTuple):
     trace_id: bytes
     span_id: int
     sampled: bool
+
+
+def read(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[Context | None, str]:
+    """The context and the tracestate in a call's metadata; a tracestate counts only beside a valid traceparent."""
+    parent, state = None, ""
+    for key, value in metadata:
+        if key == "traceparent":
+            parent = parse(str(value))
+        elif key == "tracestate" and isinstance(value, str):
+            state = f"{state},{value}" if state else value
+    return (parent, state if len(state) <= MAX_TRACESTATE else "") if parent else (None, "")
 
 
 def parse(traceparent: str) -> Context | None:
@@ -38,13 +52,35 @@ def parse(traceparent: str) -> Context | None:
     return Context(trace_id, span_id, bool(int(traceparent[53:55], 16) & SAMPLED))
 
 
-def begin(parent: Context | None, share: float) -> tuple[bytes, int, int, bool]:
-    """(trace id, span id, parent's span id, sampled) of a new span; the caller's flag wins over `share`."""
-    span_id = random.getrandbits(63) + 1
-    if parent is not None:
-        return parent.trace_id, span_id, parent.span_id, parent.sampled
-    trace = random.getrandbits(127) + 1
-    return trace.to_bytes(16), span_id, 0, share >= 1 or (trace & 0xFFFFFFFFFFFFFFFF) < share * 2**64
+def header(trace_id: bytes, span_id: int, *, sampled: bool) -> str:
+    """A `traceparent`."""
+    return f"00-{trace_id.hex()}-{span_id:016x}-0{sampled:d}"
+
+
+def new_id() -> int:
+    """A span id, never zero."""
+    return random.getrandbits(63) + 1
+
+
+class Sampling(NamedTuple):
+    """Which traces are recorded: what OTEL_TRACES_SAMPLER can say, decided without an object."""
+
+    share: float = 1.0
+    """Of the traces that begin here."""
+    by_caller: bool = True
+    """A caller's own flag wins over the share (`parentbased_*`)."""
+
+    def begin(self, parent: Context | None) -> tuple[bytes, int, int, bool]:
+        """(trace id, span id, parent's span id, sampled) of a new span."""
+        if parent is None:
+            trace = random.getrandbits(127) + 1
+            return trace.to_bytes(16), new_id(), 0, self._chosen(trace)
+        sampled = parent.sampled if self.by_caller else self._chosen(int.from_bytes(parent.trace_id))
+        return parent.trace_id, new_id(), parent.span_id, sampled
+
+    def _chosen(self, trace_id: int) -> bool:
+        """By the low 64 bits of the trace id, as TraceIdRatioBased does: every service chooses the same traces."""
+        return self.share >= 1 or (trace_id & 0xFFFFFFFFFFFFFFFF) < self.share * 2**64
 
 
 def pack(trace_id: bytes, span_id: int, *, sampled: bool) -> bytes:

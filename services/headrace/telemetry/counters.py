@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from headrace.core.records import BatchRecord, RpcRecord
@@ -61,6 +61,9 @@ class Counters:
     def of(self, model: str, version: str) -> ModelCounters:
         return self._models[model, version]
 
+    def forget(self, model: str, version: str) -> None:
+        self._models.pop((model, version), None)
+
     def __iter__(self) -> Iterator[tuple[tuple[str, str], ModelCounters]]:
         return iter(list(self._models.items()))
 
@@ -77,17 +80,17 @@ class Counters:
         counters.inference_count += record.rows
         counters.last_inference_ms = time.time_ns() // 1_000_000
 
-    def batch(self, record: BatchRecord, stages_ns: Mapping[str, int]) -> None:
+    def batch(self, record: BatchRecord, stages_ns: tuple[int, ...]) -> None:
         """Count one batch that came back. Compute time counts once for every member, as Triton does it."""
         counters = self._models[record.model, record.version]
         counters.execution_count += 1
         size = counters.batch_stats[record.rows]
         members = len(record.members)
-        for name, stages in (
-            ("compute_input", ("unpack", "copy")),
-            ("compute_infer", ("forward",)),
-            ("compute_output", ("pack",)),
+        _, unpack, h2d, forward, d2h, pack = stages_ns
+        for whole, batch, ns in (
+            (counters.compute_input, size.compute_input, unpack + h2d),
+            (counters.compute_infer, size.compute_infer, forward),
+            (counters.compute_output, size.compute_output, d2h + pack),
         ):
-            ns = sum(stages_ns[stage] for stage in stages)
-            getattr(counters, name).add(ns * members, members)
-            getattr(size, name).add(ns)
+            whole.add(ns * members, members)
+            batch.add(ns)

@@ -1,4 +1,4 @@
-"""Where encoded spans go: a collector over OTLP/gRPC, or a bounded file of OTLP JSON lines.
+"""Where encoded spans go: a collector over OTLP/gRPC, or bounded files of OTLP JSON lines.
 
 Called from the tracer's thread only. Whatever happens here is counted, and never reaches a request.
 """
@@ -6,93 +6,217 @@ Called from the tracer's thread only. Whatever happens here is counted, and neve
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol, TextIO
+from typing import Any, BinaryIO, Final, NamedTuple, Protocol
 
 import grpc
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from opentelemetry.sdk.trace.export import SpanExportResult
 
 from headrace.config import TelemetrySettings
-from headrace.telemetry import otlp
-from headrace.telemetry.catalogue import Attributes, Span
+from headrace.telemetry.form import Attributes, Encoding
+from headrace.telemetry.otlp_json import JsonEncoding
+from headrace.telemetry.otlp_protobuf import ProtobufEncoding
+
+log = logging.getLogger(__name__)
 
 EXPORT_METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
-EXPORT_TIMEOUT_S: Final = 5.0
 BACKOFF_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
+FOR_GOOD: Final = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+    }
+)
+"""Answers that another try would not change; OTLP says to drop what met them."""
+
+SDK_LOGGER: Final = "opentelemetry.exporter.otlp.proto.grpc.exporter"
+
+Sections = Sequence[tuple[Attributes, list[bytes]]]
+
+
+class Outcome(NamedTuple):
+    """What became of one export, in spans."""
+
+    exported: int = 0
+    rejected: int = 0
+    """The collector took the others."""
+    failed: int = 0
 
 
 class Exporter(Protocol):
     """A place for spans."""
 
+    encoding: Encoding
+
     def ready(self) -> bool:
-        """False while it is no use to try."""
+        """False while it is no use to try: what is to be told waits."""
         ...
 
-    def export(self, spans: list[Span]) -> bool:
-        """True when all of them arrived."""
+    def try_now(self) -> None:
+        """Be ready once more, whatever happened before: the process is about to end."""
         ...
 
-    def close(self) -> None: ...
+    def export(self, sections: Sections, *, keep: bool) -> Outcome:
+        """Deliver. `keep`: these are worth more than others when there is no room for all."""
+        ...
+
+    def close(self) -> Outcome:
+        """Give up what could not be delivered."""
+        ...
 
 
-def exporter(settings: TelemetrySettings, resource: Attributes, file_stem: str) -> Exporter:
+def exporter(settings: TelemetrySettings, file_stem: str) -> Exporter:
     """A collector's, where one is configured; else the file's."""
-    if settings.otlp_endpoint:
-        return CollectorExporter(settings.otlp_endpoint, resource)
-    return FileExporter(settings, resource, file_stem)
+    return CollectorExporter(settings.otlp_endpoint) if settings.otlp_endpoint else FileExporter(settings, file_stem)
+
+
+class _BytesStub:
+    """The collector's one method, with bytes in: what the SDK's exporter calls instead of a message's stub."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(EXPORT_METHOD)
+        self.code = grpc.StatusCode.OK
+        self.rejected = 0
+
+    def Export(self, request: bytes, metadata: Any, timeout: float) -> None:  # noqa: N802  gRPC's name
+        try:
+            answer = self._send(request, metadata=metadata, timeout=timeout)
+        except grpc.RpcError as error:
+            self.code = error.code()
+            raise
+        self.code = grpc.StatusCode.OK
+        # Almost always empty, which means that all of them were taken.
+        self.rejected = ExportTraceServiceResponse.FromString(answer).partial_success.rejected_spans if answer else 0
+
+
+class _SdkExporter(OTLPSpanExporter):
+    """The SDK's exporter around bytes: endpoint, TLS, headers, timeout, compression and OTEL_* are its business."""
+
+    _channel: Any
+    _client: Any
+
+    def _initialize_channel_and_stub(self) -> None:
+        super()._initialize_channel_and_stub()  # type: ignore[no-untyped-call]
+        self._client = self.stub = _BytesStub(self._channel)
+
+    def _translate_data(self, data: Any) -> Any:
+        return data
+
+    def _count_data(self, data: Any) -> int:  # noqa: ARG002
+        return 1
 
 
 class CollectorExporter:
-    """OTLP/gRPC with bytes in and bytes out. While the collector is away it is left alone for a while."""
+    """OTLP/gRPC. An export that meets a collector that is away is kept and sent again when it is back."""
 
-    def __init__(self, endpoint: str, resource: Attributes) -> None:
-        target = endpoint.removeprefix("http://").removeprefix("https://").rstrip("/")
-        secure = endpoint.startswith("https://")
-        self._channel = (
-            grpc.secure_channel(target, grpc.ssl_channel_credentials()) if secure else grpc.insecure_channel(target)
-        )
-        self._send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(EXPORT_METHOD)
-        self._resource = resource
+    def __init__(self, endpoint: str) -> None:
+        self.encoding: Encoding = ProtobufEncoding()
+        logging.getLogger(SDK_LOGGER).setLevel(logging.CRITICAL)  # it would say the same again at every try
+        self._sdk = _SdkExporter(endpoint)
+        self._unsent: deque[tuple[bytes, int]] = deque()
+        """At most the pages of one turn of the tracer: it asks `ready` before the next."""
         self._failures = 0
         self._not_before = 0.0
 
     def ready(self) -> bool:
         return time.monotonic() >= self._not_before
 
-    def export(self, spans: list[Span]) -> bool:
-        request = otlp.protobuf_request(self._resource, [otlp.protobuf_span(span) for span in spans])
-        try:
-            self._send(request, timeout=EXPORT_TIMEOUT_S)
-        except grpc.RpcError:
-            self._not_before = time.monotonic() + BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
-            self._failures += 1
-            return False
-        self._failures = 0
-        return True
+    def try_now(self) -> None:
+        self._not_before = 0.0
 
-    def close(self) -> None:
-        self._channel.close()
+    def export(self, sections: Sections, *, keep: bool) -> Outcome:  # noqa: ARG002  a collector decides by attributes
+        self._unsent.append((self.encoding.request(sections), sum(len(spans) for _, spans in sections)))
+        done = Outcome()
+        while self._unsent and (outcome := self._send(*self._unsent[0])) is not None:
+            self._unsent.popleft()
+            done = Outcome(*(a + b for a, b in zip(done, outcome, strict=True)))
+        return done
+
+    def close(self) -> Outcome:
+        self._sdk.shutdown()
+        return Outcome(failed=sum(spans for _, spans in self._unsent))
+
+    def _send(self, request: bytes, spans: int) -> Outcome | None:
+        """None = nobody answers: to be tried again."""
+        # The SDK takes any sequence for spans and hands it to _translate_data, which leaves it as it is.
+        if self._sdk.export(request) is SpanExportResult.SUCCESS:  # type: ignore[arg-type]
+            if self._failures:
+                log.info("the collector is back")
+            self._failures = 0
+            rejected = self._sdk.stub.rejected
+            return Outcome(spans - rejected, rejected)
+        if self._sdk.stub.code in FOR_GOOD:
+            log.warning("the collector refused %d spans: %s", spans, self._sdk.stub.code.name)
+            return Outcome(failed=spans)
+        if not self._failures:
+            log.warning("the collector does not answer: %s", self._sdk.stub.code.name)
+        self._not_before = time.monotonic() + BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
+        self._failures += 1
+        return None
 
 
 class FileExporter:
-    """JSON lines in a folder that several processes share: one file a process, rotated, the oldest removed."""
+    """JSON lines in a folder that several processes share.
 
-    def __init__(self, settings: TelemetrySettings, resource: Attributes, stem: str) -> None:
-        self._folder: Path = settings.trace_dir
-        self._max_bytes = settings.max_file_bytes
-        self._max_files = settings.max_files
-        self._resource = resource
-        self._stem = f"{stem}-{os.getpid()}"
-        self._written = 0
-        self._generation = 0
-        self._file: TextIO | None = None
+    What is to be kept has files of its own, and so lasts longer: the others push one another out.
+    """
+
+    def __init__(self, settings: TelemetrySettings, stem: str) -> None:
+        self.encoding: Encoding = JsonEncoding()
+        name = f"{stem}-{os.getpid()}"
+        bounds = settings.trace_dir, settings.max_file_bytes, settings.max_files
+        self._others = RotatedFile(name, *bounds)
+        self._kept = RotatedFile(f"{name}.kept", *bounds)
 
     def ready(self) -> bool:
         return True
 
-    def export(self, spans: list[Span]) -> bool:
-        line = otlp.json_line(self._resource, [otlp.json_span(span) for span in spans])
+    def try_now(self) -> None:
+        pass
+
+    def export(self, sections: Sections, *, keep: bool) -> Outcome:
+        spans = sum(len(spans) for _, spans in sections)
+        file = self._kept if keep else self._others
+        try:
+            file.write(self.encoding.request(sections))
+        except OSError as error:
+            file.complain(error)
+            return Outcome(failed=spans)
+        return Outcome(exported=spans)
+
+    def close(self) -> Outcome:
+        self._others.close()
+        self._kept.close()
+        return Outcome()
+
+
+class RotatedFile:
+    """`<name>.<generation>.jsonl`, at most so many of so many bytes: the oldest goes."""
+
+    def __init__(self, name: str, folder: Path, max_bytes: int, max_files: int) -> None:
+        self._name = name
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._max_files = max_files
+        self._written = 0
+        self._generation = 0
+        self._file: BinaryIO | None = None
+        self._complained = False
+
+    def write(self, line: bytes) -> None:
+        """Append a line and flush it. Raises: OSError; the next line begins another file."""
         try:
             if self._file is None or self._written + len(line) > self._max_bytes:
                 self._open_next()
@@ -101,9 +225,15 @@ class FileExporter:
             self._file.flush()
         except OSError:
             self.close()
-            return False
+            raise
+        self._complained = False
         self._written += len(line)
-        return True
+
+    def complain(self, error: OSError) -> None:
+        """Once, until a line can be written again."""
+        if not self._complained:
+            log.warning("traces can't be written to %s: %s", self._folder, error.strerror)
+        self._complained = True
 
     def close(self) -> None:
         if self._file is not None:
@@ -112,13 +242,12 @@ class FileExporter:
             self._file = None
 
     def _open_next(self) -> None:
-        """Begin the next file; the oldest goes."""
         self.close()
         self._folder.mkdir(parents=True, exist_ok=True)
         self._generation += 1
         self._written = 0
         self._path(self._generation - self._max_files).unlink(missing_ok=True)
-        self._file = self._path(self._generation).open("a", encoding="utf-8")
+        self._file = self._path(self._generation).open("ab")
 
     def _path(self, generation: int) -> Path:
-        return self._folder / f"{self._stem}.{generation}.jsonl"
+        return self._folder / f"{self._name}.{generation}.jsonl"

@@ -18,7 +18,7 @@ def configure(level: str) -> None:
 
 
 class JsonLines(logging.Formatter):
-    """time, level, logger, message, and trace_id and error where they exist."""
+    """time, level, logger, message; what the record's `fields` hold; error where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -26,9 +26,8 @@ class JsonLines(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
+            **getattr(record, "fields", {}),
         }
-        if trace_id := getattr(record, "trace_id", ""):
-            line["trace_id"] = trace_id
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         return json.dumps(line)

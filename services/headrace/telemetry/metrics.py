@@ -1,21 +1,22 @@
 """Prometheus metrics of a gateway: Triton's names for what Triton counts, `headrace_*` for the rest.
 
-`observe_*` run on the event loop, once a request and once a batch; children are looked up once and kept.
+`observe_*` run on the event loop, once a request and once a batch. A lane's children are looked up once and kept,
+and go when the lane goes: no label is ever a caller's text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Final
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Histogram, start_http_server
-from prometheus_client.core import CounterMetricFamily, Metric, UnknownMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, UnknownMetricFamily
 from prometheus_client.registry import Collector
 
 from headrace import errors
-from headrace.core.records import BatchRecord, RpcRecord
+from headrace.core.records import BatchRecord, RpcRecord, Stages
 from headrace.telemetry.counters import Counters, Duration, ModelCounters
 
 SECONDS: Final = (
@@ -23,56 +24,136 @@ SECONDS: Final = (
     0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0,
 )  # fmt: skip
 """Buckets around a budget of 100 ms."""
+SLACK: Final = (-1.0, -0.1, -0.01, -0.001, 0.0, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 ROWS: Final = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
 TOKENS: Final = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384)
-LANE: Final = ("model", "version")
+RATIO: Final = (1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
+MODEL: Final = ("model", "version")
+LANE: Final = (*MODEL, "path")
+STAGES: Final = ("wait", "unpack", "h2d", "forward", "d2h", "pack")
+SHED: Final = frozenset({"Overloaded", "DeadlinePassed", "NotServing", "NotReady"})
+"""Refusals that another moment, or another replica, would have spared the caller."""
+PRIMARY: Final = "primary"
 
 
 class GatewayMetrics:
     """Everything a gateway measures, in one registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, that nobody charts
         self.counters = Counters()
+        self._registry = registry
         registry.register(TritonCollector(self.counters))
+        self._families: list[Histogram | Counter] = []
 
         def histogram(name: str, about: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(name, about, labels, registry=registry, buckets=buckets)
+            made = Histogram(name, about, labels, registry=registry, buckets=buckets)
+            self._families.append(made)
+            return made
 
-        request = histogram("headrace_request_duration_seconds", "Request, door to answer.", (*LANE, "code"), SECONDS)
-        queue = histogram("headrace_queue_duration_seconds", "Request, waiting for its batch.", LANE, SECONDS)
-        dispatch = histogram("headrace_dispatch_duration_seconds", "Batch, sent to answered.", LANE, SECONDS)
-        stage = histogram("headrace_replica_stage_duration_seconds", "Batch, by stage.", (*LANE, "stage"), SECONDS)
-        rows = histogram("headrace_batch_rows", "Rows in a batch.", LANE, ROWS)
-        tokens = histogram("headrace_batch_tokens", "Events in a batch.", LANE, TOKENS)
-        self._request = lru_cache(maxsize=1024)(request.labels)
-        self._queue = lru_cache(maxsize=256)(queue.labels)
-        self._dispatch = lru_cache(maxsize=256)(dispatch.labels)
-        self._stage = lru_cache(maxsize=1024)(stage.labels)
-        self._rows = lru_cache(maxsize=256)(rows.labels)
-        self._tokens = lru_cache(maxsize=256)(tokens.labels)
+        def count(name: str, about: str, labels: tuple[str, ...]) -> Counter:
+            made = Counter(name, about, labels, registry=registry)
+            self._families.append(made)
+            return made
 
-    def expose(self, registry: CollectorRegistry, read: Callable[[], Iterable[Metric]]) -> None:
+        self.request = histogram(
+            "headrace_request_duration_seconds", "Request, door to answer.", (*LANE, "code"), SECONDS
+        )
+        self.queue = histogram("headrace_queue_duration_seconds", "Request, waiting for its batch.", LANE, SECONDS)
+        self.slack = histogram("headrace_deadline_slack_seconds", "Request, deadline minus its end.", LANE, SLACK)
+        self.dispatch = histogram("headrace_dispatch_duration_seconds", "Batch, sent to answered.", LANE, SECONDS)
+        self.stage = histogram("headrace_replica_stage_duration_seconds", "Batch, by stage.", (*LANE, "stage"), SECONDS)
+        self.rows = histogram("headrace_batch_rows", "Rows in a batch.", LANE, ROWS)
+        self.tokens = histogram("headrace_batch_tokens", "Events in a batch.", LANE, TOKENS)
+        self.padding = histogram("headrace_batch_padding_ratio", "Events computed for each event asked.", LANE, RATIO)
+        self.shed = count("headrace_shed", "Requests refused for load or time.", (*MODEL, "reason"))
+        self.masked = count("headrace_masked_rows", "Rows computed for callers that had gone.", (*MODEL, "reason"))
+        self.loop_lag = Histogram(
+            "headrace_event_loop_lag_seconds", "How late the event loop wakes up.", registry=registry, buckets=SECONDS
+        )
+        self._lanes: dict[tuple[str, str], LaneMetrics] = {}
+
+    def expose(self, read: Callable[[], Iterable[Metric]]) -> None:
         """Add figures that are read when somebody scrapes: queue lengths, retries, spans."""
-        registry.register(Scraped(read))
+        self._registry.register(Scraped(read))
 
     def observe_rpc(self, record: RpcRecord) -> None:
-        model, version = record.model, record.version
+        lane = self._lane(record.model, record.version)
         self.counters.request(record, reason_of(record))
-        self._request(model, version, record.code).observe((record.end_ns - record.start_ns) / 1e9)
+        # One exemplar a batch, its oldest rider, and one for each that went wrong: they cost twice an observation.
+        exemplar = _exemplar(record) if record.sampled and (not record.row or record.reason) else None
+        lane.request(record.code).observe((record.end_ns - record.start_ns) / 1e9, exemplar)
         if record.closed_ns:
-            self._queue(model, version).observe((record.closed_ns - record.queued_ns) / 1e9)
+            lane.queue.observe((record.closed_ns - record.queued_ns) / 1e9, exemplar)
+        if record.deadline_ns:
+            lane.slack.observe((record.deadline_ns - record.end_ns) / 1e9, exemplar)
+        if record.reason in SHED:
+            self.shed.labels(record.model, record.version, record.reason).inc()
 
-    def observe_batch(self, record: BatchRecord, stages_ns: Mapping[str, int]) -> None:
-        """`stages_ns`: nanoseconds per stage of the replica; empty when no answer came."""
-        model, version = record.model, record.version
-        self._rows(model, version).observe(record.rows)
-        self._tokens(model, version).observe(record.tokens)
+    def observe_batch(self, record: BatchRecord) -> None:
+        lane = self._lane(record.model, record.version)
+        lane.rows.observe(record.rows)
+        lane.tokens.observe(record.tokens)
         for dispatch in record.dispatches:
-            self._dispatch(model, version).observe((dispatch.end_ns - dispatch.start_ns) / 1e9)
-        if stages_ns:
-            self.counters.batch(record, stages_ns)
-            for stage, ns in stages_ns.items():
-                self._stage(model, version, stage).observe(ns / 1e9)
+            exemplar = {"trace_id": record.trace_id.hex(), "span_id": f"{dispatch.span_id:016x}"}
+            took_s = (dispatch.end_ns - dispatch.start_ns) / 1e9
+            lane.dispatch.observe(took_s, exemplar if record.sampled else None)
+        answered = record.answered
+        if answered is None or answered.stages is None:
+            return
+        lane.padding.observe(answered.padded_tokens / record.tokens if record.tokens else 1.0)
+        took_ns = durations_ns(answered.stages)
+        self.counters.batch(record, took_ns)
+        for stage, ns in zip(lane.stages, took_ns, strict=True):
+            stage.observe(ns / 1e9)
+        for member in record.members:
+            if member.masked:
+                self.masked.labels(record.model, record.version, member.reason or "Cancelled").inc()
+
+    def forget(self, model: str, version: str) -> None:
+        """A lane was closed: its series end."""
+        self._lanes.pop((model, version), None)
+        self.counters.forget(model, version)
+        for family in self._families:
+            family.remove_by_labels({"model": model, "version": version})
+
+    def _lane(self, model: str, version: str) -> LaneMetrics:
+        lane = self._lanes.get((model, version))
+        if lane is None:
+            lane = self._lanes[model, version] = LaneMetrics(self, model, version)
+        return lane
+
+
+class LaneMetrics:
+    """The children of one model version."""
+
+    def __init__(self, metrics: GatewayMetrics, model: str, version: str) -> None:
+        lane = model, version, PRIMARY
+        self._request = metrics.request
+        self._labels = lane
+        self._by_code: dict[str, Any] = {}
+        self.queue = metrics.queue.labels(*lane)
+        self.slack = metrics.slack.labels(*lane)
+        self.dispatch = metrics.dispatch.labels(*lane)
+        self.rows = metrics.rows.labels(*lane)
+        self.tokens = metrics.tokens.labels(*lane)
+        self.padding = metrics.padding.labels(*lane)
+        self.stages = [metrics.stage.labels(*lane, stage) for stage in STAGES]
+
+    def request(self, code: str) -> Any:
+        child = self._by_code.get(code)
+        if child is None:
+            child = self._by_code[code] = self._request.labels(*self._labels, code)
+        return child
+
+
+def durations_ns(stages: Stages) -> tuple[int, ...]:
+    """How long a batch spent in each of `STAGES`."""
+    return tuple([end - begin for begin, end in pairwise(stages)])
+
+
+def _exemplar(record: RpcRecord) -> dict[str, str]:
+    return {"trace_id": record.trace_id.hex(), "span_id": f"{record.span_id:016x}"}
 
 
 @lru_cache(maxsize=64)
@@ -125,36 +206,33 @@ class TritonCollector(Collector):
             yield self._family(name, count)
         for name, duration in durations.items():
             yield self._family(name, lambda c, d=duration: d(c).ns // 1000)  # type: ignore[misc]
-        failures = UnknownMetricFamily("nv_inference_request_failure", "Failed requests.", labels=[*LANE, "reason"])
+        failures = UnknownMetricFamily("nv_inference_request_failure", "Failed requests.", labels=[*MODEL, "reason"])
         for lane, counters in self._counters:
-            for reason, value in counters.failures.items():
+            for reason, value in list(counters.failures.items()):
                 failures.add_metric([*lane, reason], value)
         yield failures
 
     def _family(self, name: str, value: Callable[[ModelCounters], int]) -> Metric:
-        family = UnknownMetricFamily(name, "As in Triton.", labels=LANE)
+        family = UnknownMetricFamily(name, "As in Triton.", labels=MODEL)
         for lane, counters in self._counters:
             family.add_metric(list(lane), value(counters))
         return family
 
 
-def counter(name: str, about: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]) -> Metric:
+Values = Mapping[tuple[str, ...], float]
+
+
+def counter(name: str, about: str, labels: tuple[str, ...], values: Values) -> Metric:
     """A counter family from values that somebody else keeps."""
-    family = CounterMetricFamily(name, about, labels=labels)
+    return _filled(CounterMetricFamily(name, about, labels=labels), values)
+
+
+def gauge(name: str, about: str, labels: tuple[str, ...], values: Values) -> Metric:
+    """A gauge family from values that somebody else keeps."""
+    return _filled(GaugeMetricFamily(name, about, labels=labels), values)
+
+
+def _filled(family: Any, values: Values) -> Metric:
     for label_values, value in values.items():
         family.add_metric(list(label_values), value)
-    return family
-
-
-class MetricsServer:
-    """The HTTP port that Prometheus scrapes, on a thread."""
-
-    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
-        self._server: WSGIServer
-        self._server, self._thread = start_http_server(port, host, registry)
-        self.port: int = self._server.server_port
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(timeout=5)
+    return family  # type: ignore[no-any-return]

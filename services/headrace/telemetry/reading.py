@@ -1,23 +1,28 @@
-"""Reads the local trace files back: finds one inference's trace, whole, and sums up stages over many.
+"""Reads the local trace files back: finds one inference's trace, whole, the slowest ones, and sums up stages.
 
-An inference's own trace and its batch's are two; `execute` links them, and what this file returns has both.
+An inference's own trace and its batch's are two; `execute` links them, and a Trace has both. A batch and its members
+are one family, and a family is always whole within one line: files are read a line at a time and never held.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from headrace.telemetry.form import SERVER
+
 STAGES: Final = ("rpc", "queue", "dispatch", "replica.batch", "forward")
 """What a summary tells apart; `rpc` is every span of kind SERVER that is not the replica's."""
 TAIL_BYTES: Final = 24 * 1024 * 1024
-"""How much of the newest files is read when looking for the latest trace."""
+"""How much of the newest files is read when any recent trace will do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +47,18 @@ class StoredSpan:
 
     @property
     def stage(self) -> str:
-        return "rpc" if self.kind == 2 and self.name != "replica.batch" else self.name
+        return "rpc" if self.kind == SERVER and self.name != "replica.batch" else self.name
 
 
 @dataclass(slots=True)
 class Trace:
-    """One inference: its own spans, and those of the batch it rode in."""
+    """One inference: its own spans, those of the batch it rode in, and who rode along."""
 
     rpc: StoredSpan
     own: list[StoredSpan] = field(default_factory=list)
     batch: list[StoredSpan] = field(default_factory=list)
+    mates: list[StoredSpan] = field(default_factory=list)
+    """The other members' `rpc`, slowest first."""
 
     @property
     def spans(self) -> list[StoredSpan]:
@@ -68,54 +75,48 @@ class Trace:
         } <= {span.name for span in self.batch}
 
 
-def spans(directory: Path, tail_bytes: int = TAIL_BYTES) -> Iterator[StoredSpan]:
-    """The spans of the newest files of a directory, at most about `tail_bytes` of each service."""
-    services: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(directory.glob("*.jsonl"), key=lambda p: p.stat().st_mtime, reverse=True):
-        services[path.name.split("-", 2)[1]].append(path)
-    for paths in services.values():
-        left = tail_bytes
-        for path in paths:
-            if left <= 0:
-                break
-            left -= path.stat().st_size
-            yield from _spans_of_file(path, tail_bytes)
+def find(directory: Path, trace_id: str) -> list[Trace]:
+    """Every inference in the trace whose id begins with `trace_id`, oldest first: a caller's trace may have many."""
+    wanted = trace_id.lower()
+    traces: list[Trace] = []
+    for line in _lines(directory):
+        if wanted.encode() in line:  # most lines need no parsing
+            traces += [trace for trace in _traces(line) if trace.rpc.trace_id.startswith(wanted)]
+    return sorted(traces, key=lambda trace: trace.rpc.start_ns)
 
 
-def find(directory: Path, trace_id: str = "") -> Trace | None:
-    """The trace whose id begins with `trace_id`, or the most recent complete one; None = there is none."""
-    roots, by_trace = _roots(directory)
-    matching = [span for span in roots if span.trace_id.startswith(trace_id.lower())]
-    for rpc in sorted(matching, key=lambda span: span.end_ns, reverse=True):
-        trace = _assemble(rpc, by_trace)
-        if trace.complete or trace_id:
-            return trace
-    return None
+def latest(directory: Path) -> Trace | None:
+    """The most recent complete trace; None = there is none."""
+    newest = None
+    for line in _lines(directory, TAIL_BYTES):
+        for trace in _traces(line):
+            if trace.complete and (newest is None or trace.rpc.end_ns > newest.rpc.end_ns):
+                newest = trace
+    return newest
+
+
+def slowest(directory: Path, number: int) -> list[Trace]:
+    """The inferences that took longest, the longest first: among the kept ones, and the recent others."""
+    return _best(directory, number, lambda trace: trace.rpc.ms)
 
 
 def typical(directory: Path) -> Trace | None:
     """The complete trace whose duration is nearest to the median; None = there is none."""
-    roots, by_trace = _roots(directory)
-    median = float(np.median([span.ms for span in roots])) if roots else 0.0
-    traces = (_assemble(rpc, by_trace) for rpc in sorted(roots, key=lambda span: abs(span.ms - median)))
-    return next((trace for trace in traces if trace.complete), None)
-
-
-def _roots(directory: Path) -> tuple[list[StoredSpan], dict[str, list[StoredSpan]]]:
-    """Every `rpc` span, and all spans by trace."""
-    by_trace: dict[str, list[StoredSpan]] = defaultdict(list)
-    for span in spans(directory):
-        by_trace[span.trace_id].append(span)
-    return [span for family in by_trace.values() for span in family if span.stage == "rpc"], by_trace
+    durations = [span.ms for line in _lines(directory, TAIL_BYTES) for span in _spans(line) if span.stage == "rpc"]
+    if not durations:
+        return None
+    median = float(np.median(durations))
+    return next(iter(_best(directory, 1, lambda trace: -abs(trace.rpc.ms - median) if trace.complete else None)), None)
 
 
 def percentiles_ms(directory: Path) -> dict[str, tuple[float, float, float]]:
-    """p50, p95 and p99 in milliseconds of every stage."""
+    """p50, p95 and p99 in milliseconds of every stage, over what is recent."""
     durations: dict[str, list[float]] = {stage: [] for stage in STAGES}
-    for span in spans(directory):
-        # The riders' own copies of `forward` would count a batch once for every member.
-        if span.stage in durations and not (span.name == "forward" and span.links):
-            durations[span.stage].append(span.ms)
+    for line in _lines(directory, TAIL_BYTES):
+        for span in _spans(line):
+            # The riders' own copies of `forward` would count a batch once for every member.
+            if span.stage in durations and not (span.name == "forward" and span.links):
+                durations[span.stage].append(span.ms)
     return {
         stage: tuple(float(value) for value in np.percentile(found, (50, 95, 99)))  # type: ignore[misc]
         for stage, found in durations.items()
@@ -123,37 +124,46 @@ def percentiles_ms(directory: Path) -> dict[str, tuple[float, float, float]]:
     }
 
 
-def _assemble(rpc: StoredSpan, by_trace: dict[str, list[StoredSpan]]) -> Trace:
-    own = [s for s in by_trace[rpc.trace_id] if s is rpc or _below(s, rpc, by_trace[rpc.trace_id])]
-    linked = {trace_id for s in own if s.name == "execute" for trace_id, _ in s.links}
-    batch = [s for trace_id in linked for s in by_trace.get(trace_id, ())]
-    order = lambda span: (span.start_ns, -span.end_ns)  # noqa: E731
-    return Trace(rpc, sorted(own, key=order), sorted(batch, key=order))
+def _best(directory: Path, number: int, rank: Callable[[Trace], float | None]) -> list[Trace]:
+    """The traces that rank highest; None ranks nowhere."""
+    heap: list[tuple[float, int, Trace]] = []
+    turn = count()
+    for line in _lines(directory, TAIL_BYTES, whole_kept=True):
+        for trace in _traces(line):
+            if (value := rank(trace)) is None:
+                continue
+            if len(heap) < number:
+                heapq.heappush(heap, (value, next(turn), trace))
+            elif value > heap[0][0]:
+                heapq.heapreplace(heap, (value, next(turn), trace))
+    return [trace for _, _, trace in sorted(heap, key=lambda entry: -entry[0])]
 
 
-def _below(span: StoredSpan, root: StoredSpan, family: list[StoredSpan]) -> bool:
-    """A caller's trace may hold many requests: take what descends from this one."""
-    parents = {member.span_id: member.parent_id for member in family}
-    at: str | None = span.parent_id
-    while at and at != root.span_id:
-        at = parents.get(at)
-    return at == root.span_id
+# Files ----------------------------------------------------------------------------------------------------------------
 
 
-def _spans_of_file(path: Path, tail_bytes: int) -> Iterator[StoredSpan]:
-    with path.open("rb") as file:
-        if (size := path.stat().st_size) > tail_bytes:
-            file.seek(size - tail_bytes)
-            file.readline()  # the first line may be half
-        for line in file:
-            try:
-                tree = json.loads(line)
-            except ValueError:
-                continue  # the last line of a process that was killed
-            yield from _spans_of_line(tree)
+def _lines(directory: Path, tail_bytes: int | None = None, *, whole_kept: bool = False) -> Iterator[bytes]:
+    """The lines of a directory's files, newest file first; with `tail_bytes` at most about so many of each kind."""
+    left: dict[bool, float] = {kept: float("inf") if tail_bytes is None else tail_bytes for kept in (True, False)}
+    if whole_kept:
+        left[True] = float("inf")
+    for path in sorted(directory.glob("*.jsonl"), key=lambda p: p.stat().st_mtime, reverse=True):
+        kept = ".kept." in path.name
+        if left[kept] > 0:
+            with path.open("rb") as file:
+                size = path.stat().st_size
+                if size > left[kept]:
+                    file.seek(int(size - left[kept]))
+                    file.readline()  # the first line may be half
+                left[kept] -= size
+                yield from file
 
 
-def _spans_of_line(tree: dict[str, Any]) -> Iterator[StoredSpan]:
+def _spans(line: bytes) -> Iterator[StoredSpan]:
+    try:
+        tree = json.loads(line)
+    except ValueError:
+        return  # the last line of a process that was killed
     for resource_spans in tree["resourceSpans"]:
         service = str(_attributes(resource_spans["resource"]).get("service.name", ""))
         for scope_spans in resource_spans["scopeSpans"]:
@@ -176,3 +186,39 @@ def _spans_of_line(tree: dict[str, Any]) -> Iterator[StoredSpan]:
 def _attributes(holder: dict[str, Any]) -> dict[str, Any]:
     values = {entry["key"]: entry["value"] for entry in holder.get("attributes", ())}
     return {key: int(v["intValue"]) if "intValue" in v else next(iter(v.values())) for key, v in values.items()}
+
+
+# Traces ---------------------------------------------------------------------------------------------------------------
+
+
+def _traces(line: bytes) -> Iterator[Trace]:
+    by_trace: dict[str, list[StoredSpan]] = defaultdict(list)
+    for span in _spans(line):
+        by_trace[span.trace_id].append(span)
+    roots = {(s.trace_id, s.span_id): s for family in by_trace.values() for s in family if s.stage == "rpc"}
+    for rpc in roots.values():
+        yield _assemble(rpc, by_trace, roots)
+
+
+def _assemble(
+    rpc: StoredSpan, by_trace: dict[str, list[StoredSpan]], roots: dict[tuple[str, str], StoredSpan]
+) -> Trace:
+    own = [s for s in by_trace[rpc.trace_id] if s is rpc or _below(s, rpc, by_trace[rpc.trace_id])]
+    linked = {trace_id for s in own if s.name == "execute" for trace_id, _ in s.links}
+    batch = [s for trace_id in linked for s in by_trace.get(trace_id, ())]
+    members = {link for s in batch if s.name == "batch" for link in s.links}
+    mates = [roots[link] for link in members if link in roots and roots[link] is not rpc]
+    return Trace(rpc, _in_order(own), _in_order(batch), sorted(mates, key=lambda span: -span.ms))
+
+
+def _in_order(spans: Iterable[StoredSpan]) -> list[StoredSpan]:
+    return sorted(spans, key=lambda span: (span.start_ns, -span.end_ns))
+
+
+def _below(span: StoredSpan, root: StoredSpan, family: list[StoredSpan]) -> bool:
+    """A caller's trace may hold many requests: take what descends from this one."""
+    parents = {member.span_id: member.parent_id for member in family}
+    at: str | None = span.parent_id
+    while at and at != root.span_id:
+        at = parents.get(at)
+    return at == root.span_id

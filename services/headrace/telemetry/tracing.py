@@ -1,126 +1,212 @@
 """The tracer: takes records on the hot path, turns them into spans in a thread of its own.
 
-A record costs its maker one append to a ring. The ring is bounded: what does not fit is dropped and counted.
+A family (a batch and its members) costs one append to a ring, and so does a request that never joined one. The ring
+is bounded in requests: what does not fit is dropped whole and counted, so that no span ever points at a lost one.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final
 
+from opentelemetry.sdk.environment_variables import OTEL_SERVICE_NAME
 from opentelemetry.sdk.resources import Resource
 
 from headrace.config import TelemetrySettings
-from headrace.core.records import BatchRecord, ReplicaRecord, RpcRecord
-from headrace.telemetry import catalogue
-from headrace.telemetry.catalogue import Attributes, Span
-from headrace.telemetry.export import exporter
+from headrace.core.records import BatchRecord, ReplicaIdentity, RpcRecord
+from headrace.telemetry import request_log
+from headrace.telemetry.catalogue import Catalogue, Page
+from headrace.telemetry.export import Exporter, Outcome, exporter
+from headrace.telemetry.form import Attributes
+from headrace.telemetry.keep import Keeper
 
 log = logging.getLogger(__name__)
 
-RING: Final = 65_536
-"""Records that may wait for the thread."""
-FLUSH_S: Final = 0.1
-SLICE: Final = 256
-"""Spans encoded in one go: short enough that the interpreter lock is never held for long."""
-
-Work = tuple[Callable[[RpcRecord], Iterator[Span]] | Callable[..., Iterator[Span]], object]
+TICK_S: Final = 0.01
+"""How often the thread looks: many short turns disturb the event loop less than few long ones."""
+BITE: Final = 4
+"""Records between two offers of the interpreter lock."""
+SEND_S: Final = 0.1
+SEND_SPANS: Final = 2048
+"""An export leaves when it is so old or so large."""
+CLOSE_S: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class TracerStatistics:
     """What became of the records and spans so far."""
 
-    recorded: int
     exported: int
     """Spans that arrived."""
-    dropped: int
-    """Records that found the ring full."""
+    rejected: int
+    """Spans that a collector would not have."""
     failed: int
     """Spans that could not be delivered."""
+    dropped: int
+    """Requests that found the ring full."""
+    waiting: int
+    """Requests in the ring."""
 
 
 class Tracer:
-    """One a process."""
+    """One a gateway. `server`: its address and port, for the spans."""
 
-    def __init__(self, service: str, settings: TelemetrySettings, instance_id: str) -> None:
-        self._ring: deque[Work] = deque()
-        self._exporter = exporter(settings, _resource(service, instance_id), service)
+    def __init__(self, service: str, settings: TelemetrySettings, instance_id: str, server: Attributes = ()) -> None:
+        self._ring: deque[BatchRecord | RpcRecord] = deque()
+        self._bound = settings.max_waiting
+        self._waiting = self._told = self._dropped = 0
+        """Requests, ever: the loop counts in and drops, the thread counts out."""
+        self._resource = _resource({"service.name": service, "service.instance.id": instance_id})
+        self._resources: dict[ReplicaIdentity, Attributes] = {}
+        self._exporter: Exporter = exporter(settings, service)
+        self._catalogue = Catalogue(self._exporter.encoding, server, settings.max_links)
+        self._keeper = Keeper(settings.slow_ms)
+        self._ordinary, self._kept = Page(), Page()
+        self._sent_at = 0.0
+        self._done = Outcome()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._flush_for_ever, name="tracer", daemon=True)
-        self._recorded = self._exported = self._dropped = self._failed = 0
 
     def start(self) -> None:
         self._thread.start()
 
     def close(self) -> None:
-        """Deliver what is there, then stop."""
+        """Deliver what is there, then stop. A collector that does not answer holds nobody up for long."""
         self._stopping.set()
         if self._thread.is_alive():
-            self._thread.join(timeout=10)
-        self._flush()
-        self._exporter.close()
+            self._thread.join(timeout=CLOSE_S)
+        else:
+            self._encode()
+            self._send()
+        self._count(self._exporter.close())  # ends what is still under way
+        if self._thread.is_alive():
+            self._thread.join(timeout=CLOSE_S)
+        self._dropped += self._waiting - self._told
 
-    def rpc(self, record: RpcRecord) -> None:
-        self._append((catalogue.rpc_spans, record))
+    def family(self, batch: BatchRecord) -> None:
+        """Take a batch whose members have all ended. One that nobody wants to hear of is let go."""
+        if any(member.sampled or member.reason for member in batch.members):
+            self._append(batch, len(batch.members))
+        else:
+            batch.members = []
 
-    def batch(self, record: BatchRecord) -> None:
-        self._append((catalogue.batch_spans, record))
-
-    def replica(self, record: ReplicaRecord) -> None:
-        self._append((catalogue.replica_spans, record))
+    def single(self, record: RpcRecord) -> None:
+        """Take a request that never joined a batch."""
+        if record.sampled or record.reason:
+            self._append(record, 1)
 
     def statistics(self) -> TracerStatistics:
-        return TracerStatistics(self._recorded, self._exported, self._dropped, self._failed)
+        waiting = self._waiting - self._told
+        return TracerStatistics(*self._done, dropped=self._dropped, waiting=waiting)
 
-    def _append(self, work: Work) -> None:
-        if len(self._ring) >= RING:
-            self._dropped += 1
+    def _append(self, record: BatchRecord | RpcRecord, requests: int) -> None:
+        if self._waiting - self._told + requests > self._bound:
+            self._dropped += requests
+            if isinstance(record, BatchRecord):
+                record.members = []
             return
-        self._recorded += 1
-        self._ring.append(work)
+        self._waiting += requests
+        self._ring.append(record)
+
+    # In the thread ------------------------------------------------------------------------------------------------
 
     def _flush_for_ever(self) -> None:
-        while not self._stopping.wait(FLUSH_S):
-            self._flush()
+        while not self._stopping.wait(TICK_S):
+            self._encode()
+            if self._due() and self._exporter.ready():
+                self._send()
+        self._exporter.try_now()
+        self._encode()
+        self._send()
 
-    def _flush(self) -> None:
-        """Encode and send what is there. While a collector is away, records wait in the ring."""
+    def _encode(self) -> None:
+        """Turn what waits into spans, a bite at a time: whoever wants the interpreter lock gets it in between.
+
+        While a collector is away, records wait in the ring.
+        """
         while self._ring and self._exporter.ready():
-            spans: list[Span] = []
-            while self._ring and len(spans) < SLICE:
-                spans += self._spans_of_next()
-            if self._exporter.export(spans):
-                self._exported += len(spans)
-            else:
-                self._failed += len(spans)
+            for _ in range(BITE):
+                if not self._ring:
+                    return
+                self._tell(self._ring.popleft())
+            if self._due():
+                self._send()
+            time.sleep(0)
 
-    def _spans_of_next(self) -> list[Span]:
-        make, record = self._ring.popleft()
+    def _due(self) -> bool:
+        spans = self._ordinary.spans + self._kept.spans
+        return spans > SEND_SPANS or (spans > 0 and time.monotonic() > self._sent_at + SEND_S)
+
+    def _send(self) -> None:
+        """Export the pages."""
+        self._sent_at = time.monotonic()
+        for page, keep in ((self._ordinary, False), (self._kept, True)):
+            if page.spans:
+                self._count(self._exporter.export(self._sections(page), keep=keep))
+        self._ordinary, self._kept = Page(), Page()
+
+    def _tell(self, record: BatchRecord | RpcRecord) -> None:
+        """Write one record as spans, and its failures into the log."""
+        self._told += len(record.members) if isinstance(record, BatchRecord) else 1
         try:
-            spans = list(make(record))  # type: ignore[arg-type]
+            if isinstance(record, BatchRecord):
+                self._tell_family(record)
+            else:
+                self._tell_single(record)
         except Exception:  # a record that can't be told must not end the telling of the others
             log.exception("a record could not be turned into spans")
-            self._failed += 1
-            return []
-        if isinstance(record, BatchRecord):
-            record.members = []  # members point at their batch: told once, the circle must not wait for the collector
-        return spans
+            self._count(Outcome(failed=1))
+
+    def _tell_family(self, batch: BatchRecord) -> None:
+        members, reasons = batch.members, self._keeper.of_family(batch)
+        if batch.sampled:
+            self._catalogue.family(batch, reasons, self._kept if any(reasons) else self._ordinary)
+        batch.members = []  # they point at it: the circle would wait for the garbage collector
+        for member in members:
+            if member.reason:
+                request_log.write(member)
+
+    def _tell_single(self, record: RpcRecord) -> None:
+        reason = self._keeper.of(record)
+        if record.sampled:
+            self._catalogue.single(record, reason, self._kept if reason else self._ordinary)
+        if record.reason:
+            request_log.write(record)
+
+    def _sections(self, page: Page) -> list[tuple[Attributes, list[bytes]]]:
+        replicas = [(self._replica_resource(identity), spans) for identity, spans in page.replicas.items()]
+        return [(self._resource, page.own), *replicas] if page.own else replicas
+
+    def _replica_resource(self, identity: ReplicaIdentity) -> Attributes:
+        """Who did the work: spans drawn for a replica carry its own resource, not this process's."""
+        if identity not in self._resources:
+            who = {"service.name": "headrace-replica", "service.instance.id": identity.replica_id}
+            if identity.host:
+                who["host.name"] = identity.host
+            self._resources[identity] = _resource(who, named_by_environment=False)
+        return self._resources[identity]
+
+    def _count(self, outcome: Outcome) -> None:
+        self._done = Outcome(*(a + b for a, b in zip(self._done, outcome, strict=True)))
 
 
-def _resource(service: str, instance_id: str) -> Attributes:
-    """The SDK reads OTEL_RESOURCE_ATTRIBUTES; who and where this process is, it can't know better."""
+def _resource(who: dict[str, str], *, named_by_environment: bool = True) -> Attributes:
+    """The SDK reads OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME; who this process is, it can't know better."""
+    kubernetes = {"k8s.pod.name": "POD_NAME", "k8s.namespace.name": "POD_NAMESPACE"}
     own = {
-        "service.name": service,
         "service.version": version("headrace"),
-        "service.instance.id": instance_id,
         "host.name": socket.gethostname(),
+        **{key: os.environ[name] for key, name in kubernetes.items() if os.environ.get(name) and named_by_environment},
+        **who,
     }
+    if named_by_environment and (name := os.environ.get(OTEL_SERVICE_NAME)):
+        own["service.name"] = name
     attributes = {**Resource.create().attributes, **own}
     return tuple((key, value) for key, value in attributes.items() if isinstance(value, str | int | float | bool))

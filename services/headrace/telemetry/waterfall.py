@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -11,6 +12,7 @@ from rich.text import Text
 from headrace.telemetry.reading import StoredSpan, Trace
 
 WIDTH: Final = 40
+MATES: Final = 4
 COLOURS: Final = {"queue": "yellow", "forward": "green", "dispatch": "cyan", "replica.batch": "blue"}
 
 
@@ -30,7 +32,27 @@ def draw(trace: Trace) -> RenderableType:
             name = Text("  " * depths[span.span_id] + _name(span), style="red" if span.error else "")
             table.add_row(name, _bar(span, begin, length), f"{span.ms:.3f}")
     head = Text(f"trace {trace.rpc.trace_id}   {trace.rpc.ms:.2f} ms   {_model(trace.rpc)}", style="bold")
-    return Group(head, table, _where(trace))
+    return Group(*[part for part in (head, table, _where(trace), _mates(trace), _why(trace)) if part is not None])
+
+
+def listing(traces: list[Trace]) -> Table:
+    """One line a trace: when, how long, where the time went, and how it ended."""
+    table = Table("trace", "began", "ms", "queue", "model", "batch", "ended", box=None, pad_edge=False)
+    for column in table.columns[2:6]:
+        column.justify = "right"
+    for trace in traces:
+        own = {span.name: span for span in trace.own}
+        began = datetime.fromtimestamp(trace.rpc.start_ns / 1e9, UTC).astimezone().isoformat(" ", "milliseconds")[11:23]
+        cells = [f"{own[name].ms:.2f}" if name in own else "" for name in ("queue", "forward")]
+        size = own["execute"].attributes.get("headrace.batch.size", "") if "execute" in own else ""
+        table.add_row(trace.rpc.trace_id[:16], began, f"{trace.rpc.ms:.2f}", *cells, str(size), _ending(trace.rpc))
+    return table
+
+
+def _ending(rpc: StoredSpan) -> str:
+    code = str(rpc.attributes.get("rpc.response.status_code", ""))
+    reason = rpc.attributes.get("headrace.reason")
+    return f"{code} ({reason})" if reason else code
 
 
 def _name(span: StoredSpan) -> str:
@@ -72,3 +94,17 @@ def _where(trace: Trace) -> Text:
         f"{max(0.0, execute - forward):.2f}, decode and encode {rest:.2f} ms; batch of {size}",
         style="dim",
     )
+
+
+def _mates(trace: Trace) -> Text | None:
+    """Who rode along, the slowest first."""
+    if not trace.mates:
+        return None
+    shown = ", ".join(f"{mate.trace_id[:8]} {mate.ms:.1f} ms" for mate in trace.mates[:MATES])
+    more = f" and {len(trace.mates) - MATES} more" if len(trace.mates) > MATES else ""
+    return Text(f"batch-mates: {shown}{more}", style="dim")
+
+
+def _why(trace: Trace) -> Text | None:
+    """How it ended, when it did not end well."""
+    return Text(f"ended {_ending(trace.rpc)}", style="red") if "headrace.reason" in trace.rpc.attributes else None

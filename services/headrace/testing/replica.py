@@ -99,8 +99,9 @@ class FakeReplica(replica_pb2_grpc.ReplicaServicer):
                 received_ns=received_ns,
                 started_ns=started_ns,
                 unpacked_ns=started_ns,
-                forward_ns=started_ns,
+                copied_ns=started_ns,
                 computed_ns=now_ns,
+                fetched_ns=now_ns,
                 packed_ns=now_ns,
             )
         )
@@ -116,6 +117,5 @@ class FakeReplica(replica_pb2_grpc.ReplicaServicer):
         return replica_pb2.PackedAnswer(
             columns=[(np.array(sums) + keys).astype("<f8").tobytes()],
             status=bytes(request.rows),
-            forward_span_id=1,
             padded_tokens=int(lengths.sum()),
         )

@@ -21,20 +21,26 @@ REPLICA_STATE_DRAINING: ReplicaState
 REPLICA_STATE_GONE: ReplicaState
 
 class Registration(_message.Message):
-    __slots__ = ("replica_id", "endpoint", "cluster", "spec", "state", "load")
+    __slots__ = ("replica_id", "endpoint", "cluster", "spec", "state", "load", "host", "device", "precision")
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
     replica_id: str
     endpoint: str
     cluster: str
     spec: ModelSpec
     state: ReplicaState
     load: Load
-    def __init__(self, replica_id: _Optional[str] = ..., endpoint: _Optional[str] = ..., cluster: _Optional[str] = ..., spec: _Optional[_Union[ModelSpec, _Mapping]] = ..., state: _Optional[_Union[ReplicaState, str]] = ..., load: _Optional[_Union[Load, _Mapping]] = ...) -> None: ...
+    host: str
+    device: str
+    precision: str
+    def __init__(self, replica_id: _Optional[str] = ..., endpoint: _Optional[str] = ..., cluster: _Optional[str] = ..., spec: _Optional[_Union[ModelSpec, _Mapping]] = ..., state: _Optional[_Union[ReplicaState, str]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., host: _Optional[str] = ..., device: _Optional[str] = ..., precision: _Optional[str] = ...) -> None: ...
 
 class Load(_message.Message):
     __slots__ = ("queued", "running_since_s")

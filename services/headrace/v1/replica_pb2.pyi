@@ -19,7 +19,14 @@ ROW_STATUS_NOT_FINITE: RowStatus
 ROW_STATUS_FAILED: RowStatus
 
 class PackedBatch(_message.Message):
-    __slots__ = ("replica_id", "model", "version", "gateway_id", "rows", "columns", "lengths", "remaining_s", "row_contexts", "context", "batch_id", "backlog_s")
+    __slots__ = ("replica_id", "model", "version", "gateway_id", "rows", "columns", "lengths", "remaining_s", "row_contexts", "context", "batch_id", "backlog_s", "row_tracestates")
+    class RowTracestatesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: str
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[str] = ...) -> None: ...
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +39,7 @@ class PackedBatch(_message.Message):
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     BATCH_ID_FIELD_NUMBER: _ClassVar[int]
     BACKLOG_S_FIELD_NUMBER: _ClassVar[int]
+    ROW_TRACESTATES_FIELD_NUMBER: _ClassVar[int]
     replica_id: str
     model: str
     version: str
@@ -44,36 +52,37 @@ class PackedBatch(_message.Message):
     context: bytes
     batch_id: int
     backlog_s: float
-    def __init__(self, replica_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., gateway_id: _Optional[str] = ..., rows: _Optional[int] = ..., columns: _Optional[_Iterable[bytes]] = ..., lengths: _Optional[_Iterable[bytes]] = ..., remaining_s: _Optional[bytes] = ..., row_contexts: _Optional[bytes] = ..., context: _Optional[bytes] = ..., batch_id: _Optional[int] = ..., backlog_s: _Optional[float] = ...) -> None: ...
+    row_tracestates: _containers.ScalarMap[int, str]
+    def __init__(self, replica_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., gateway_id: _Optional[str] = ..., rows: _Optional[int] = ..., columns: _Optional[_Iterable[bytes]] = ..., lengths: _Optional[_Iterable[bytes]] = ..., remaining_s: _Optional[bytes] = ..., row_contexts: _Optional[bytes] = ..., context: _Optional[bytes] = ..., batch_id: _Optional[int] = ..., backlog_s: _Optional[float] = ..., row_tracestates: _Optional[_Mapping[int, str]] = ...) -> None: ...
 
 class PackedAnswer(_message.Message):
-    __slots__ = ("columns", "status", "stamps", "queued", "forward_span_id", "padded_tokens")
+    __slots__ = ("columns", "status", "stamps", "queued", "padded_tokens")
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     STAMPS_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FIELD_NUMBER: _ClassVar[int]
-    FORWARD_SPAN_ID_FIELD_NUMBER: _ClassVar[int]
     PADDED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     columns: _containers.RepeatedScalarFieldContainer[bytes]
     status: bytes
     stamps: Stamps
     queued: int
-    forward_span_id: int
     padded_tokens: int
-    def __init__(self, columns: _Optional[_Iterable[bytes]] = ..., status: _Optional[bytes] = ..., stamps: _Optional[_Union[Stamps, _Mapping]] = ..., queued: _Optional[int] = ..., forward_span_id: _Optional[int] = ..., padded_tokens: _Optional[int] = ...) -> None: ...
+    def __init__(self, columns: _Optional[_Iterable[bytes]] = ..., status: _Optional[bytes] = ..., stamps: _Optional[_Union[Stamps, _Mapping]] = ..., queued: _Optional[int] = ..., padded_tokens: _Optional[int] = ...) -> None: ...
 
 class Stamps(_message.Message):
-    __slots__ = ("received_ns", "started_ns", "unpacked_ns", "forward_ns", "computed_ns", "packed_ns")
+    __slots__ = ("received_ns", "started_ns", "unpacked_ns", "copied_ns", "computed_ns", "fetched_ns", "packed_ns")
     RECEIVED_NS_FIELD_NUMBER: _ClassVar[int]
     STARTED_NS_FIELD_NUMBER: _ClassVar[int]
     UNPACKED_NS_FIELD_NUMBER: _ClassVar[int]
-    FORWARD_NS_FIELD_NUMBER: _ClassVar[int]
+    COPIED_NS_FIELD_NUMBER: _ClassVar[int]
     COMPUTED_NS_FIELD_NUMBER: _ClassVar[int]
+    FETCHED_NS_FIELD_NUMBER: _ClassVar[int]
     PACKED_NS_FIELD_NUMBER: _ClassVar[int]
     received_ns: int
     started_ns: int
     unpacked_ns: int
-    forward_ns: int
+    copied_ns: int
     computed_ns: int
+    fetched_ns: int
     packed_ns: int
-    def __init__(self, received_ns: _Optional[int] = ..., started_ns: _Optional[int] = ..., unpacked_ns: _Optional[int] = ..., forward_ns: _Optional[int] = ..., computed_ns: _Optional[int] = ..., packed_ns: _Optional[int] = ...) -> None: ...
+    def __init__(self, received_ns: _Optional[int] = ..., started_ns: _Optional[int] = ..., unpacked_ns: _Optional[int] = ..., copied_ns: _Optional[int] = ..., computed_ns: _Optional[int] = ..., fetched_ns: _Optional[int] = ..., packed_ns: _Optional[int] = ...) -> None: ...

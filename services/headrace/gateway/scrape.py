@@ -1,0 +1,79 @@
+"""Figures that parts of the gateway keep anyway, as metrics: read when somebody scrapes, on the scraper's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client.core import Metric
+
+from headrace.gateway.lane import Lane
+from headrace.gateway.models import Models
+from headrace.telemetry.metrics import MODEL, Values, counter, gauge
+from headrace.telemetry.tracing import Tracer
+from headrace.v1 import control_pb2
+
+STATES: Final = {
+    control_pb2.REPLICA_STATE_WARMING: "warming",
+    control_pb2.REPLICA_STATE_READY: "ready",
+    control_pb2.REPLICA_STATE_DRAINING: "draining",
+}
+
+
+def scrape(models: Models, tracer: Tracer) -> list[Metric]:
+    """Every family, also where it has no series yet: a dashboard should find the name."""
+    lanes = {(lane.spec.name, lane.spec.version): lane for lane in models.lanes()}
+
+    def each(value: Callable[[Lane], float]) -> Values:
+        return {key: value(lane) for key, lane in lanes.items()}
+
+    statistics = tracer.statistics()
+    results = {"exported": statistics.exported, "rejected": statistics.rejected, "failed": statistics.failed}
+    info: dict[tuple[str, ...], float] = {
+        (*key, lane.spec.digest, lane.spec.platform): 1.0 for key, lane in lanes.items()
+    }
+    return [
+        gauge("nv_inference_pending_request_count", "Accepted, not running.", MODEL, each(lambda x: len(x.queue))),
+        gauge("headrace_queue_rows", "Rows that wait.", MODEL, each(lambda x: x.queue.rows)),
+        gauge("headrace_queue_tokens", "Events that wait.", MODEL, each(lambda x: x.queue.tokens)),
+        gauge("headrace_backlog_seconds", "Replica-seconds that wait.", (*MODEL, "cause"), _backlog(lanes)),
+        gauge("headrace_inflight_batches", "Batches at replicas.", MODEL, each(lambda x: x.dispatcher.flights)),
+        gauge("headrace_replicas", "Replicas, as seen from here.", (*MODEL, "state"), _replicas(lanes)),
+        gauge("headrace_model_info", "What is served.", (*MODEL, "digest", "platform"), info),
+        counter("headrace_retries", "Second tries.", MODEL, each(lambda x: x.dispatcher.retries)),
+        counter("headrace_evictions", "Replicas taken out of choice.", MODEL, each(lambda x: x.dispatcher.evictions)),
+        counter(
+            "headrace_telemetry_spans",
+            "Spans, by what became of them.",
+            ("result",),
+            {(result,): float(count) for result, count in results.items()},
+        ),
+        counter(
+            "headrace_telemetry_dropped_requests",
+            "Requests whose spans were never made: too many waited.",
+            (),
+            {(): float(statistics.dropped)},
+        ),
+        gauge("headrace_telemetry_waiting_requests", "Records to be told.", (), {(): float(statistics.waiting)}),
+    ]
+
+
+def _backlog(lanes: dict[tuple[str, str], Lane]) -> Values:
+    """`gateway`: work waits although a replica is idle. `replicas`: every one of them has work."""
+    found: dict[tuple[str, ...], float] = {}
+    for key, lane in lanes.items():
+        idle = any(link.choosable and not link.flights for link in lane.dispatcher.links)
+        seconds = lane.backlog_s()
+        found[*key, "gateway"] = seconds if idle else 0.0
+        found[*key, "replicas"] = 0.0 if idle else seconds
+    return found
+
+
+def _replicas(lanes: dict[tuple[str, str], Lane]) -> Values:
+    found: dict[tuple[str, ...], float] = {}
+    for key, lane in lanes.items():
+        for state in (*STATES.values(), "evicted"):
+            found[*key, state] = 0.0
+        for link in lane.dispatcher.links:
+            found[*key, "evicted" if link.evicted else STATES.get(link.state, "draining")] += 1
+    return found

@@ -1,0 +1,304 @@
+"""The tracer: whole families, bounds, files, collectors that are away, and what may never be exported."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import time
+from collections import Counter
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from tests.records import batch_of, rider
+
+from headrace.config import TelemetrySettings
+from headrace.core.records import BatchRecord
+from headrace.telemetry import reading, request_log
+from headrace.telemetry.keep import Keeper, strongest
+from headrace.telemetry.logging import JsonLines
+from headrace.telemetry.tracing import Tracer
+
+
+def tracer(folder: Path, **more: object) -> Tracer:
+    return Tracer("headrace-gateway", TelemetrySettings.model_validate({"trace_dir": folder, **more}), "g")
+
+
+class Sink(trace_service_pb2_grpc.TraceServiceServicer):
+    """A collector in ten lines: keeps what it is sent, or refuses it."""
+
+    def __init__(self) -> None:
+        self.requests: list[ExportTraceServiceRequest] = []
+        self.metadata: list[dict[str, str]] = []
+        self.refuse: grpc.StatusCode | None = None
+        self.reject = 0
+        self._server = grpc.server(futures.ThreadPoolExecutor(2))
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)
+        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self._server.start()
+
+    def Export(  # noqa: N802  gRPC's name
+        self, request: ExportTraceServiceRequest, context: grpc.ServicerContext
+    ) -> ExportTraceServiceResponse:
+        if self.refuse is not None:
+            context.abort(self.refuse, "as told")
+        self.requests.append(request)
+        self.metadata.append({key: str(value) for key, value in context.invocation_metadata()})
+        answer = ExportTraceServiceResponse()
+        answer.partial_success.rejected_spans = self.reject
+        return answer
+
+    @property
+    def names(self) -> Counter[str]:
+        return Counter(
+            span.name
+            for request in self.requests
+            for resource in request.resource_spans
+            for scope in resource.scope_spans
+            for span in scope.spans
+        )
+
+    def close(self) -> None:
+        self._server.stop(None).wait()
+
+
+def test_spans_written_to_files_are_read_back_as_one_whole_inference(tmp_path: Path) -> None:
+    one = tracer(tmp_path)
+    members = [rider(n, tracestate="") for n in (1, 2, 3)]
+    one.family(batch_of(*members))
+    one.single(rider(4, code="NOT_FOUND", reason="UnknownModel", queued=False))
+    one.close()
+
+    (trace,) = reading.find(tmp_path, members[1].trace_id.hex())
+
+    assert trace.complete
+    by_name = {span.name: span for span in trace.batch}
+    assert by_name["replica.batch"].service == "headrace-replica"
+    assert by_name["replica.batch"].parent_id == f"{6:016x}"
+    assert by_name["forward"].parent_id == by_name["replica.batch"].span_id
+    assert {mate.trace_id for mate in trace.mates} == {members[0].trace_id.hex(), members[2].trace_id.hex()}
+    assert reading.find(tmp_path, rider(4).trace_id.hex())[0].own[0].attributes["headrace.keep"] == "refused"
+
+
+def test_a_family_that_does_not_fit_is_dropped_whole_and_counted(tmp_path: Path) -> None:
+    one = tracer(tmp_path, max_waiting=10)
+    for first in range(0, 16, 4):
+        one.family(batch_of(*(rider(first + n) for n in range(4))))
+
+    assert one.statistics().dropped == 8
+    assert one.statistics().waiting == 8
+    one.close()
+    assert len(reading.slowest(tmp_path, 100)) == 8
+
+
+def test_what_nobody_sampled_leaves_no_span_but_its_failure_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = tracer(tmp_path)
+    failed = rider(3, sampled=False, code="INTERNAL", reason="ModelFailed")
+    one.family(batch_of(rider(1, sampled=False), rider(2, sampled=False)))
+    one.family(batch_of(failed))
+    with caplog.at_level(logging.INFO, "headrace.requests"):
+        one.close()
+
+    assert list(tmp_path.iterdir()) == []
+    (line,) = caplog.records
+    assert line.levelno == logging.WARNING
+    assert line.fields["trace_id"] == failed.trace_id.hex()  # type: ignore[attr-defined]
+
+
+def test_told_families_leave_nothing_for_the_garbage_collector(tmp_path: Path) -> None:
+    one = tracer(tmp_path)
+    one.family(batch_of(*(rider(n) for n in range(8))))
+    one.family(batch_of(*(rider(n, sampled=False) for n in range(8))))
+    one.close()
+    gc.collect()
+    gc.disable()
+    try:
+        one = tracer(tmp_path)
+        one.family(batch_of(*(rider(n) for n in range(8))))
+        one.close()
+        alive = [thing for thing in gc.get_objects() if isinstance(thing, BatchRecord)]
+    finally:
+        gc.enable()
+
+    assert alive == []
+
+
+def test_files_stay_within_their_bound_and_keep_what_is_worth_it_longer(tmp_path: Path) -> None:
+    one = tracer(tmp_path, max_file_bytes=64 * 1024, max_files=2)
+    failed = rider(250, code="INTERNAL", reason="ModelFailed")
+    slow = rider(251, end_ns=80_000_000)
+    for record in (*[rider(n) for n in range(50)], failed, slow):
+        one.single(record)
+    for number in range(3000):
+        one.single(rider(number % 200))
+        if number % 50 == 0:
+            one._encode()
+            one._send()
+    one.close()
+
+    ordinary = [file for file in tmp_path.glob("*.jsonl") if ".kept." not in file.name]
+    assert len(ordinary) == 2
+    assert sum(file.stat().st_size for file in tmp_path.glob("*.jsonl")) <= 4 * 64 * 1024 + 64 * 1024
+    assert one.statistics().failed == 0
+    (found,) = reading.find(tmp_path, failed.trace_id.hex())
+    assert found.rpc.attributes["headrace.keep"] == "failed"
+    assert reading.slowest(tmp_path, 1)[0].rpc.trace_id == slow.trace_id.hex()
+
+
+def test_a_folder_that_cannot_be_written_costs_the_spans_and_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    one = tracer(tmp_path / "file" / "traces")
+    one.single(rider())
+    one.close()
+
+    assert one.statistics().failed == 2
+    assert one.statistics().exported == 0
+
+
+def test_a_record_that_cannot_be_told_does_not_end_the_telling(tmp_path: Path) -> None:
+    one = tracer(tmp_path)
+    one.single(rider(start_ns=None))
+    one.single(rider(2))
+    one.close()
+
+    assert one.statistics().failed == 1
+    assert reading.find(tmp_path, rider(2).trace_id.hex())
+
+
+def test_a_collector_that_is_away_costs_nothing_but_the_spans() -> None:
+    one = Tracer("headrace-gateway", TelemetrySettings(otlp_endpoint="http://127.0.0.1:9"), "g")
+    one.start()
+    one.single(rider(code="NOT_FOUND", reason="UnknownModel", queued=False))
+    begun = time.monotonic()
+    one.close()
+
+    assert time.monotonic() - begun < 8
+    statistics = one.statistics()
+    assert statistics.failed + statistics.dropped == 1
+    assert statistics.exported == 0
+
+
+def test_a_collector_gets_every_family_with_the_headers_that_were_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "tenant=payments")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "front-door")
+    sink = Sink()
+    one = tracer(tmp_path, otlp_endpoint=f"http://127.0.0.1:{sink.port}")
+    one.family(batch_of(*(rider(n) for n in range(5))))
+    one.close()
+    sink.close()
+
+    assert sink.names["execute"] == sink.names["queue"] == 5
+    assert sink.names["forward"] == 6
+    assert sink.metadata[0]["tenant"] == "payments"
+    gateway, replica = (
+        {a.key: a.value.string_value for a in spans.resource.attributes} for spans in sink.requests[0].resource_spans
+    )
+    assert gateway["service.name"] == "front-door"
+    assert replica["service.name"] == "headrace-replica"
+    assert replica["service.instance.id"] == "replica-b"
+    assert replica["host.name"] == "node-7"
+    assert gateway["deployment.environment.name"] == replica["deployment.environment.name"] == "test"
+    assert one.statistics().exported == sum(sink.names.values())
+
+
+def test_spans_a_collector_rejects_or_refuses_are_counted_and_not_sent_again(tmp_path: Path) -> None:
+    sink = Sink()
+    sink.reject = 2
+    one = tracer(tmp_path, otlp_endpoint=f"http://127.0.0.1:{sink.port}")
+    one.single(rider())
+    one._encode()
+    one._send()
+    sink.refuse = grpc.StatusCode.INVALID_ARGUMENT
+    one.single(rider())
+    one.close()
+    sink.close()
+
+    statistics = one.statistics()
+    assert (statistics.rejected, statistics.failed, statistics.exported) == (2, 2, 0)
+
+
+def test_a_collector_that_comes_back_gets_what_it_missed(tmp_path: Path) -> None:
+    sink = Sink()
+    sink.refuse = grpc.StatusCode.UNAVAILABLE
+    one = tracer(tmp_path, otlp_endpoint=f"http://127.0.0.1:{sink.port}")
+    one.start()
+    one.single(rider(1))
+    time.sleep(0.5)
+    one.single(rider(2))
+    sink.refuse = None
+    deadline = time.monotonic() + 10
+    while sink.names["queue"] < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    one.close()
+    sink.close()
+
+    assert sink.names["queue"] == 2
+    assert one.statistics().failed == 0
+
+
+# What is kept ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_slowest_hundredth_is_kept_whatever_slow_means() -> None:
+    keeper = Keeper(None)
+    reasons = [keeper.of(rider(end_ns=1_000_000 + (17 * n % 1000) * 1000)) for n in range(20_000)]
+
+    assert 0.004 < reasons[5000:].count("slow") / 15_000 < 0.02
+    assert keeper.of(rider(end_ns=10_000_000)) == "slow"
+    assert keeper.of(rider(model="other", end_ns=10_000_000)) == ""
+
+
+def test_failures_refusals_and_retries_are_kept_and_a_caller_that_left_is_not() -> None:
+    keeper = Keeper(100.0)
+    once = batch_of(rider(1), rider(2))
+    once.dispatches = once.dispatches[1:]
+
+    assert keeper.of(rider(reason="ModelFailed")) == "failed"
+    assert keeper.of(rider(reason="KeyError")) == "failed"
+    assert keeper.of(rider(reason="Overloaded")) == "refused"
+    assert keeper.of(rider(reason="Cancelled")) == ""
+    assert keeper.of(rider(end_ns=101_000_000)) == "slow"
+    assert keeper.of_family(once) == ["", ""]
+    assert keeper.of_family(batch_of(rider(1), rider(2, reason="ModelFailed"))) == ["retried", "failed"]
+    assert strongest(["", "slow", "refused", "failed"]) == "failed"
+    assert strongest([]) == ""
+
+
+# What is logged -------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(10**12, 10**19 - 1))
+@settings(max_examples=50)
+def test_a_log_line_has_no_id_and_no_number_that_could_be_a_cards(number: int) -> None:
+    record = rider(
+        code="INVALID_ARGUMENT",
+        reason="InvalidInference",
+        request_id=f"order-{number}",
+        detail=f"unexpected inference input '{number}' for model 'm'. Expected [-1,32,16], got [1,32,1024].",
+    )
+
+    line = logging.LogRecord("headrace.requests", logging.INFO, "", 0, "%s", (record.reason,), None)
+    line.fields = request_log.fields(record)
+    text = JsonLines().format(line)
+
+    assert str(number) not in text
+    told = json.loads(text)
+    assert told["message"] == "InvalidInference"
+    assert told["trace_id"] == record.trace_id.hex()
+    assert told["request_id_hash"] == request_log.hashed(f"order-{number}")
+    assert told["duration_ms"] == 2.5
+    assert "[-1,32,16], got [1,32,1024]" in told["detail"]
