@@ -17,6 +17,13 @@ import numpy.typing as npt
 from grpc import aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+try:  # whoever traces has it; the base install does not ask for it
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+except ImportError:
+    PROPAGATOR = None
+else:
+    PROPAGATOR = TraceContextTextMapPropagator()
+
 from headrace.errors import (
     Cancelled,
     DeadlinePassed,
@@ -131,6 +138,14 @@ def _payment_request(
     return request(model, columns, request_id=str(payment.get("event_id", "")))
 
 
+def _trace_headers() -> tuple[tuple[str, str], ...]:
+    """`traceparent` and `tracestate` of the span the caller is in: its trace then reaches the forward pass."""
+    headers: dict[str, str] = {}
+    if PROPAGATOR is not None:
+        PROPAGATOR.inject(headers)
+    return tuple(headers.items())
+
+
 def _error(error: grpc.RpcError) -> HeadraceError:
     code: grpc.StatusCode = error.code()
     return ERRORS.get(code, Failed)(f"{code.name}: {error.details()}")
@@ -166,7 +181,9 @@ class ScoringClient:
         """
         message = _payment_request(self._model, payment, card_history, merchant_history)
         try:
-            response = await self._stub.ModelInfer(message, timeout=timeout_s or self._timeout_s)
+            response = await self._stub.ModelInfer(
+                message, timeout=timeout_s or self._timeout_s, metadata=_trace_headers()
+            )
         except aio.AioRpcError as error:
             raise _error(error) from error
         return scores(response)[0]
@@ -207,7 +224,7 @@ class SyncScoringClient:
         """As `ScoringClient.score`, blocking."""
         message = _payment_request(self._model, payment, card_history, merchant_history)
         try:
-            response = self._stub.ModelInfer(message, timeout=timeout_s or self._timeout_s)
+            response = self._stub.ModelInfer(message, timeout=timeout_s or self._timeout_s, metadata=_trace_headers())
         except grpc.RpcError as error:
             raise _error(error) from error
         return scores(response)[0]

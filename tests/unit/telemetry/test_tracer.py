@@ -6,20 +6,14 @@ import gc
 import json
 import logging
 import time
-from collections import Counter
-from concurrent import futures
 from pathlib import Path
 
 import grpc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-    ExportTraceServiceResponse,
-)
 from tests.records import batch_of, rider
+from tests.sink import Sink
 
 from headrace.config import TelemetrySettings
 from headrace.core.records import BatchRecord
@@ -31,44 +25,6 @@ from headrace.telemetry.tracing import Tracer
 
 def tracer(folder: Path, **more: object) -> Tracer:
     return Tracer("headrace-gateway", TelemetrySettings.model_validate({"trace_dir": folder, **more}), "g")
-
-
-class Sink(trace_service_pb2_grpc.TraceServiceServicer):
-    """A collector in ten lines: keeps what it is sent, or refuses it."""
-
-    def __init__(self) -> None:
-        self.requests: list[ExportTraceServiceRequest] = []
-        self.metadata: list[dict[str, str]] = []
-        self.refuse: grpc.StatusCode | None = None
-        self.reject = 0
-        self._server = grpc.server(futures.ThreadPoolExecutor(2))
-        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
-        self._server.start()
-
-    def Export(  # noqa: N802  gRPC's name
-        self, request: ExportTraceServiceRequest, context: grpc.ServicerContext
-    ) -> ExportTraceServiceResponse:
-        if self.refuse is not None:
-            context.abort(self.refuse, "as told")
-        self.requests.append(request)
-        self.metadata.append({key: str(value) for key, value in context.invocation_metadata()})
-        answer = ExportTraceServiceResponse()
-        answer.partial_success.rejected_spans = self.reject
-        return answer
-
-    @property
-    def names(self) -> Counter[str]:
-        return Counter(
-            span.name
-            for request in self.requests
-            for resource in request.resource_spans
-            for scope in resource.scope_spans
-            for span in scope.spans
-        )
-
-    def close(self) -> None:
-        self._server.stop(None).wait()
 
 
 def test_spans_written_to_files_are_read_back_as_one_whole_inference(tmp_path: Path) -> None:
@@ -196,7 +152,7 @@ def test_a_collector_gets_every_family_with_the_headers_that_were_asked_for(
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "front-door")
     sink = Sink()
-    one = tracer(tmp_path, otlp_endpoint=f"http://127.0.0.1:{sink.port}")
+    one = tracer(tmp_path, otlp_endpoint=sink.endpoint)
     one.family(batch_of(*(rider(n) for n in range(5))))
     one.close()
     sink.close()
@@ -218,7 +174,7 @@ def test_a_collector_gets_every_family_with_the_headers_that_were_asked_for(
 def test_spans_a_collector_rejects_or_refuses_are_counted_and_not_sent_again(tmp_path: Path) -> None:
     sink = Sink()
     sink.reject = 2
-    one = tracer(tmp_path, otlp_endpoint=f"http://127.0.0.1:{sink.port}")
+    one = tracer(tmp_path, otlp_endpoint=sink.endpoint)
     one.single(rider())
     one._encode()
     one._send()
@@ -234,7 +190,7 @@ def test_spans_a_collector_rejects_or_refuses_are_counted_and_not_sent_again(tmp
 def test_a_collector_that_comes_back_gets_what_it_missed(tmp_path: Path) -> None:
     sink = Sink()
     sink.refuse = grpc.StatusCode.UNAVAILABLE
-    one = tracer(tmp_path, otlp_endpoint=f"http://127.0.0.1:{sink.port}")
+    one = tracer(tmp_path, otlp_endpoint=sink.endpoint)
     one.start()
     one.single(rider(1))
     time.sleep(0.5)
