@@ -2,7 +2,8 @@
 
 Two generators at each concurrency: NVIDIA's perf_analyzer where there is one ($PERF_ANALYZER, else on PATH), and
 the project's own, a separate process that compares every answer with the one it must be. Then the gateway's
-memory over 100,000 requests.
+memory over 100,000 requests, and what tracing costs: two gateways before the same replica, one of which traces
+everything and one nothing, loaded in turn.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from headrace import config
+from headrace import config, top
+from headrace.children import Child
 from headrace.cluster import Cluster
 from headrace_models import spec
 
@@ -37,6 +40,8 @@ OUT = Path("build/bench")
 MODEL = "w1-encoder"
 CONCURRENCIES = (1, 8, 32, 64)
 MEMORY_REQUESTS = 100_000
+PAIRS = 8
+PAIR_SECONDS = 4.0
 
 
 def make_questions(path: Path, count: int = 256) -> None:
@@ -83,9 +88,7 @@ def nvidia_load(binary: str, address: str, metrics: str | None, concurrency: int
 
 def echo_load(binary: str) -> dict[str, Any]:
     """The transport alone, at the highest concurrency: what the machine gives at best."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen([sys.executable, str(HERE / "echo.py"), str(port)])
     try:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -102,11 +105,16 @@ def _number(pattern: str, text: str) -> float:
     return float(found[1]) if found else float("nan")
 
 
+def read_metrics(metrics: str) -> list[str]:
+    with urllib.request.urlopen(f"http://{metrics}/metrics") as page:
+        lines: list[str] = page.read().decode().splitlines()
+    return lines
+
+
 def answered(metrics: str) -> int:
     """Requests the server says it has answered."""
-    with urllib.request.urlopen(f"http://{metrics}/metrics") as page:
-        lines = page.read().decode().splitlines()
-    mine = [line for line in lines if line.startswith(f'nv_inference_request_success{{model="{MODEL}"')]
+    name = f'nv_inference_request_success{{model="{MODEL}"'
+    mine = [line for line in read_metrics(metrics) if line.startswith(name)]
     return int(float(mine[0].split()[-1])) if mine else 0
 
 
@@ -125,6 +133,11 @@ async def measure(options: argparse.Namespace, questions: Path) -> dict[str, Any
     runs: list[dict[str, Any]] = []
     async with Cluster(settings) as cluster:
         metrics = f"{cluster.settings.gateway.host}:{cluster.settings.gateway.metrics_port}"
+        gateway = cluster.gateways[0].pid
+        assert gateway is not None
+        tracing = await tracing_cost(cluster, questions, gateway)
+        if options.only_tracing:
+            return {"hardware": hardware(), "engine": options.engine, "runs": [], "memory": {}, "tracing": tracing}
         with Progress() as progress:
             for concurrency in progress.track(CONCURRENCIES, description="W1"):
                 common = {"workload": "W1", "system": "headrace", "tracing": True, "load": f"closed-{concurrency}"}
@@ -133,11 +146,91 @@ async def measure(options: argparse.Namespace, questions: Path) -> dict[str, Any
                 if binary := perf_analyzer():
                     theirs = await asyncio.to_thread(nvidia_load, binary, cluster.address, metrics, concurrency)
                     runs.append({**common, **theirs})
-        assert cluster.gateway.pid is not None
-        grown = await asyncio.to_thread(memory_over, cluster.address, metrics, questions, cluster.gateway.pid)
+        grown = await asyncio.to_thread(memory_over, cluster.address, metrics, questions, gateway)
     if binary := perf_analyzer():
         runs.append(await asyncio.to_thread(echo_load, binary))
-    return {"hardware": hardware(), "engine": options.engine, "runs": runs, "memory": grown}
+    return {"hardware": hardware(), "engine": options.engine, "runs": runs, "memory": grown, "tracing": tracing}
+
+
+@dataclass
+class Arm:
+    """One of two gateways before the same replicas."""
+
+    address: str
+    metrics: str
+    pid: int
+
+
+async def tracing_cost(cluster: Cluster, questions: Path, traced_pid: int) -> dict[str, Any]:
+    """Pairs of runs at concurrency 64, in turn first: with every inference traced, and with none."""
+    port, metrics_port = free_port(), free_port()
+    environment = {
+        **os.environ,
+        "OTEL_SDK_DISABLED": "true",
+        "HEADRACE_GATEWAY__PORT": str(port),
+        "HEADRACE_GATEWAY__METRICS_PORT": str(metrics_port),
+    }
+    command = ["gateway", "--config", str(cluster.config_file), "--control", cluster.control_address]
+    silent = Child("gateway-without-tracing", command, environment=environment)
+    await silent.start()
+    try:
+        assert silent.pid is not None
+        arms = {
+            "on": Arm(cluster.address, cluster.metrics_addresses[0], traced_pid),
+            "off": Arm(f"127.0.0.1:{port}", f"127.0.0.1:{metrics_port}", silent.pid),
+        }
+        await asyncio.sleep(3)
+        for arm in arms.values():  # both warm
+            await asyncio.to_thread(own_load, arm.address, questions, CONCURRENCIES[-1], 2.0)
+        pairs = []
+        for number in range(PAIRS):
+            order = ("on", "off") if number % 2 else ("off", "on")
+            pairs.append({name: await asyncio.to_thread(load_arm, arms[name], questions) for name in order})
+    finally:
+        await silent.stop()
+    return {"pairs": pairs, "median": {name: paired(pairs, name) for name in ("rps", "p99_ms", "lag_p99_ms")}}
+
+
+def load_arm(arm: Arm, questions: Path) -> dict[str, float]:
+    """One run, with what it cost the gateway and how late its loop woke up."""
+    before, cpu_s, count = read_metrics(arm.metrics), cpu_seconds(arm.pid), answered(arm.metrics)
+    found = own_load(arm.address, questions, CONCURRENCIES[-1], PAIR_SECONDS)
+    spent_us = (cpu_seconds(arm.pid) - cpu_s) * 1e6 / max(1, answered(arm.metrics) - count)
+    lag_ms = lag_p99_ms(before, read_metrics(arm.metrics))
+    return {**found, "gateway_cpu_us": round(spent_us, 1), "lag_p99_ms": round(lag_ms, 3)}
+
+
+def paired(pairs: list[dict[str, dict[str, float]]], name: str) -> dict[str, float]:
+    """The median and the spread of on/off, and of on − off."""
+    ratios = [pair["on"][name] / pair["off"][name] for pair in pairs]
+    differences = [pair["on"][name] - pair["off"][name] for pair in pairs]
+    return {
+        "ratio": round(float(np.median(ratios)), 3),
+        "lowest": round(min(ratios), 3),
+        "highest": round(max(ratios), 3),
+        "difference": round(float(np.median(differences)), 3),
+    }
+
+
+def lag_p99_ms(before: list[str], now: list[str]) -> float:
+    """How late the event loop woke up, at p99, between two looks at the metrics."""
+    looks = []
+    for lines in (before, now):
+        mine = [line for line in lines if line.startswith("headrace_event_loop_lag_seconds_bucket")]
+        looks.append({float(line.split('"')[1]): float(line.split()[-1]) for line in mine})
+    return top.quantile_ms(0.99, *looks) or 0.0
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def memory_over(address: str, metrics: str, questions: Path, gateway: int) -> dict[str, float]:
@@ -180,12 +273,19 @@ def show(results: dict[str, Any]) -> None:
     console = Console()
     console.print(table)
     console.print("gateway memory:", results["memory"])
+    tracing = Table("pair", "on /s", "off /s", "on p99", "off p99", "on µs", "off µs", title="tracing on and off")
+    for number, pair in enumerate(results["tracing"]["pairs"]):
+        cells = [pair[arm][name] for name in ("rps", "p99_ms", "gateway_cpu_us") for arm in ("on", "off")]
+        tracing.add_row(str(number), *(f"{cell:,.1f}" for cell in cells))
+    console.print(tracing)
+    console.print(results["tracing"]["median"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engine", default="ray", choices=["ray", "local"])
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--only-tracing", action="store_true", help="what tracing costs, and nothing else")
     options = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     questions = OUT / "w1.npz"

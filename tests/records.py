@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from headrace.core.records import BatchRecord, DispatchRecord, ReplicaIdentity, RpcRecord, Stages
-from headrace.telemetry.form import Attributes, Form, Link
+from headrace.telemetry.form import Attributes, Blank, Holes, Link
 
 TRACE = bytes(range(16))
 MS = 1_000_000
@@ -70,13 +70,13 @@ def batch_of(*members: RpcRecord, answered: bool = True) -> BatchRecord:
 class Told(NamedTuple):
     """One span, as the catalogue tells it."""
 
-    form: Form
+    blank: Blank
     trace_id: bytes
     span_id: int
     parent_id: int
     start_ns: int
     end_ns: int
-    values: tuple[float | int | str, ...]
+    attributes: dict[str, Any]
     links: tuple[Link, ...]
     dropped_links: int
     links_are_remote: bool
@@ -84,12 +84,7 @@ class Told(NamedTuple):
 
     @property
     def name(self) -> str:
-        return self.form.name
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        keys = (*self.form.doubles, *self.form.integers, *self.form.strings)
-        return {**dict(self.form.constants), **dict(zip(keys, self.values, strict=True))}
+        return self.blank.name
 
 
 class Telling:
@@ -97,21 +92,52 @@ class Telling:
 
     def __init__(self) -> None:
         self.spans: list[Told] = []
-        self._links: dict[bytes, tuple[tuple[Link, ...], int, bool]] = {b"": ((), 0, False)}
+        self._extras: list[dict[str, Any]] = []
 
-    def span(self, *told: Any) -> bytes:
-        form, trace_id, span_id, parent_id, start_ns, end_ns, values, links, state = (
-            *told,
-            *((), b"", "")[len(told) - 6 :],
-        )
-        targets = self._links[links]
-        self.spans.append(Told(form, trace_id, span_id, parent_id, start_ns, end_ns, values, *targets, state))
-        return b"span"
+    def stencil(self, blanks: Sequence[Blank]) -> TellingStencil:
+        return TellingStencil(self, blanks)
 
     def links(self, targets: Sequence[Link], dropped: int = 0, *, remote: bool = False) -> bytes:
-        name = str(len(self._links)).encode()
-        self._links[name] = (tuple(targets), dropped, remote)
-        return name
+        self._extras.append({"links": tuple(targets), "dropped_links": dropped, "links_are_remote": remote})
+        return f"<{len(self._extras) - 1}>".encode()
 
-    def request(self, sections: Sequence[tuple[Attributes, list[bytes]]]) -> bytes:
-        return repr(sections).encode()
+    def state(self, tracestate: str) -> bytes:
+        self._extras.append({"state": tracestate})
+        return f"<{len(self._extras) - 1}>".encode()
+
+    def extras(self, names: bytes) -> dict[str, Any]:
+        """What `links` and `state` were told, by the names they gave back."""
+        found: dict[str, Any] = {"links": (), "dropped_links": 0, "links_are_remote": False, "state": ""}
+        for name in names.decode().strip("<>").split("><") if names else ():
+            found |= self._extras[int(name)]
+        return found
+
+    def request(self, sections: Sequence[tuple[Attributes, list[bytes]]]) -> list[bytes]:
+        return [repr(sections).encode()]
+
+
+class TellingStencil:
+    def __init__(self, telling: Telling, blanks: Sequence[Blank]) -> None:
+        self._telling, self._blanks = telling, blanks
+        self.spans, self.holes = len(blanks), Holes.of(blanks)
+
+    def fill(self, *groups: Any) -> bytes:
+        given = (*groups, *[()] * (6 - len(groups)))
+        values: dict[str, Any] = {"": b""}
+        for names, some in zip(self.holes, given, strict=True):
+            values |= zip(names, some, strict=True)
+        for blank in self._blanks:
+            trace_id, span_id, parent_id = (values[name] for name in blank.ids)
+            varying = {**(blank.doubles or {}), **(blank.integers or {}), **(blank.strings or {})}
+            self._telling.spans.append(
+                Told(
+                    blank,
+                    trace_id,
+                    int.from_bytes(span_id),
+                    int.from_bytes(parent_id),
+                    *(values[name] for name in blank.times),
+                    {**dict(blank.constants), **{key: values[name] for key, name in varying.items()}},
+                    **self._telling.extras(values[blank.extra]),
+                )
+            )
+        return b"spans"

@@ -6,22 +6,22 @@ of cards or accounts, features, scores.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import random
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from headrace.core.records import BatchRecord, DispatchRecord, ReplicaIdentity, RpcRecord, Stages
 from headrace.telemetry import clock
-from headrace.telemetry.context import new_id
-from headrace.telemetry.form import CLIENT, INTERNAL, SERVER, Attributes, Encoding, Form
+from headrace.telemetry.form import CLIENT, INTERNAL, SERVER, Attributes, Blank, Encoding, Stencil
 from headrace.telemetry.keep import strongest
 
 SERVER_ERRORS: Final = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 )
 """Codes that make a server's span an error; a refusal that is the caller's fault does not."""
-MAX_FORMS: Final = 4096
+MAX_STENCILS: Final = 4096
 
 
 @dataclass(slots=True)
@@ -30,20 +30,37 @@ class Page:
 
     own: list[bytes] = field(default_factory=list)
     replicas: dict[ReplicaIdentity, list[bytes]] = field(default_factory=dict)
+    spans: int = 0
+
+
+class Lane(NamedTuple):
+    """Where a request or a batch ran."""
+
+    model: str
+    version: str
+    path: str
 
     @property
-    def spans(self) -> int:
-        return len(self.own) + sum(map(len, self.replicas.values()))
+    def attributes(self) -> Attributes:
+        return (
+            ("headrace.model.name", self.model),
+            ("headrace.model.version", self.version),
+            ("headrace.path", self.path),
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class _Forward:
-    """What every rider of one batch has in common in its own copy of `forward`."""
+class Shared:
+    """What the members of one batch have in common in their `execute` and their copy of `forward`."""
 
-    start_ns: int
-    end_ns: int
-    links: bytes
-    values: tuple[int, int]
+    rows: int
+    retries: int
+    batch_id: str
+    to_batch: bytes
+    forward: tuple[int, int] | None
+    """Begin and end of the forward pass; None = no answer came."""
+    to_forward: bytes = b""
+    padded_tokens: int = 0
 
 
 class Catalogue:
@@ -53,18 +70,11 @@ class Catalogue:
         self._encoding = encoding
         self._server = server
         self._max_links = max_links
-        self._forms: dict[Hashable, Form] = {}
+        self._stencils: dict[Hashable, Stencil] = {}
 
     def single(self, record: RpcRecord, kept: str, page: Page) -> None:
         """A request that never joined a batch: `rpc`, and `queue` if it got so far."""
-        wall = clock.offset_ns()
-        self._rpc(record, kept, wall, page)
-        if record.queued_ns:
-            form = self._lane_form("queue", record.model, record.version, "primary")
-            ids = record.trace_id, new_id(), record.span_id
-            waited = (record.settled_ns - record.queued_ns) / 1e6, record.queue_depth, record.priority
-            times = record.queued_ns + wall, record.settled_ns + wall
-            page.own.append(self._encoding.span(form, *ids, *times, waited, b"", record.tracestate))
+        self._rider(record, kept, record.settled_ns, None, clock.offset_ns(), page)
 
     def family(self, batch: BatchRecord, kept: list[str], page: Page) -> None:
         """A batch, its attempts, what its replicas did, and the spans of every sampled member.
@@ -72,239 +82,284 @@ class Catalogue:
         `kept`: one reason a member, as Keeper gives them.
         """
         wall = clock.offset_ns()
-        encode, out = self._encoding.span, page.own.append
-        forward = self._batch(batch, kept, wall, page)
-        # What the members share is made once: at a hundred batches a second this loop is most of the tracer's work.
-        lane = batch.model, batch.version, batch.path
-        queue, copy = self._lane_form("queue", *lane), self._lane_form("forward", *lane)
-        execute, masked = self._execute_form(*lane, masked=False), self._execute_form(*lane, masked=True)
-        to_batch = self._encoding.links([(batch.trace_id, batch.span_id)])
-        retries, batch_id = max(0, len(batch.dispatches) - 1), f"{batch.span_id:016x}"
-        closed = batch.closed_ns + wall
+        shared = self._batch(batch, strongest(kept), wall, page)
         for member, reason in zip(batch.members, kept, strict=True):
-            if not member.sampled:
-                continue
-            self._rpc(member, reason, wall, page)
-            trace_id, rpc_id, state, execute_id = member.trace_id, member.span_id, member.tracestate, new_id()
-            waited = (batch.closed_ns - member.queued_ns) / 1e6, member.queue_depth, member.priority
-            out(encode(queue, trace_id, new_id(), rpc_id, member.queued_ns + wall, closed, waited, b"", state))
-            form = masked if member.masked else execute
-            place = member.row, batch.rows, retries, batch_id
-            out(encode(form, trace_id, execute_id, rpc_id, closed, member.settled_ns + wall, place, to_batch, state))
-            if forward is not None and member.row >= 0 and not member.masked:
-                times = forward.start_ns, forward.end_ns
-                out(encode(copy, trace_id, new_id(), execute_id, *times, forward.values, forward.links, state))
+            if member.sampled:
+                self._rider(member, reason, batch.closed_ns, shared, wall, page)
 
     # A request ----------------------------------------------------------------------------------------------------
 
-    def _rpc(self, record: RpcRecord, kept: str, wall: int, page: Page) -> None:
-        address, port = _peer(record.peer)
-        values: tuple[float | int | str, ...] = (record.tokens, port, address)
-        if record.request_id:
-            values = (*values, record.request_id)
-        if record.deadline_ns:
-            given = (record.deadline_ns - record.start_ns) / 1e6
-            values = (given, (record.deadline_ns - record.end_ns) / 1e6, *values)
-        page.own.append(
-            self._encoding.span(
-                self._rpc_form(record, kept),
-                record.trace_id,
-                record.span_id,
-                record.parent_id,
-                record.start_ns + wall,
-                record.end_ns + wall,
-                values,
-                b"",
-                record.tracestate,
+    def _rider(self, r: RpcRecord, kept: str, left_ns: int, shared: Shared | None, wall: int, page: Page) -> None:
+        """`rpc`, `queue`, `execute` and the rider's `forward`, as far as it got. It left the queue at `left_ns`."""
+        computed = shared is not None and shared.forward is not None and r.row >= 0 and not r.masked
+        stencil = self._rider_stencil(r, kept, shared is not None, computed)
+        address, port = _peer(r.peer)
+        state = self._encoding.state(r.tracestate) if r.tracestate else b""
+        fresh = random.randbytes(24)  # the span ids of the three below `rpc`
+
+        # Each `+=` is one more span, in the order of `_rider_blanks`.
+        ids: tuple[bytes, ...] = (r.trace_id, r.span_id.to_bytes(8))
+        times: tuple[int, ...] = (r.start_ns + wall, r.end_ns + wall)
+        integers: tuple[int, ...] = (r.tokens, port)
+        strings: tuple[str, ...] = (address, r.request_id) if r.request_id else (address,)
+        extras: tuple[bytes, ...] = (state,)
+        doubles: tuple[float, ...] = ()
+        if r.parent_id:
+            ids += (r.parent_id.to_bytes(8),)
+        if r.deadline_ns:
+            doubles = (r.deadline_ns - r.start_ns) / 1e6, (r.deadline_ns - r.end_ns) / 1e6
+        if r.queued_ns:
+            ids += (fresh[:8],)
+            times += r.queued_ns + wall, left_ns + wall
+            doubles += ((left_ns - r.queued_ns) / 1e6,)
+            integers += r.queue_depth, r.priority
+        if shared is not None:
+            ids += (fresh[8:16],)
+            times += (r.settled_ns + wall,)
+            integers += r.row, shared.rows, shared.retries
+            strings += (shared.batch_id,)
+            extras += (shared.to_batch + state,)
+            if computed and shared.forward is not None:
+                ids += (fresh[16:],)
+                times += shared.forward
+                integers += (shared.padded_tokens,)
+                extras += (shared.to_forward + state,)
+        page.own.append(stencil.fill(ids, times, doubles, integers, strings, extras))
+        page.spans += stencil.spans
+
+    def _rider_stencil(self, r: RpcRecord, kept: str, batched: bool, computed: bool) -> Stencil:  # noqa: FBT001
+        parts = bool(r.parent_id), bool(r.deadline_ns), bool(r.request_id), bool(r.queued_ns), batched, computed
+        key = r.method, r.model, r.version, r.code, r.reason, kept, r.masked, parts
+        return self._stencils.get(key) or self._remember(key, lambda: self._rider_blanks(r, kept, batched, computed))
+
+    def _rider_blanks(self, r: RpcRecord, kept: str, batched: bool, computed: bool) -> list[Blank]:  # noqa: FBT001
+        lane = Lane(r.model, r.version, "primary").attributes
+        blanks = [self._rpc_blank(r, kept, lane)]
+        if r.queued_ns:
+            blanks.append(
+                Blank(
+                    "queue",
+                    INTERNAL,
+                    lane,
+                    ("trace", "queue", "rpc"),
+                    ("queued", "closed"),
+                    doubles={"headrace.queue.ms": "waited"},
+                    integers={"headrace.queue.depth": "depth", "headrace.priority": "priority"},
+                    extra="state",
+                )
             )
+        if batched:
+            blanks.append(
+                Blank(
+                    "execute",
+                    INTERNAL,
+                    (*lane, ("headrace.masked", r.masked)),
+                    ("trace", "execute", "rpc"),
+                    ("closed", "settled"),
+                    integers={
+                        "headrace.batch.row": "row",
+                        "headrace.batch.size": "rows",
+                        "headrace.retries": "retries",
+                    },
+                    strings={"headrace.batch.id": "batch_id"},
+                    extra="links to batch",
+                )
+            )
+        if computed:
+            blanks.append(
+                Blank(
+                    "forward",
+                    INTERNAL,
+                    lane,
+                    ("trace", "forward", "execute"),
+                    ("begun", "computed"),
+                    integers={"headrace.batch.size": "rows", "headrace.tokens.padded": "padded"},
+                    extra="links to forward",
+                )
+            )
+        return blanks
+
+    def _rpc_blank(self, r: RpcRecord, kept: str, lane: Attributes) -> Blank:
+        """With the stable RPC attributes of the semantic conventions."""
+        constants: Attributes = (("rpc.system.name", "grpc"), ("rpc.method", r.method), *self._server)
+        constants = (*constants, ("rpc.response.status_code", r.code), *lane)
+        if r.reason:
+            constants = (*constants, ("headrace.reason", r.reason))
+        if r.code in SERVER_ERRORS:
+            constants = (*constants, ("error.type", r.code))
+        request_id = {"headrace.request.id": "request_id"} if r.request_id else {}
+        deadline = {"headrace.deadline.ms": "deadline", "headrace.deadline.slack_ms": "slack"} if r.deadline_ns else {}
+        return Blank(
+            r.method,
+            SERVER,
+            _kept(constants, kept),
+            ("trace", "rpc", "parent" if r.parent_id else ""),
+            ("start", "end"),
+            doubles=deadline,
+            integers={"headrace.tokens": "tokens", "network.peer.port": "port"},
+            strings={"network.peer.address": "address", **request_id},
+            extra="state",
+            error=r.code in SERVER_ERRORS,
+            event=("headrace.shed", r.reason) if r.reason and not r.queued_ns else None,
         )
 
     # A batch ------------------------------------------------------------------------------------------------------
 
-    def _batch(self, batch: BatchRecord, kept: list[str], wall: int, page: Page) -> _Forward | None:
-        """`batch` with a link to every sampled member, and each attempt; returns what riders show of `forward`."""
-        members = [(member.trace_id, member.span_id) for member in batch.members if member.sampled]
+    def _batch(self, batch: BatchRecord, kept: str, wall: int, page: Page) -> Shared:
+        """`batch` with a link to every sampled member, and each attempt; returns what the members share."""
+        trace_id, span_id = batch.trace_id, batch.span_id.to_bytes(8)
+        members = [(m.trace_id, m.span_id.to_bytes(8)) for m in batch.members if m.sampled]
         links = self._encoding.links(members[: self._max_links], max(0, len(members) - self._max_links))
-        reason = strongest(kept)
-        page.own.append(
-            self._encoding.span(
-                self._batch_form(batch, reason),
-                batch.trace_id,
-                batch.span_id,
-                0,
-                batch.closed_ns + wall,
-                batch.settled_ns + wall,
-                (
-                    (batch.closed_ns - batch.oldest_ns) / 1e6,
-                    batch.rows,
-                    batch.tokens,
-                    f"{batch.span_id:016x}",
-                ),
-                links,
-            )
-        )
-        forward = None
+        batch_id = f"{batch.span_id:016x}"
+        stencil = self._batch_stencil(batch, kept)
+        times = batch.closed_ns + wall, batch.settled_ns + wall
+        waited = ((batch.closed_ns - batch.oldest_ns) / 1e6,)
+        size = batch.rows, batch.tokens
+        page.own.append(stencil.fill((trace_id, span_id), times, waited, size, (batch_id,), (links,)))
+        page.spans += 1
+        forward_id = b""
         for dispatch in batch.dispatches:
             self._dispatch(batch, dispatch, wall, page)
             if dispatch.stages is not None:
-                forward = self._replica(batch, dispatch, dispatch.stages, page)
-        return forward if batch.answered else None
+                forward_id = self._replica(batch, dispatch, dispatch.stages, page)
+        answered = batch.answered
+        shared = batch.rows, max(0, len(batch.dispatches) - 1), batch_id, self._encoding.links([(trace_id, span_id)])
+        if answered is None or answered.stages is None:
+            return Shared(*shared, None)
+        forward = answered.stages.copied_ns, answered.stages.computed_ns
+        to_forward = self._encoding.links([(trace_id, forward_id)], remote=True)
+        return Shared(*shared, forward, to_forward, answered.padded_tokens)
+
+    def _batch_stencil(self, batch: BatchRecord, kept: str) -> Stencil:
+        lane, failed = _lane(batch), bool(batch.dispatches) and batch.answered is None
+        key = "batch", lane, batch.close_reason, kept, failed
+        return self._stencils.get(key) or self._remember(
+            key,
+            lambda: [
+                Blank(
+                    "batch",
+                    INTERNAL,
+                    _kept((*lane.attributes, ("headrace.batch.close_reason", batch.close_reason)), kept),
+                    ("trace", "batch", ""),
+                    ("closed", "settled"),
+                    doubles={"headrace.batch.oldest_ms": "oldest"},
+                    integers={"headrace.batch.size": "rows", "headrace.tokens": "tokens"},
+                    strings={"headrace.batch.id": "batch_id"},
+                    extra="links",
+                    error=failed,
+                )
+            ],
+        )
 
     def _dispatch(self, batch: BatchRecord, dispatch: DispatchRecord, wall: int, page: Page) -> None:
-        page.own.append(
-            self._encoding.span(
-                self._dispatch_form(batch, dispatch.error),
-                batch.trace_id,
-                dispatch.span_id,
-                batch.span_id,
-                dispatch.start_ns + wall,
-                dispatch.end_ns + wall,
-                (dispatch.attempt, dispatch.payload_bytes, dispatch.replica.replica_id, f"{batch.span_id:016x}"),
-            )
+        stencil = self._dispatch_stencil(_lane(batch), dispatch.error)
+        ids = batch.trace_id, dispatch.span_id.to_bytes(8), batch.span_id.to_bytes(8)
+        times = dispatch.start_ns + wall, dispatch.end_ns + wall
+        sent = dispatch.attempt, dispatch.payload_bytes
+        names = dispatch.replica.replica_id, f"{batch.span_id:016x}"
+        page.own.append(stencil.fill(ids, times, (), sent, names))
+        page.spans += 1
+
+    def _dispatch_stencil(self, lane: Lane, error: str) -> Stencil:
+        key = "dispatch", lane, error
+        return self._stencils.get(key) or self._remember(
+            key,
+            lambda: [
+                Blank(
+                    "dispatch",
+                    CLIENT,
+                    _failed(lane.attributes, error),
+                    ("trace", "dispatch", "batch"),
+                    ("start", "end"),
+                    integers={"headrace.attempt": "attempt", "headrace.payload.bytes": "bytes"},
+                    strings={"headrace.replica.id": "replica", "headrace.batch.id": "batch_id"},
+                    error=bool(error),
+                )
+            ],
         )
 
-    # A batch at its replica, drawn from the stamps that came back ---------------------------------------------------
+    # A batch at its replica, drawn from the stamps that came back -----------------------------------------------------
 
-    def _replica(self, batch: BatchRecord, dispatch: DispatchRecord, stages: Stages, page: Page) -> _Forward:
-        """`replica.batch` and its stages, by the replica's own clock: never clamped into `dispatch`."""
+    def _replica(self, batch: BatchRecord, dispatch: DispatchRecord, stages: Stages, page: Page) -> bytes:
+        """`replica.batch` and its stages, by the replica's own clock: never clamped into `dispatch`.
+
+        Returns the span id of `forward`.
+        """
+        passed = [at for at in (stages.unpacked_ns, stages.copied_ns, stages.computed_ns, stages.fetched_ns) if at]
+        stencil = self._replica_stencil(_lane(batch), dispatch, len(passed))
+        fresh = random.randbytes(40)
+        span_ids = [fresh[at : at + 8] for at in range(0, 40, 8)]
+        ids = batch.trace_id, span_ids[0], dispatch.span_id.to_bytes(8), *span_ids[1 : 1 + len(passed)]
+        times: tuple[int, ...] = (stages.received_ns, stages.packed_ns)
+        if passed:
+            times += (stages.started_ns, *passed)
+        integers: tuple[int, ...] = (batch.rows, dispatch.expired)
+        if len(passed) > FORWARD:
+            integers += batch.tokens, dispatch.padded_tokens
         spans = page.replicas.setdefault(dispatch.replica, [])
-        replica_id, forward_id = new_id(), new_id()
-        form = self._replica_form(batch, dispatch)
-        ids = batch.trace_id, replica_id, dispatch.span_id
-        whole = batch.rows, dispatch.expired, dispatch.replica.replica_id
-        spans.append(self._encoding.span(form, *ids, stages.received_ns, stages.packed_ns, whole))
-        computed = batch.tokens, dispatch.padded_tokens
-        for name, span_id, start_ns, end_ns in (
-            ("unpack", new_id(), stages.started_ns, stages.unpacked_ns),
-            ("h2d", new_id(), stages.unpacked_ns, stages.copied_ns),
-            ("forward", forward_id, stages.copied_ns, stages.computed_ns),
-            ("d2h", new_id(), stages.computed_ns, stages.fetched_ns),
-        ):
-            if end_ns:
-                form = self._stage_form(name, batch, dispatch.replica.precision)
-                ids = batch.trace_id, span_id, replica_id
-                spans.append(self._encoding.span(form, *ids, start_ns, end_ns, computed if name == "forward" else ()))
-        links = self._encoding.links([(batch.trace_id, forward_id)], remote=True)
-        return _Forward(stages.copied_ns, stages.computed_ns, links, (batch.rows, dispatch.padded_tokens))
+        spans.append(stencil.fill(ids, times, (), integers, (dispatch.replica.replica_id,)))
+        page.spans += stencil.spans
+        return span_ids[1 + FORWARD]
 
-    # Forms: made once, kept by what tells them apart ----------------------------------------------------------------
+    def _replica_stencil(self, lane: Lane, dispatch: DispatchRecord, stages: int) -> Stencil:
+        replica = dispatch.replica
+        key = "replica", lane, replica.device, replica.precision, dispatch.error, stages
+        return self._stencils.get(key) or self._remember(key, lambda: _replica_blanks(lane, dispatch, stages))
 
-    def _rpc_form(self, record: RpcRecord, kept: str) -> Form:
-        with_deadline, with_id = bool(record.deadline_ns), bool(record.request_id)
-        lane = record.method, record.model, record.version
-        key = (*lane, record.code, record.reason, kept, with_deadline, with_id, not record.queued_ns)
-        if form := self._forms.get(key):
-            return form
-        constants: Attributes = (("rpc.system.name", "grpc"), ("rpc.method", record.method), *self._server)
-        constants = (*constants, ("rpc.response.status_code", record.code), *_lane(*lane[1:], "primary"))
-        if record.reason:
-            constants = (*constants, ("headrace.reason", record.reason))
-        if record.code in SERVER_ERRORS:
-            constants = (*constants, ("error.type", record.code))
-        form = Form(
-            record.method,
-            SERVER,
-            _kept(constants, kept),
-            doubles=("headrace.deadline.ms", "headrace.deadline.slack_ms") if with_deadline else (),
-            integers=("headrace.tokens", "network.peer.port"),
-            strings=("network.peer.address", *(("headrace.request.id",) if with_id else ())),
-            error=record.code in SERVER_ERRORS,
-            event=("headrace.shed", record.reason) if record.reason and not record.queued_ns else None,
-        )
-        return self._remember(key, form)
+    def _remember(self, key: Hashable, blanks: Callable[[], list[Blank]]) -> Stencil:
+        if len(self._stencils) >= MAX_STENCILS:
+            self._stencils.clear()
+        stencil = self._stencils[key] = self._encoding.stencil(blanks())
+        return stencil
 
-    def _lane_form(self, name: str, model: str, version: str, path: str) -> Form:
-        """`queue`, or a rider's `forward`."""
-        key = name, model, version, path
-        if form := self._forms.get(key):
-            return form
-        form = Form(name, INTERNAL, _lane(model, version, path))
-        if name == "queue":
-            form.doubles, form.integers = ("headrace.queue.ms",), ("headrace.queue.depth", "headrace.priority")
-        else:
-            form.integers = "headrace.batch.size", "headrace.tokens.padded"
-        return self._remember(key, form)
 
-    def _execute_form(self, model: str, version: str, path: str, *, masked: bool) -> Form:
-        key = "execute", model, version, path, masked
-        if form := self._forms.get(key):
-            return form
-        constants = (*_lane(model, version, path), ("headrace.masked", masked))
-        integers = "headrace.batch.row", "headrace.batch.size", "headrace.retries"
-        form = Form("execute", INTERNAL, constants, integers=integers, strings=("headrace.batch.id",))
-        return self._remember(key, form)
+STAGES: Final = (
+    ("unpack", "started"),
+    ("h2d", "unpacked"),
+    ("forward", "copied"),
+    ("d2h", "computed"),
+    ("", "fetched"),
+)
+"""Each stage and the hole of its start; it ends where the next begins."""
+FORWARD: Final = 2
+"""The place of `forward` among them."""
 
-    def _batch_form(self, batch: BatchRecord, kept: str) -> Form:
-        failed = bool(batch.dispatches) and batch.answered is None
-        key = "batch", batch.model, batch.version, batch.path, batch.close_reason, kept, failed
-        if form := self._forms.get(key):
-            return form
-        reason = ("headrace.batch.close_reason", batch.close_reason)
-        form = Form(
-            "batch",
-            INTERNAL,
-            _kept((*_lane(batch.model, batch.version, batch.path), reason), kept),
-            doubles=("headrace.batch.oldest_ms",),
-            integers=("headrace.batch.size", "headrace.tokens"),
-            strings=("headrace.batch.id",),
-            error=failed,
-        )
-        return self._remember(key, form)
 
-    def _dispatch_form(self, batch: BatchRecord, error: str) -> Form:
-        key = "dispatch", batch.model, batch.version, batch.path, error
-        if form := self._forms.get(key):
-            return form
-        constants = _lane(batch.model, batch.version, batch.path)
-        form = Form(
-            "dispatch",
-            CLIENT,
-            (*constants, ("error.type", error)) if error else constants,
-            integers=("headrace.attempt", "headrace.payload.bytes"),
-            strings=("headrace.replica.id", "headrace.batch.id"),
-            error=bool(error),
-        )
-        return self._remember(key, form)
-
-    def _replica_form(self, batch: BatchRecord, dispatch: DispatchRecord) -> Form:
-        key = "replica.batch", batch.model, batch.version, batch.path, dispatch.replica.device, dispatch.error
-        if form := self._forms.get(key):
-            return form
-        lane = _lane(batch.model, batch.version, batch.path)
-        constants = (*lane, ("headrace.device", dispatch.replica.device))
-        form = Form(
+def _replica_blanks(lane: Lane, dispatch: DispatchRecord, stages: int) -> list[Blank]:
+    """`replica.batch` and as many of its stages as the batch got through."""
+    blanks = [
+        Blank(
             "replica.batch",
             SERVER,
-            (*constants, ("error.type", dispatch.error)) if dispatch.error else constants,
-            integers=("headrace.batch.size", "headrace.rows.expired"),
-            strings=("headrace.replica.id",),
+            _failed((*lane.attributes, ("headrace.device", dispatch.replica.device)), dispatch.error),
+            ("trace", "replica", "dispatch"),
+            ("received", "packed"),
+            integers={"headrace.batch.size": "rows", "headrace.rows.expired": "expired"},
+            strings={"headrace.replica.id": "replica_id"},
             error=bool(dispatch.error),
         )
-        return self._remember(key, form)
-
-    def _stage_form(self, name: str, batch: BatchRecord, precision: str) -> Form:
-        key = "stage", name, batch.model, batch.version, batch.path, precision
-        if form := self._forms.get(key):
-            return form
-        form = Form(name, INTERNAL, _lane(batch.model, batch.version, batch.path))
-        if name == "forward":
-            form.constants = (*form.constants, ("headrace.precision", precision))
-            form.integers = "headrace.tokens", "headrace.tokens.padded"
-        return self._remember(key, form)
-
-    def _remember(self, key: Hashable, form: Form) -> Form:
-        if len(self._forms) >= MAX_FORMS:
-            self._forms.clear()
-        self._forms[key] = form
-        return form
+    ]
+    for place in range(stages):
+        (name, begun), (_, ended) = STAGES[place], STAGES[place + 1]
+        constants, integers = lane.attributes, {}
+        if place == FORWARD:
+            constants = (*constants, ("headrace.precision", dispatch.replica.precision))
+            integers = {"headrace.tokens": "tokens", "headrace.tokens.padded": "padded"}
+        ids = ("trace", name, "replica")
+        blanks.append(Blank(name, INTERNAL, constants, ids, (begun, ended), integers=integers))
+    return blanks
 
 
-def _lane(model: str, version: str, path: str) -> Attributes:
-    return ("headrace.model.name", model), ("headrace.model.version", version), ("headrace.path", path)
+def _lane(batch: BatchRecord) -> Lane:
+    return Lane(batch.model, batch.version, batch.path)
 
 
 def _kept(constants: Attributes, reason: str) -> Attributes:
     return (*constants, ("headrace.keep", reason)) if reason else constants
+
+
+def _failed(constants: Attributes, error: str) -> Attributes:
+    return (*constants, ("error.type", error)) if error else constants
 
 
 @lru_cache(maxsize=4096)

@@ -6,13 +6,15 @@ Called from the tracer's thread only. Whatever happens here is counted, and neve
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import time
 from collections import deque
 from collections.abc import Sequence
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import grpc
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -27,6 +29,8 @@ from headrace.telemetry.otlp_protobuf import ProtobufEncoding
 log = logging.getLogger(__name__)
 
 EXPORT_METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+MAX_PIECES: Final = 1024
+"""How many one writev takes: IOV_MAX."""
 BACKOFF_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
 FOR_GOOD: Final = frozenset(
     {
@@ -59,6 +63,8 @@ class Exporter(Protocol):
     """A place for spans."""
 
     encoding: Encoding
+    page_spans: int
+    """How many spans it likes to get at a time."""
 
     def ready(self) -> bool:
         """False while it is no use to try: what is to be told waits."""
@@ -68,8 +74,8 @@ class Exporter(Protocol):
         """Be ready once more, whatever happened before: the process is about to end."""
         ...
 
-    def export(self, sections: Sections, *, keep: bool) -> Outcome:
-        """Deliver. `keep`: these are worth more than others when there is no room for all."""
+    def export(self, sections: Sections, spans: int, *, keep: bool) -> Outcome:
+        """Deliver so many spans. `keep`: these are worth more than others when there is no room for all."""
         ...
 
     def close(self) -> Outcome:
@@ -121,6 +127,9 @@ class _SdkExporter(OTLPSpanExporter):
 class CollectorExporter:
     """OTLP/gRPC. An export that meets a collector that is away is kept and sent again when it is back."""
 
+    page_spans = 512
+    """A call costs as much as some tens of spans, and receivers take 4 MiB at most: this is 200 KiB."""
+
     def __init__(self, endpoint: str) -> None:
         self.encoding: Encoding = ProtobufEncoding()
         logging.getLogger(SDK_LOGGER).setLevel(logging.CRITICAL)  # it would say the same again at every try
@@ -136,8 +145,8 @@ class CollectorExporter:
     def try_now(self) -> None:
         self._not_before = 0.0
 
-    def export(self, sections: Sections, *, keep: bool) -> Outcome:  # noqa: ARG002  a collector decides by attributes
-        self._unsent.append((self.encoding.request(sections), sum(len(spans) for _, spans in sections)))
+    def export(self, sections: Sections, spans: int, *, keep: bool) -> Outcome:  # noqa: ARG002  a collector decides by attributes
+        self._unsent.append((b"".join(self.encoding.request(sections)), spans))
         done = Outcome()
         while self._unsent and (outcome := self._send(*self._unsent[0])) is not None:
             self._unsent.popleft()
@@ -173,6 +182,9 @@ class FileExporter:
     What is to be kept has files of its own, and so lasts longer: the others push one another out.
     """
 
+    page_spans = 256
+    """Small enough to be written while the processor still has it at hand: large buffers cost more than the spans."""
+
     def __init__(self, settings: TelemetrySettings, stem: str) -> None:
         self.encoding: Encoding = JsonEncoding()
         name = f"{stem}-{os.getpid()}"
@@ -186,8 +198,7 @@ class FileExporter:
     def try_now(self) -> None:
         pass
 
-    def export(self, sections: Sections, *, keep: bool) -> Outcome:
-        spans = sum(len(spans) for _, spans in sections)
+    def export(self, sections: Sections, spans: int, *, keep: bool) -> Outcome:
         file = self._kept if keep else self._others
         try:
             file.write(self.encoding.request(sections))
@@ -212,22 +223,25 @@ class RotatedFile:
         self._max_files = max_files
         self._written = 0
         self._generation = 0
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
         self._complained = False
 
-    def write(self, line: bytes) -> None:
-        """Append a line and flush it. Raises: OSError; the next line begins another file."""
+    def write(self, pieces: list[bytes]) -> None:
+        """Append a line, without joining its pieces first: that would cost more than writing it.
+
+        Raises: OSError; the next line begins another file.
+        """
+        size = sum(map(len, pieces))
         try:
-            if self._file is None or self._written + len(line) > self._max_bytes:
+            if self._file is None or self._written + size > self._max_bytes:
                 self._open_next()
             assert self._file is not None, "This is a bug."
-            self._file.write(line)
-            self._file.flush()
+            _write_all(self._file.fileno(), pieces)
         except OSError:
             self.close()
             raise
         self._complained = False
-        self._written += len(line)
+        self._written += size
 
     def complain(self, error: OSError) -> None:
         """Once, until a line can be written again."""
@@ -247,7 +261,15 @@ class RotatedFile:
         self._generation += 1
         self._written = 0
         self._path(self._generation - self._max_files).unlink(missing_ok=True)
-        self._file = self._path(self._generation).open("ab")
+        self._file = self._path(self._generation).open("ab", buffering=0)
 
     def _path(self, generation: int) -> Path:
         return self._folder / f"{self._name}.{generation}.jsonl"
+
+
+def _write_all(descriptor: int, pieces: list[bytes]) -> None:
+    """Raises: OSError, also when the disk took a part only."""
+    for first in range(0, len(pieces), MAX_PIECES):
+        some = pieces[first : first + MAX_PIECES]
+        if os.writev(descriptor, some) != sum(map(len, some)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,34 +1,42 @@
-"""What many spans have in common, and what an encoder of spans must do. No span is ever an object here.
+"""Spans as forms with holes, and what an encoder must do with them. No span is ever an object here.
 
-A form is a span with holes. An encoder turns it into a template once, and fills the template for every span.
+A stencil is several spans that are always told together (a rider's four, a replica's five) as one template: it is
+compiled once and filled with one call, so that what they share, their trace id first of all, is encoded once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from itertools import chain
+from typing import Final, NamedTuple, Protocol
 
 INTERNAL, SERVER, CLIENT = 1, 2, 3
 SCOPE: Final = "headrace"
 
 Value = str | int | float | bool
 Attributes = tuple[tuple[str, Value], ...]
-Link = tuple[bytes, int]
+Link = tuple[bytes, bytes]
 """(trace id, span id)."""
 
 
-@dataclass(slots=True, eq=False)
-class Form:
-    """Compared and hashed by identity: encoders keep a template beside it."""
+@dataclass(frozen=True, slots=True)
+class Blank:
+    """One span. What differs from one to the next is a name: the hole that `Stencil.fill` fills."""
 
     name: str
     kind: int
     constants: Attributes
-    doubles: tuple[str, ...] = ()
-    integers: tuple[str, ...] = ()
-    strings: tuple[str, ...] = ()
-    """Keys of the attributes that differ from span to span, by type; their values come in this order."""
+    ids: tuple[str, str, str]
+    """Holes of trace id, span id and parent's span id; no parent = "" in its place."""
+    times: tuple[str, str]
+    """Holes of start and end."""
+    doubles: dict[str, str] | None = None
+    """Attribute → hole, and so on by type."""
+    integers: dict[str, str] | None = None
+    strings: dict[str, str] | None = None
+    extra: str = ""
+    """Hole of links and tracestate, as `Encoding.links` and `Encoding.state` give them; "" = none."""
     error: bool = False
     """The span's status."""
     event: tuple[str, str] | None = None
@@ -37,31 +45,66 @@ class Form:
     @property
     def parent_is_remote(self) -> bool:
         """A server's parent lives in the caller's process."""
-        return self.kind == SERVER
+        return self.kind == SERVER and bool(self.ids[2])
+
+
+class Holes(NamedTuple):
+    """The holes of some spans by type, each once, in the order of their first use: the order `fill` wants them in."""
+
+    ids: tuple[str, ...]
+    times: tuple[str, ...]
+    doubles: tuple[str, ...]
+    integers: tuple[str, ...]
+    strings: tuple[str, ...]
+    extras: tuple[str, ...]
+
+    @classmethod
+    def of(cls, blanks: Sequence[Blank]) -> Holes:
+        def once(names: Sequence[Sequence[str]]) -> tuple[str, ...]:
+            return tuple(dict.fromkeys(name for name in chain(*names) if name))
+
+        return cls(
+            once([blank.ids for blank in blanks]),
+            once([blank.times for blank in blanks]),
+            once([tuple((blank.doubles or {}).values()) for blank in blanks]),
+            once([tuple((blank.integers or {}).values()) for blank in blanks]),
+            once([tuple((blank.strings or {}).values()) for blank in blanks]),
+            once([(blank.extra,) for blank in blanks]),
+        )
+
+
+class Stencil(Protocol):
+    """Some spans, ready to be filled."""
+
+    spans: int
+    holes: Holes
+
+    def fill(
+        self,
+        ids: tuple[bytes, ...],
+        times: tuple[int, ...],
+        doubles: tuple[float, ...] = (),
+        integers: tuple[int, ...] = (),
+        strings: tuple[str, ...] = (),
+        extras: tuple[bytes, ...] = (),
+    ) -> bytes:
+        """The spans, encoded. Ids are 16 and 8 bytes, times Unix ns, all in the order of `holes`."""
+        ...
 
 
 class Encoding(Protocol):
     """OTLP in one of its two forms."""
 
-    def span(  # noqa: PLR0913, PLR0917  one call a span and no object: this is the hot end of the tracer's thread
-        self,
-        form: Form,
-        trace_id: bytes,
-        span_id: int,
-        parent_id: int,
-        start_ns: int,
-        end_ns: int,
-        values: tuple[float | int | str, ...] = (),
-        links: bytes = b"",
-        state: str = "",
-    ) -> bytes:
-        """One span. `parent_id` 0 = a root; times in Unix ns; `state` is the W3C tracestate."""
-        ...
+    def stencil(self, blanks: Sequence[Blank]) -> Stencil: ...
 
     def links(self, targets: Sequence[Link], dropped: int = 0, *, remote: bool = False) -> bytes:
-        """A span's links, encoded once for all the spans that carry the same."""
+        """A span's links, for its `extra` hole."""
         ...
 
-    def request(self, sections: Sequence[tuple[Attributes, list[bytes]]]) -> bytes:
-        """(resource, its spans) pairs as one export."""
+    def state(self, tracestate: str) -> bytes:
+        """A span's tracestate, for its `extra` hole."""
+        ...
+
+    def request(self, sections: Sequence[tuple[Attributes, list[bytes]]]) -> list[bytes]:
+        """(resource, what was filled for it) pairs as one export, in pieces: who needs them joined may join them."""
         ...

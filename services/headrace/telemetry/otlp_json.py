@@ -10,13 +10,18 @@ import json
 from binascii import hexlify
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import Final
 
-from headrace.telemetry.form import SCOPE, Attributes, Form, Link, Value
+from headrace.telemetry.form import SCOPE, Attributes, Blank, Holes, Link, Value
 
 LOCAL, REMOTE = 0x100, 0x300
 """As in `otlp_protobuf`."""
-HOLES: Final = {float: b'{"doubleValue":%a}', int: b'{"intValue":"%d"}', str: b'{"stringValue":%b}'}
+VALUES: Final = {float: b'{"doubleValue":%a}', int: b'{"intValue":"%d"}', str: b'{"stringValue":%b}'}
+
+SECTION: Final = (
+    b'%b{"resource":{"attributes":[%b]},"scopeSpans":[{"scope":{"name":"' + SCOPE.encode() + b'"},"spans":['
+)
 
 
 @lru_cache(maxsize=8192)
@@ -29,7 +34,7 @@ def attribute(key: str, value: Value) -> bytes:
     if kind is bool:
         filled = b'{"boolValue":%b}' % (b"true" if value else b"false")
     else:
-        filled = HOLES[kind] % (quoted(value) if isinstance(value, str) else value)
+        filled = VALUES[kind] % (quoted(value) if isinstance(value, str) else value)
     return b'{"key":%b,"value":%b}' % (quoted(key), filled)
 
 
@@ -38,85 +43,81 @@ def _literal(text: bytes) -> bytes:
     return text.replace(b"%", b"%%")
 
 
-class _Template:
-    """One form, with holes in text."""
+class JsonStencil:
+    """Some spans as elements of a `spans` array."""
 
-    def __init__(self, form: Form) -> None:
-        attributes = [_literal(attribute(key, value)) for key, value in form.constants]
-        for keys, kind in ((form.doubles, float), (form.integers, int), (form.strings, str)):
-            attributes += [b'{"key":%b,"value":%b}' % (_literal(quoted(key)), HOLES[kind]) for key in keys]
-        name = _literal(quoted(form.name))
-        ids = b'{"traceId":"%b","spanId":"%016x",'
-        body = b'"startTimeUnixNano":"%%d","endTimeUnixNano":"%%d","name":%b,"kind":%d,"attributes":[%b]%b%%b}' % (
-            name,
-            form.kind,
-            b",".join(attributes),
-            b',"status":{"code":2}' if form.error else b"",
-        )
-        self.root = ids + b'"flags":%d,' % LOCAL + body
-        flags = REMOTE if form.parent_is_remote else LOCAL
-        self.child = ids + b'"parentSpanId":"%016x","flags":' + b"%d," % flags + body
-        self.numbers = len(form.doubles) + len(form.integers)
-        self.event = form.event
+    def __init__(self, blanks: Sequence[Blank]) -> None:
+        self.spans = len(blanks)
+        self.holes = Holes.of(blanks)
+        templates = [_template(blank) for blank in blanks]
+        place = {name: at for at, name in enumerate(name for names in self.holes for name in names)}
+        self._text = b",".join([text for text, _ in templates])
+        self._pick = itemgetter(*[place[name] for _, names in templates for name in names])
+
+    def fill(
+        self,
+        ids: tuple[bytes, ...],
+        times: tuple[int, ...],
+        doubles: tuple[float, ...] = (),
+        integers: tuple[int, ...] = (),
+        strings: tuple[str, ...] = (),
+        extras: tuple[bytes, ...] = (),
+    ) -> bytes:
+        values = (*map(hexlify, ids), *times, *doubles, *integers, *map(quoted, strings), *extras)
+        filled: bytes = self._text % self._pick(values)
+        return filled
+
+
+def _template(blank: Blank) -> tuple[bytes, list[str]]:
+    """One span's object, and the names of its holes."""
+    trace, span, parent = blank.ids
+    attributes = [_literal(attribute(key, value)) for key, value in blank.constants]
+    names = [trace, span, *([parent] if parent else []), *blank.times]
+    for holes, kind in ((blank.doubles, float), (blank.integers, int), (blank.strings, str)):
+        for key, hole in (holes or {}).items():
+            attributes.append(b'{"key":%b,"value":%b}' % (_literal(quoted(key)), VALUES[kind]))
+            names.append(hole)
+    parts = [b'{"traceId":"%b","spanId":"%b"']
+    if parent:
+        parts.append(b',"parentSpanId":"%b"')
+    parts.append(b',"startTimeUnixNano":"%d","endTimeUnixNano":"%d"')
+    parts.append(b',"flags":' + str(REMOTE if blank.parent_is_remote else LOCAL).encode())
+    parts.append(b',"name":' + _literal(quoted(blank.name)) + b',"kind":' + str(blank.kind).encode())
+    parts.append(b',"attributes":[' + b",".join(attributes) + b"]")
+    if blank.error:
+        parts.append(b',"status":{"code":2}')
+    if blank.event is not None:
+        event, reason = _literal(quoted(blank.event[0])), _literal(attribute("reason", blank.event[1]))
+        parts.append(b',"events":[{"timeUnixNano":"%d","name":' + event + b',"attributes":[' + reason + b"]}]")
+        names.append(blank.times[1])
+    if blank.extra:
+        parts.append(b"%b")
+        names.append(blank.extra)
+    return b"".join(parts) + b"}", names
 
 
 class JsonEncoding:
     """Bytes of a TracesData object and its newline."""
 
-    def __init__(self) -> None:
-        self._templates: dict[Form, _Template] = {}
-
-    def span(  # noqa: PLR0913, PLR0917  as in Encoding
-        self,
-        form: Form,
-        trace_id: bytes,
-        span_id: int,
-        parent_id: int,
-        start_ns: int,
-        end_ns: int,
-        values: tuple[float | int | str, ...] = (),
-        links: bytes = b"",
-        state: str = "",
-    ) -> bytes:
-        template = self._templates.get(form) or self._compiled(form)
-        if len(values) > template.numbers:
-            numbers = template.numbers
-            values = (*values[:numbers], *[quoted(text) for text in values[numbers:]])  # type: ignore[arg-type]
-        if state:
-            links += b',"traceState":' + quoted(state)
-        if template.event is not None:
-            links += _event(template.event, end_ns)
-        if parent_id:
-            return template.child % (hexlify(trace_id), span_id, parent_id, start_ns, end_ns, *values, links)
-        return template.root % (hexlify(trace_id), span_id, start_ns, end_ns, *values, links)
+    def stencil(self, blanks: Sequence[Blank]) -> JsonStencil:
+        return JsonStencil(blanks)
 
     def links(self, targets: Sequence[Link], dropped: int = 0, *, remote: bool = False) -> bytes:
         flags = REMOTE if remote else LOCAL
-        each = [b'{"traceId":"%b","spanId":"%016x","flags":%d}' % (hexlify(t), s, flags) for t, s in targets]
+        each = [b'{"traceId":"%b","spanId":"%b","flags":%d}' % (hexlify(t), hexlify(s), flags) for t, s in targets]
         text = b',"links":[%b]' % b",".join(each) if each else b""
         return text + b',"droppedLinksCount":%d' % dropped if dropped else text
 
-    def request(self, sections: Sequence[tuple[Attributes, list[bytes]]]) -> bytes:
-        return b'{"resourceSpans":[%b]}\n' % b",".join([_section(*section) for section in sections])
+    def state(self, tracestate: str) -> bytes:
+        return b',"traceState":' + quoted(tracestate)
 
-    def _compiled(self, form: Form) -> _Template:
-        template = self._templates[form] = _Template(form)
-        return template
-
-
-def _event(event: tuple[str, str], end_ns: int) -> bytes:
-    name, reason = event
-    return b',"events":[{"timeUnixNano":"%d","name":%b,"attributes":[%b]}]' % (
-        end_ns,
-        quoted(name),
-        attribute("reason", reason),
-    )
-
-
-def _section(resource: Attributes, spans: list[bytes]) -> bytes:
-    attributes = b",".join([attribute(key, value) for key, value in resource])
-    return b'{"resource":{"attributes":[%b]},"scopeSpans":[{"scope":{"name":"%b"},"spans":[%b]}]}' % (
-        attributes,
-        SCOPE.encode(),
-        b",".join(spans),
-    )
+    def request(self, sections: Sequence[tuple[Attributes, list[bytes]]]) -> list[bytes]:
+        pieces = [b'{"resourceSpans":[']
+        for place, (resource, spans) in enumerate(sections):
+            attributes = b",".join([attribute(key, value) for key, value in resource])
+            pieces.append(SECTION % (b"," if place else b"", attributes))
+            for span in spans:
+                pieces += span, b","
+            pieces[-1] = b"]}]}"  # in place of the comma behind the last span
+        pieces.append(b"]}\n")
+        return pieces

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Final
 
-from headrace.telemetry.form import SCOPE, Attributes, Form, Link, Value
+from headrace.telemetry.form import SCOPE, Attributes, Blank, Holes, Link, Value
 
 DOUBLE: Final = struct.Struct("<d").pack
 TIME: Final = struct.Struct("<Q").pack
-ID: Final = struct.Struct(">Q").pack
 LOCAL, REMOTE = b"\x00\x01\x00\x00", b"\x00\x03\x00\x00"
 """Span flags: whether the parent, or the span linked to, is in another process; 0x100 = this is known."""
 KEPT: Final = 8192
-"""Encoded values an encoder remembers for one key."""
+"""Encoded values that are remembered for one key."""
 
 
 def varint(number: int) -> bytes:
@@ -55,12 +55,12 @@ class _Remembered(dict[Value, bytes]):
 
     def __init__(self, key: str) -> None:
         super().__init__()
-        self._key = key
+        self.key = key
 
     def __missing__(self, value: Value) -> bytes:
         if len(self) >= KEPT:
             self.clear()
-        encoded = self[value] = field(9, key_value(self._key, value))
+        encoded = self[value] = field(9, key_value(self.key, value))
         return encoded
 
 
@@ -73,80 +73,111 @@ class _Lengths(dict[int, bytes]):
 
 
 class _Template:
-    """One form, with holes in bytes."""
+    """A message under construction: literal bytes, and holes by name."""
 
-    def __init__(self, form: Form) -> None:
-        constant = field(5, form.name.encode()) + b"\x30" + varint(form.kind)
-        constant += b"".join([field(9, key_value(key, value)) for key, value in form.constants])
-        constant += b"\x7a\x02\x18\x02" if form.error else b"\x7a\x00"
-        holes = b"".join([_literal(field(9, key_value(key, 0.0))[:-8]) + b"%b" for key in form.doubles])
-        holes += b"%b" * (len(form.integers) + len(form.strings))
-        ids = b"\x0a\x10%b\x12\x08%b"
-        body = b"\x39%b\x41%b" + _literal(constant) + holes + b"%b"
-        flags = b"\x85\x01" + (REMOTE if form.parent_is_remote else LOCAL)
-        self.root = ids + b"\x85\x01" + LOCAL + body
-        self.child = ids + b"\x22\x08%b" + flags + body
-        self.doubles = len(form.doubles)
-        self.others = [_Remembered(key) for key in (*form.integers, *form.strings)]
-        self.event = form.event
+    def __init__(self) -> None:
+        self.text = b""
+        self.holes: list[str] = []
+        self.fixed = 0
+        """Bytes of the literals and of the holes whose length never changes."""
+
+    def literal(self, data: bytes) -> None:
+        self.text += data.replace(b"%", b"%%")
+        self.fixed += len(data)
+
+    def hole(self, name: str, size: int = 0) -> None:
+        self.text += b"%b"
+        self.holes.append(name)
+        self.fixed += size
 
 
-def _literal(text: bytes) -> bytes:
-    """Bytes that a template keeps as they are."""
-    return text.replace(b"%", b"%%")
+class ProtobufStencil:
+    """Some spans as entries of ScopeSpans.spans, each with its tag and length."""
+
+    def __init__(self, blanks: Sequence[Blank], lengths: _Lengths) -> None:
+        self.spans = len(blanks)
+        self.holes = Holes.of(blanks)
+        self._lengths = lengths
+        known: dict[str, _Remembered] = {}
+        templates = [_template(blank, known) for blank in blanks]
+        # Filled in this order: every hole once, then the lengths of the spans.
+        order = [name for names in self.holes for name in names] + [f"#{n}" for n in range(self.spans)]
+        place = {name: at for at, name in enumerate(order)}
+        self._known = [known[name] for name in (*self.holes.integers, *self.holes.strings)]
+        varying = {*self.holes.integers, *self.holes.strings, *self.holes.extras}
+        self._sizes = [(t.fixed, [place[name] for name in t.holes if name in varying]) for t in templates]
+        self._text = b"".join([b"%b" + template.text for template in templates])
+        names = [name for n, template in enumerate(templates) for name in (f"#{n}", *template.holes)]
+        self._pick = itemgetter(*[place[name] for name in names])
+
+    def fill(
+        self,
+        ids: tuple[bytes, ...],
+        times: tuple[int, ...],
+        doubles: tuple[float, ...] = (),
+        integers: tuple[int, ...] = (),
+        strings: tuple[str, ...] = (),
+        extras: tuple[bytes, ...] = (),
+    ) -> bytes:
+        varying = [known[value] for known, value in zip(self._known, integers + strings, strict=True)]
+        values = [*ids, *map(TIME, times), *map(DOUBLE, doubles), *varying, *extras]
+        lengths = self._lengths
+        values += [lengths[fixed + sum([len(values[at]) for at in places])] for fixed, places in self._sizes]
+        filled: bytes = self._text % self._pick(values)
+        return filled
+
+
+def _template(blank: Blank, known: dict[str, _Remembered]) -> _Template:
+    """One span's message. `known` gets a memory for each of its integers and strings, by hole."""
+    made = _Template()
+    trace, span, parent = blank.ids
+    for tag, name, size in ((b"\x0a\x10", trace, 16), (b"\x12\x08", span, 8), (b"\x22\x08", parent, 8)):
+        if name:
+            made.literal(tag)
+            made.hole(name, size)
+    for tag, name in ((b"\x39", blank.times[0]), (b"\x41", blank.times[1])):
+        made.literal(tag)
+        made.hole(name, 8)
+    made.literal(b"\x85\x01" + (REMOTE if blank.parent_is_remote else LOCAL))
+    made.literal(field(5, blank.name.encode()) + b"\x30" + varint(blank.kind))
+    made.literal(b"".join([field(9, key_value(key, value)) for key, value in blank.constants]))
+    made.literal(b"\x7a\x02\x18\x02" if blank.error else b"\x7a\x00")
+    for key, name in (blank.doubles or {}).items():
+        made.literal(field(9, key_value(key, 0.0))[:-8])
+        made.hole(name, 8)
+    for key, name in {**(blank.integers or {}), **(blank.strings or {})}.items():
+        assert known.setdefault(name, _Remembered(key)).key == key, "This is a bug: one hole, two attributes."
+        made.hole(name)
+    if blank.event is not None:
+        name, reason = blank.event
+        before, after = b"\x09", field(2, name.encode()) + field(3, key_value("reason", reason))
+        made.literal(varint(11 << 3 | 2) + varint(len(before) + 8 + len(after)) + before)
+        made.hole(blank.times[1], 8)
+        made.literal(after)
+    if blank.extra:
+        made.hole(blank.extra)
+    return made
 
 
 class ProtobufEncoding:
     """Bytes of an ExportTraceServiceRequest."""
 
     def __init__(self) -> None:
-        self._templates: dict[Form, _Template] = {}
         self._lengths = _Lengths()
 
-    def span(  # noqa: PLR0913, PLR0917  as in Encoding
-        self,
-        form: Form,
-        trace_id: bytes,
-        span_id: int,
-        parent_id: int,
-        start_ns: int,
-        end_ns: int,
-        values: tuple[float | int | str, ...] = (),
-        links: bytes = b"",
-        state: str = "",
-    ) -> bytes:
-        template = self._templates.get(form) or self._compiled(form)
-        doubles = template.doubles
-        filled = [DOUBLE(value) for value in values[:doubles]]
-        filled += [known[value] for known, value in zip(template.others, values[doubles:], strict=True)]
-        extra = links
-        if state:
-            extra += field(3, state.encode())
-        if template.event is not None:
-            extra += _event(template.event, end_ns)
-        if parent_id:
-            ids = (trace_id, ID(span_id), ID(parent_id), TIME(start_ns), TIME(end_ns))
-            span = template.child % (*ids, *filled, extra)
-        else:
-            span = template.root % (trace_id, ID(span_id), TIME(start_ns), TIME(end_ns), *filled, extra)
-        return self._lengths[len(span)] + span
+    def stencil(self, blanks: Sequence[Blank]) -> ProtobufStencil:
+        return ProtobufStencil(blanks, self._lengths)
 
     def links(self, targets: Sequence[Link], dropped: int = 0, *, remote: bool = False) -> bytes:
         flags = b"\x35" + (REMOTE if remote else LOCAL)
-        joined = b"".join([b"\x6a\x21\x0a\x10" + t + b"\x12\x08" + ID(s) + flags for t, s in targets])
+        joined = b"".join([b"\x6a\x21\x0a\x10" + t + b"\x12\x08" + s + flags for t, s in targets])
         return joined + b"\x70" + varint(dropped) if dropped else joined
 
-    def request(self, sections: Sequence[tuple[Attributes, list[bytes]]]) -> bytes:
-        return b"".join([field(1, _resource(resource) + _scope(spans)) for resource, spans in sections])
+    def state(self, tracestate: str) -> bytes:
+        return field(3, tracestate.encode())
 
-    def _compiled(self, form: Form) -> _Template:
-        template = self._templates[form] = _Template(form)
-        return template
-
-
-def _event(event: tuple[str, str], end_ns: int) -> bytes:
-    name, reason = event
-    return field(11, b"\x09" + TIME(end_ns) + field(2, name.encode()) + field(3, key_value("reason", reason)))
+    def request(self, sections: Sequence[tuple[Attributes, list[bytes]]]) -> list[bytes]:
+        return [field(1, _resource(resource) + _scope(spans)) for resource, spans in sections]
 
 
 def _resource(resource: Attributes) -> bytes:
