@@ -70,3 +70,35 @@ def test_every_error_has_a_status_on_both_services() -> None:
     for leaf in leaves(HeadraceError):
         for status_codes in ("triton", "grpc"):
             assert status_of(leaf("x"), oip=True, status_codes=status_codes) in grpc.StatusCode.__members__, leaf
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"OTEL_SDK_DISABLED": "true"}, {"enabled": False}),
+        ({"OTEL_SDK_DISABLED": "no"}, {"enabled": True}),
+        ({"OTEL_TRACES_SAMPLER": "always_off"}, {"sampling": 0.0, "sampling_by_caller": False}),
+        ({"OTEL_TRACES_SAMPLER": "parentbased_always_off"}, {"sampling": 0.0, "sampling_by_caller": True}),
+        (
+            {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25"},
+            {"sampling": 0.25, "sampling_by_caller": True},
+        ),
+        ({"OTEL_TRACES_SAMPLER": "traceidratio"}, {"sampling": 1.0, "sampling_by_caller": False}),
+        ({"OTEL_SPAN_LINK_COUNT_LIMIT": "128"}, {"max_links": 128}),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a:1", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://b:2"},
+            {"otlp_endpoint": "http://b:2"},
+        ),
+    ],
+)
+def test_opentelemetrys_variables_mean_what_they_mean_elsewhere(
+    environment: dict[str, str], expected: dict[str, object]
+) -> None:
+    found = config.load(None, environment).telemetry
+
+    assert {name: getattr(found, name) for name in expected} == expected
+
+
+def test_a_sampler_that_is_not_there_stops_the_start() -> None:
+    with pytest.raises(StartupError, match="'jaeger_remote' is not a sampler"):
+        config.load(None, {"OTEL_TRACES_SAMPLER": "jaeger_remote"})

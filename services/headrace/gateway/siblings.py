@@ -51,7 +51,8 @@ def summed(responses: Sequence[service_pb2.ModelStatisticsResponse]) -> service_
             if key in found:
                 _add(found[key], statistics)
             else:
-                found[key] = statistics
+                found[key] = service_pb2.ModelStatistics()
+                found[key].CopyFrom(statistics)
     return service_pb2.ModelStatisticsResponse(model_stats=found.values())
 
 

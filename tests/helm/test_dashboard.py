@@ -1,0 +1,92 @@
+"""The Grafana dashboard asks for series that a gateway has, in PromQL that Prometheus accepts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import subprocess
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from grpc import aio
+from prometheus_client.parser import text_string_to_metric_families
+from tritonclient.grpc import service_pb2_grpc
+
+from headrace.client import request
+from headrace.testing.gateway import running_gateway
+from headrace.testing.replica import FakeReplica
+
+DASHBOARD = Path("helm/headrace/dashboards/headrace.json")
+
+
+def expressions(root: Path) -> list[str]:
+    dashboard = json.loads((root / DASHBOARD).read_text())
+    found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    return [expr.replace("$__rate_interval", "5m").replace("$model", ".*") for expr in found]
+
+
+def scraped(run: Callable[..., Any], folder: Path) -> dict[str, set[str]]:
+    """Series → labels, of a gateway that has answered one request and refused one."""
+
+    async def main() -> str:
+        async with (
+            FakeReplica() as replica,
+            running_gateway(folder, [replica]) as (gateway, _),
+            aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel,
+        ):
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            inputs = {"events": np.zeros((1, 3, 2), np.float32), "key": np.array([[1]], np.int64)}
+            await stub.ModelInfer(request("echo", inputs), timeout=5)
+            late = request("echo", inputs)
+            late.parameters["timeout"].int64_param = 1
+            with pytest.raises(aio.AioRpcError):
+                await stub.ModelInfer(late, timeout=5)
+            address = f"http://127.0.0.1:{gateway.metrics_port}/metrics"
+            page = await asyncio.to_thread(lambda: urllib.request.urlopen(address).read())
+            return str(page.decode())
+
+    found: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(run(main())):
+        found.setdefault(family.name, set())
+        found.setdefault(f"{family.name}_total", set())
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
+    return found
+
+
+def test_every_series_and_label_it_asks_for_is_one_that_a_gateway_has(
+    run: Callable[..., Any], tmp_path: Path, root: Path
+) -> None:
+    known = scraped(run, tmp_path)
+    known["headrace_deadline_slack_seconds_bucket"] |= {"le"}
+    asked = expressions(root)
+
+    assert len(asked) > 15
+    for expr in asked:
+        series = re.findall(r"\b((?:headrace|nv)_\w+)", expr)
+        assert series
+        for name in series:
+            assert name in known, f"{name} is no metric of a gateway"
+        empty = all(not known[name] for name in series)  # a counter that has counted nothing has no labels yet
+        wanted = {label.strip() for group in re.findall(r"by \(([^)]*)\)", expr) for label in group.split(",")}
+        wanted |= set(re.findall(r"(\w+)(?:=~|!=|=)\"", expr))
+        assert empty or wanted - {"instance"} <= set().union(*(known[name] for name in series)), expr
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+def test_prometheus_accepts_every_query(tmp_path: Path, root: Path) -> None:
+    rules = [{"record": f"headrace:panel{number}", "expr": expr} for number, expr in enumerate(expressions(root))]
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+
+    done = subprocess.run(["promtool", "check", "rules", str(file)], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert f"{len(rules)} rules found" in done.stdout
