@@ -39,7 +39,7 @@ class Keeper:
     def of_family(self, batch: BatchRecord) -> list[str]:
         """One reason a member. A lost attempt is a reason for all of them; `strongest` is the batch's own."""
         retried = RETRIED if any(dispatch.error for dispatch in batch.dispatches) else NO
-        return [self.of(member) or retried for member in batch.members]
+        return [strongest((self.of(member), retried)) for member in batch.members]
 
     def _is_slow(self, record: RpcRecord) -> bool:
         took_ns = record.end_ns - record.start_ns

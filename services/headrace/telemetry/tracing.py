@@ -7,7 +7,6 @@ is bounded in requests: what does not fit is dropped whole and counted, so that 
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import threading
 import time
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final
 
-from opentelemetry.sdk.environment_variables import OTEL_SERVICE_NAME
 from opentelemetry.sdk.resources import Resource
 
 from headrace.config import TelemetrySettings
@@ -38,6 +36,10 @@ NAP_S: Final = 0.0002
 SEND_S: Final = 0.1
 """An export leaves when it is so old, or as large as its exporter likes it."""
 CLOSE_S: Final = 3.0
+UNNAMED: Final = "unknown_service"
+"""How the SDK calls a service that nobody has named."""
+PERSONAL: Final = ("service.", "host.", "process.", "k8s.pod.", "k8s.node.", "k8s.container.", "container.")
+"""Resource attributes that say which process it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,8 @@ class Tracer:
         self._bound = settings.max_waiting
         self._waiting = self._told = self._dropped = 0
         """Requests, ever: the loop counts in and drops, the thread counts out."""
-        self._resource = _resource({"service.name": service, "service.instance.id": instance_id})
+        who = {"service.name": service, "service.instance.id": instance_id, "host.name": socket.gethostname()}
+        self._resource = _resource(who)
         self._resources: dict[ReplicaIdentity, Attributes] = {}
         self._exporter: Exporter = exporter(settings, service)
         self._catalogue = Catalogue(self._exporter.encoding, server, settings.max_links)
@@ -191,23 +194,23 @@ class Tracer:
             who = {"service.name": "headrace-replica", "service.instance.id": identity.replica_id}
             if identity.host:
                 who["host.name"] = identity.host
-            self._resources[identity] = _resource(who, named_by_environment=False)
+            self._resources[identity] = _resource(who, of_this_process=False)
         return self._resources[identity]
 
     def _count(self, outcome: Outcome) -> None:
         self._done = Outcome(*(a + b for a, b in zip(self._done, outcome, strict=True)))
 
 
-def _resource(who: dict[str, str], *, named_by_environment: bool = True) -> Attributes:
-    """The SDK reads OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME; who this process is, it can't know better."""
-    kubernetes = {"k8s.pod.name": "POD_NAME", "k8s.namespace.name": "POD_NAMESPACE"}
-    own = {
-        "service.version": version("headrace"),
-        "host.name": socket.gethostname(),
-        **{key: os.environ[name] for key, name in kubernetes.items() if os.environ.get(name) and named_by_environment},
-        **who,
-    }
-    if named_by_environment and (name := os.environ.get(OTEL_SERVICE_NAME)):
-        own["service.name"] = name
-    attributes = {**Resource.create().attributes, **own}
-    return tuple((key, value) for key, value in attributes.items() if isinstance(value, str | int | float | bool))
+def _resource(who: dict[str, str], *, of_this_process: bool = True) -> Attributes:
+    """What the SDK reads from OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME, and what it can't know better.
+
+    Of another process it says only what holds for both: not the pod, the host or the name it was given.
+    """
+    environment = {k: v for k, v in Resource.create().attributes.items() if isinstance(v, str | int | float | bool)}
+    if not of_this_process:
+        environment = {key: value for key, value in environment.items() if not key.startswith(PERSONAL)}
+    named = str(environment.get("service.name", UNNAMED))
+    attributes = {**environment, "service.version": version("headrace"), **who}
+    if not named.startswith(UNNAMED):
+        attributes["service.name"] = named
+    return tuple(attributes.items())

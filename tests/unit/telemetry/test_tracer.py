@@ -149,7 +149,7 @@ def test_a_collector_gets_every_family_with_the_headers_that_were_asked_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "tenant=payments")
-    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,k8s.pod.name=gateway-0")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "front-door")
     sink = Sink()
     one = tracer(tmp_path, otlp_endpoint=sink.endpoint)
@@ -167,6 +167,8 @@ def test_a_collector_gets_every_family_with_the_headers_that_were_asked_for(
     assert replica["service.name"] == "headrace-replica"
     assert replica["service.instance.id"] == "replica-b"
     assert replica["host.name"] == "node-7"
+    assert gateway["k8s.pod.name"] == "gateway-0"
+    assert "k8s.pod.name" not in replica
     assert gateway["deployment.environment.name"] == replica["deployment.environment.name"] == "test"
     assert one.statistics().exported == sum(sink.names.values())
 
