@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "models/README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        "docs/architecture.md",
+        "docs/operations.md",
+        "docs/tracing.md",
+        "models/README.md",
+        "CONTRIBUTING.md",
+    ],
+)
 def test_every_link_and_path_leads_somewhere(root: Path, name: str) -> None:
     text = (root / name).read_text()
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]

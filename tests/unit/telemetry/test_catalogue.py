@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tests.records import MS, REPLICA, Telling, Told, batch_of, rider
 
 from headrace.core.records import BatchRecord, RpcRecord
@@ -178,3 +180,12 @@ def test_one_whose_caller_went_away_is_masked_and_shows_no_forward_pass() -> Non
     assert [span.name for span in mine][1:] == ["queue", "execute"]
     assert mine[-1].attributes["headrace.masked"] is True
     assert not mine[0].blank.error
+
+
+def test_the_document_names_every_span_and_every_attribute(root: Path) -> None:
+    text = (root / "docs" / "tracing.md").read_text()
+    failed = rider(code="INTERNAL", reason="ModelFailed")
+    spans = told(batch_of(rider(), rider(2)), ["slow", ""]) + told(batch_of(failed, answered=False))
+
+    words = {key for span in spans for key in span.attributes} | {s.name for s in spans if "/" not in s.name}
+    assert [word for word in sorted(words) if f"`{word}`" not in text] == []
