@@ -25,6 +25,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import span_cost
 import torch
 from rich.console import Console
 from rich.progress import Progress
@@ -188,7 +189,12 @@ async def tracing_cost(cluster: Cluster, questions: Path, traced_pid: int) -> di
             pairs.append({name: await asyncio.to_thread(load_arm, arms[name], questions) for name in order})
     finally:
         await silent.stop()
-    return {"pairs": pairs, "median": {name: paired(pairs, name) for name in ("rps", "p99_ms", "lag_p99_ms")}}
+    alone = await asyncio.to_thread(span_cost.measure)
+    return {
+        "us_per_request": alone,
+        "pairs": pairs,
+        "median": {name: paired(pairs, name) for name in ("rps", "p99_ms", "lag_p99_ms")},
+    }
 
 
 def load_arm(arm: Arm, questions: Path) -> dict[str, float]:
@@ -279,6 +285,7 @@ def show(results: dict[str, Any]) -> None:
         tracing.add_row(str(number), *(f"{cell:,.1f}" for cell in cells))
     console.print(tracing)
     console.print(results["tracing"]["median"])
+    console.print("µs a request, apart from everything else:", results["tracing"]["us_per_request"])
 
 
 def main() -> None:
