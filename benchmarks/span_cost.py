@@ -25,6 +25,7 @@ from headrace.telemetry.form import Encoding
 from headrace.telemetry.metrics import GatewayMetrics
 from headrace.telemetry.otlp_json import JsonEncoding
 from headrace.telemetry.otlp_protobuf import ProtobufEncoding
+from headrace.telemetry.request_log import RequestLog
 from headrace.telemetry.tracing import Tracer
 
 MS = 1_000_000
@@ -72,7 +73,7 @@ def on_the_loop(*, sampled: bool, folder: Path) -> float:
     """A request's share, its batch's (of eight) included."""
     metrics, clock = GatewayMetrics(CollectorRegistry()), MonotonicClock()
     tracer = Tracer("cost", TelemetrySettings(trace_dir=folder, max_waiting=1), "c")
-    observer = Observer(tracer, metrics, clock, Sampling(1.0 if sampled else 0.0, by_caller=False))
+    observer = Observer(tracer, metrics, RequestLog(), clock, Sampling(1.0 if sampled else 0.0, by_caller=False))
 
     def eight() -> None:
         family = batch_of_eight()

@@ -85,7 +85,7 @@ def serve(
 
 @app.command()
 def gateway(
-    control: ControlOption = "127.0.0.1:8003", config_file: ConfigOption = None, port: PortOption = None
+    control: ControlOption = "127.0.0.1:8100", config_file: ConfigOption = None, port: PortOption = None
 ) -> None:
     """Run one gateway: the gRPC front door, without Ray and without torch."""
     from headrace.gateway.server import Gateway  # noqa: PLC0415
@@ -111,7 +111,7 @@ def control(config_file: ConfigOption = None, port: PortOption = None) -> None:
 @app.command()
 def replica(
     model_dir: Annotated[Path, typer.Option(help="The directory of one model version.")],
-    control: ControlOption = "127.0.0.1:8003",
+    control: ControlOption = "127.0.0.1:8100",
     config_file: ConfigOption = None,
 ) -> None:
     """Run one replica of one model version as a plain process, without Ray."""

@@ -21,7 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
 
 from headrace.children import Child
-from headrace.config import PREFIX, Settings
+from headrace.config import OTEL_READ, PREFIX, Settings
 from headrace.errors import StartupError
 from headrace.serving import weights
 from headrace.serving.deploy import Deployer, LocalDeployer
@@ -36,6 +36,7 @@ class Cluster:
         self.models = weights.discover([weights.shipped_models(), *settings.model_dirs])
         self.settings = _with_ports(settings)
         gateway, control = self.settings.gateway, self.settings.control
+        _assert_apart(self.settings)
         self.address = f"{gateway.host}:{gateway.port}"
         self.control_address = f"{control.host}:{control.port}"
         self.metrics_addresses = [f"{gateway.host}:{gateway.metrics_port + i}" for i in range(gateway.processes)]
@@ -44,7 +45,9 @@ class Cluster:
         # The children read this file alone: what the environment said is in it already.
         self.config_file.write_text(self.settings.model_dump_json(exclude={"engine", "model_dirs"}))
         environment = {
-            name: value for name, value in os.environ.items() if not (name.startswith(PREFIX) and "__" in name)
+            name: value
+            for name, value in os.environ.items()
+            if not (name.startswith(PREFIX) and "__" in name) and name not in OTEL_READ
         }
         arguments = ["--config", str(self.config_file)]
         self.control = Child("control", ["control", *arguments], environment=environment)
@@ -164,6 +167,17 @@ def _with_ports(settings: Settings) -> Settings:
             "telemetry": settings.telemetry.model_copy(update={"trace_dir": settings.telemetry.trace_dir.resolve()}),
         }
     )
+
+
+def _assert_apart(settings: Settings) -> None:
+    """Raises: StartupError when two processes of this machine would ask for the same port."""
+    gateway, control = settings.gateway, settings.control
+    metrics = range(gateway.metrics_port, gateway.metrics_port + gateway.processes)
+    for name, port in (("gateway.port", gateway.port), ("control.port", control.port)):
+        if port in metrics:
+            raise StartupError(f"{name}: {port} is one of the gateways' metrics ports, {metrics[0]} to {metrics[-1]}")
+    if gateway.port == control.port:
+        raise StartupError(f"control.port: {control.port} is the gateway's")
 
 
 def _free_port(host: str) -> int:

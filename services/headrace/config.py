@@ -17,6 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from headrace.errors import StartupError
 
 PREFIX = "HEADRACE_"
+OTEL_READ = (
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_SDK_DISABLED",
+    "OTEL_SPAN_LINK_COUNT_LIMIT",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+)
+"""OpenTelemetry's variables that become settings here; its SDK reads the others itself."""
 
 
 class Section(BaseModel):
@@ -80,7 +89,7 @@ class ControlSettings(Section):
     """Discovery and policy."""
 
     host: str = "127.0.0.1"
-    port: int = Field(8003, ge=0, le=65535)
+    port: int = Field(8100, ge=0, le=65535)
     lease_s: float = Field(3, gt=0)
     """A replica that has been silent for so long is dropped from the snapshot."""
 

@@ -210,6 +210,40 @@ def test_control_away_and_back_is_noticed_by_nobody(run: Run, tmp_path: Path, fr
     assert listed == 1
 
 
+def test_a_replica_that_died_without_traffic_and_a_goodbye_is_found_out(run: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with FakeReplica() as replica, running_gateway(tmp_path, [replica]) as (gateway, control):
+            (lane,) = gateway.models.lanes()
+            await control.stop()
+            gateway.models.apply(control_pb2.Snapshot())  # its last word: the lease is over
+            await asyncio.sleep(1.5)
+            assert lane.dispatcher.links, "it answers: control may have lost it only"
+            await replica.stop()
+            async with asyncio.timeout(8):
+                while lane.dispatcher.links:
+                    await asyncio.sleep(0.05)
+
+    run(main())
+
+
+def test_a_gateway_that_has_heard_nothing_yet_says_so_and_not_that_a_model_is_unknown(
+    run: Run, tmp_path: Path, free_port: int
+) -> None:
+    async def main() -> aio.AioRpcError:
+        async with (
+            Gateway(settings(tmp_path), f"127.0.0.1:{free_port}") as gateway,
+            aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel,
+        ):
+            with pytest.raises(aio.AioRpcError) as caught:
+                await service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(question(1), timeout=5)
+            return caught.value
+
+    error = run(main())
+
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert dict(error.trailing_metadata())["grpc-retry-pushback-ms"] == "50"
+
+
 def test_a_lost_replica_that_leaves_the_snapshot_is_forgotten_quietly(
     run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from grpc import aio
@@ -88,6 +89,35 @@ def test_every_refused_or_failed_request_leaves_one_line_with_its_trace_and_noth
     assert lines[2]["model"] == "echo"
     assert lines[3]["model"] == ""
     assert str(CARD) not in json.dumps(lines)
+
+
+def test_an_error_of_ours_is_internal_to_the_caller_the_metrics_and_the_trace(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError(f"card {CARD}")
+
+    monkeypatch.setattr("headrace.gateway.servicer.decode", broken)
+
+    async def main() -> tuple[aio.AioRpcError, str]:
+        async with (
+            FakeReplica() as replica,
+            running_gateway(tmp_path, [replica]) as (gateway, _),
+            aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel,
+        ):
+            with pytest.raises(aio.AioRpcError) as caught:
+                await service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(question(), timeout=5)
+            assert gateway.admission.held == 0
+            return caught.value, await metrics(gateway)
+
+    error, page = run(main())
+    trace_id = str(dict(error.trailing_metadata())["traceparent"])[3:35]
+    (trace,) = reading.find(tmp_path, trace_id)
+
+    assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, "internal error")
+    assert 'code="INTERNAL",model="echo"' in page
+    assert trace.rpc.attributes["headrace.reason"] == "ValueError"
+    assert trace.rpc.attributes["headrace.keep"] == "failed"
 
 
 def test_a_version_that_is_gone_for_long_is_forgotten_with_its_metrics(run: Run, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from headrace import config
+from headrace.cluster import Cluster
 from headrace.errors import HeadraceError, StartupError, status_of
 
 
@@ -97,6 +98,31 @@ def test_opentelemetrys_variables_mean_what_they_mean_elsewhere(
     found = config.load(None, environment).telemetry
 
     assert {name: getattr(found, name) for name in expected} == expected
+
+
+def test_children_read_what_the_parent_has_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HEADRACE_* wins over OTEL_* in the parent: so it must in a child, which reads the parent's file."""
+    monkeypatch.setenv("HEADRACE_TELEMETRY__SAMPLING", "0.1")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_on")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "tenant=payments")
+    cluster = Cluster(config.load(None, engine="local", gateway__port=0, gateway__metrics_port=0, control__port=0))
+    environment = cluster.gateways[0]._environment
+
+    assert config.load(cluster.config_file, environment).telemetry.sampling == 0.1
+    assert environment["OTEL_EXPORTER_OTLP_HEADERS"] == "tenant=payments"
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ({"control__port": 8003, "gateway__processes": 2}, "control.port: 8003 is one of the gateways' metrics ports"),
+        ({"gateway__port": 8002}, "gateway.port: 8002 is one of the gateways' metrics ports"),
+        ({"control__port": 8001}, "control.port: 8001 is the gateway's"),
+    ],
+)
+def test_ports_that_would_meet_stop_the_start(flags: dict[str, int], sentence: str) -> None:
+    with pytest.raises(StartupError, match=sentence):
+        Cluster(config.load(None, {}, engine="local", **flags))
 
 
 def test_a_sampler_that_is_not_there_stops_the_start() -> None:

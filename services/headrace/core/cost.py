@@ -29,6 +29,8 @@ class CostModel:
 
     def observe(self, tokens: int, seconds: float) -> None:
         """Learn from one answered batch: its tokens, and the seconds from sending to its answer."""
+        if seconds <= 0:  # a clock has jumped: that says nothing about the replica
+            return
         if self.observed >= TRUSTED_AFTER:
             seconds = min(seconds, OUTLIER * self.predict_s(tokens))
         self.observed += 1

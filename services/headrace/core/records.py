@@ -68,8 +68,8 @@ class RpcRecord:
     """The sentence its caller was told; for the log only."""
     row: int = -1
     """Its first row in the answer; -1 = it was never computed."""
-    masked: bool = False
-    """Its caller had gone before the answer came."""
+    masked: str = ""
+    """Why nobody waited for its row any more when it had been computed: the error's class name."""
     batch: BatchRecord | None = None
 
 

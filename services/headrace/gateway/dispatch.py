@@ -26,6 +26,7 @@ from headrace.v1 import control_pb2, replica_pb2
 
 SLOTS: Final = 2
 """Batches at one replica from this gateway: one running, one staged just in time."""
+UNLISTED_CHECK_S: Final = 1.0
 CAP_MIN_S: Final = 0.25
 CAP_MAX_S: Final = 2.0
 CAP_FACTOR: Final = 10.0
@@ -94,7 +95,7 @@ class Dispatcher:
     @property
     def flights(self) -> int:
         """Batches at replicas."""
-        return sum(len(link.flights) for link in self._links.values())
+        return sum(len(link.flights) for link in self.links)
 
     @property
     def links(self) -> tuple[ReplicaLink, ...]:
@@ -102,9 +103,19 @@ class Dispatcher:
 
     def _unlist(self, link: ReplicaLink) -> None:
         """Absence alone takes nobody out: a fresh control lists nobody yet. One who drains or is lost is forgotten."""
-        link.listed = False
         if not link.choosable and not link.flights:
             self._forget(link)
+        elif link.listed:
+            self._own(self._watch_unlisted(link))
+        link.listed = False
+
+    async def _watch_unlisted(self, link: ReplicaLink) -> None:
+        """Ask one whom control names no more whether it is there: without traffic, nobody else would find out."""
+        await asyncio.sleep(UNLISTED_CHECK_S)
+        while not link.listed and link.choosable and not link.closed:
+            if not await link.answers():
+                self._evict(link)
+            await asyncio.sleep(UNLISTED_CHECK_S)
 
     def _forget(self, link: ReplicaLink) -> None:
         if self._links.get(link.replica_id) is link:

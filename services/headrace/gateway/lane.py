@@ -191,7 +191,8 @@ class Lane:
             if worst != replica_pb2.ROW_STATUS_EXPIRED:
                 rider.record.row = row
             if rider.outcome is not None:
-                rider.record.masked = True
+                if worst != replica_pb2.ROW_STATUS_EXPIRED:
+                    rider.record.masked = type(rider.outcome).__name__
             elif worst:
                 error, sentence = ROW_ERRORS[worst]
                 rider.settle(error(sentence))

@@ -98,16 +98,20 @@ class ReplicaLink:
 
         Cancellation: stops asking; the link stays evicted.
         """
-        health = health_pb2_grpc.HealthStub(self._channel)
         attempt = 0
         while self.evicted and not self.closed:
             await asyncio.sleep(PROBE_BACKOFF_S[min(attempt, len(PROBE_BACKOFF_S) - 1)])
             attempt += 1
-            try:
-                answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT_S)
-            except (aio.AioRpcError, aio.UsageError):  # UsageError: the channel was closed meanwhile
-                continue
-            self.evicted = answer.status != health_pb2.HealthCheckResponse.SERVING
+            self.evicted = not await self.answers()
+
+    async def answers(self) -> bool:
+        """It says that it is serving."""
+        health = health_pb2_grpc.HealthStub(self._channel)
+        try:
+            answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT_S)
+        except (aio.AioRpcError, aio.UsageError):  # UsageError: the channel was closed meanwhile
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def close(self) -> None:
         self.closed = True

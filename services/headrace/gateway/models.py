@@ -15,7 +15,7 @@ from headrace.core.clock import Clock
 from headrace.core.records import BatchRecord
 from headrace.core.routing import parse_version, primary
 from headrace.core.tensors import Axis, ModelSpec, TensorSpec
-from headrace.errors import NotReady, UnknownModel
+from headrace.errors import NotReady, NotServing, UnknownModel
 from headrace.gateway.lane import Lane
 from headrace.v1 import control_pb2
 
@@ -51,15 +51,19 @@ class Models:
         self._on_batch = on_batch
         self._on_closed = on_closed
         self._models: dict[str, Model] = {}
+        self._informed = False
+        """A snapshot has come: before, nobody can say that a model is unknown."""
 
     def __iter__(self) -> Iterator[Model]:
-        return iter(self._models.values())
+        """Of a copy: a scraper's thread walks here too, while the loop opens and closes lanes."""
+        return iter(list(self._models.values()))
 
     def lanes(self) -> list[Lane]:
-        return [lane for model in self for lane in model.lanes.values()]
+        return [lane for model in self for lane in list(model.lanes.values())]
 
     def apply(self, snapshot: control_pb2.Snapshot) -> None:
         """Follow control: open lanes for new versions, tell every lane who its replicas are."""
+        self._informed = True
         wanted = {policy.model: policy.primary_version for policy in snapshot.policies}
         groups: dict[tuple[str, str], list[control_pb2.Registration]] = defaultdict(list)
         for registration in snapshot.replicas:
@@ -80,6 +84,8 @@ class Models:
         their deadlines. Raises: UnknownModel, NotReady, InvalidInference, with Triton's sentences.
         """
         model = self._models.get(name)
+        if model is None and not self._informed:
+            raise NotServing("this gateway is starting: it has not heard yet which models there are")
         if model is None:
             raise UnknownModel(f"Request for unknown model: '{name}' is not found")
         wanted = parse_version(version) or model.primary or primary("", model.ready_versions() or model.opened)
@@ -98,7 +104,7 @@ class Models:
 
     async def retire(self) -> None:
         """Close the lanes that have had neither replica nor rider for a while: versions come and go for ever."""
-        for model in list(self):
+        for model in self:
             for version, lane in list(model.lanes.items()):
                 if lane.idle_s() > self._settings.gateway.retire_after_s:
                     del model.lanes[version]

@@ -1,4 +1,4 @@
-"""Where the gateway's records go: the tracer and the metrics. The servicer and the lanes speak to this alone.
+"""Where the gateway's records go: tracer, metrics and request log. The servicer and the lanes speak to this alone.
 
 On the hot path: a record is opened with a few ids, closed with a timestamp, and the last of a family to end hands
 the whole family to the tracer.
@@ -6,9 +6,8 @@ the whole family to the tracer.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from typing import Any
+from typing import Any, Final
 
 from grpc import aio
 
@@ -18,17 +17,24 @@ from headrace.errors import Cancelled, HeadraceError
 from headrace.telemetry import context
 from headrace.telemetry.context import Sampling
 from headrace.telemetry.metrics import GatewayMetrics
+from headrace.telemetry.request_log import RequestLog
 from headrace.telemetry.tracing import Tracer
 
 log = logging.getLogger(__name__)
+
+MAX_DETAIL: Final = 300
+"""Characters of what a caller was told that are kept for the log."""
 
 
 class Observer:
     """Opens and closes the record of every request, and takes the record of every batch."""
 
-    def __init__(self, tracer: Tracer, metrics: GatewayMetrics, clock: Clock, sampling: Sampling) -> None:
+    def __init__(
+        self, tracer: Tracer, metrics: GatewayMetrics, requests: RequestLog, clock: Clock, sampling: Sampling
+    ) -> None:
         self.metrics = metrics
         self._tracer = tracer
+        self._log = requests
         self._clock = clock
         self._sampling = sampling
 
@@ -46,17 +52,23 @@ class Observer:
 
     def failed(self, record: RpcRecord, error: HeadraceError, code: str) -> None:
         """Close the record of a request that was refused or failed."""
-        record.code, record.reason, record.detail = code, type(error).__name__, str(error)
+        record.code, record.reason, record.detail = code, type(error).__name__, str(error)[:MAX_DETAIL]
         self._close(record)
+        self._log.note(record)
 
-    def broke_off(self, record: RpcRecord, error: BaseException) -> None:
-        """Close the record of a request whose caller went away, or that met an error of ours."""
-        gone = isinstance(error, asyncio.CancelledError)
-        record.code, record.reason = ("CANCELLED", Cancelled.__name__) if gone else ("INTERNAL", type(error).__name__)
-        if not gone:
-            where = {"fields": {"trace_id": record.trace_id.hex()}}
-            log.error("a request failed on an error of ours", exc_info=error, extra=where)
+    def left(self, record: RpcRecord) -> None:
+        """Close the record of a request whose caller went away."""
+        record.code, record.reason = "CANCELLED", Cancelled.__name__
         self._close(record)
+        self._log.note(record)
+
+    def broke(self, record: RpcRecord, error: Exception) -> None:
+        """Close the record of a request that met an error of ours."""
+        record.code, record.reason = "INTERNAL", type(error).__name__
+        where = {"fields": {"trace_id": record.trace_id.hex()}}
+        log.error("a request failed on an error of ours", exc_info=error, extra=where)
+        self._close(record)
+        self._log.note(record)
 
     def batch(self, record: BatchRecord) -> None:
         """Take a batch that is over."""

@@ -35,6 +35,7 @@ from headrace.telemetry.context import Sampling
 from headrace.telemetry.form import Attributes
 from headrace.telemetry.http import MetricsServer, Page
 from headrace.telemetry.metrics import GatewayMetrics
+from headrace.telemetry.request_log import RequestLog
 from headrace.telemetry.tracing import Tracer
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,9 @@ class Gateway:
         self._registry = CollectorRegistry()
         self._metrics = GatewayMetrics(self._registry)
         self._tracer = Tracer("headrace-gateway", settings.telemetry, self.gateway_id, _address(settings.gateway))
-        observer = Observer(self._tracer, self._metrics, self._clock, _sampling(settings.telemetry))
+        self._requests = RequestLog()
+        sampling = _sampling(settings.telemetry)
+        observer = Observer(self._tracer, self._metrics, self._requests, self._clock, sampling)
         self.models = Models(settings, self.gateway_id, self._clock, observer.batch, self._metrics.forget)
         self.admission = Admission(settings.gateway.max_riders, self._clock)
         self.follower = SnapshotFollower(control_address, self.gateway_id, self.models.apply)
@@ -83,6 +86,7 @@ class Gateway:
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
         self._bind()
         self._tracer.start()
+        self._requests.start()
         await self._set_health({"": False, INFERENCE_SERVICE: False})
         await self._server.start()
         loop = asyncio.get_running_loop()
@@ -132,6 +136,7 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.models.close()
         await asyncio.to_thread(self._tracer.close)
+        await asyncio.to_thread(self._requests.close)
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
 

@@ -5,6 +5,7 @@ Holds no state of its own: models live in `Models`, permits in `Admission`, figu
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 from collections.abc import Awaitable, Callable
@@ -31,6 +32,12 @@ log = logging.getLogger(__name__)
 MODEL_INFER: Final = "inference.GRPCInferenceService/ModelInfer"
 PUSHBACK_MS: Final = "50"
 """`grpc-retry-pushback-ms` of a refusal for overload: a client that retries waits so long first."""
+
+MAX_ID: Final = 256
+"""Characters of a caller's id that are remembered; the answer carries it whole."""
+
+MAX_SENTENCE: Final = 1024
+"""Characters of a status message: it quotes names that a caller chose, and a client takes 8 KiB of metadata at most."""
 
 Trailing = tuple[tuple[str, str], ...]
 Request = TypeVar("Request")
@@ -66,7 +73,7 @@ async def abort(
     code = grpc.StatusCode[status_of(error, oip=True, status_codes=status_codes)]
     if isinstance(error, Overloaded | NotServing):
         trailing = (*trailing, ("grpc-retry-pushback-ms", PUSHBACK_MS))
-    await rpc.abort(code, str(error), trailing)
+    await rpc.abort(code, str(error)[:MAX_SENTENCE], trailing)
 
 
 class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
@@ -93,8 +100,12 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
             self.observer.failed(record, error, status_of(error, oip=True, status_codes=self.status_codes))
             await abort(rpc, _with_id(error, request.id), self.status_codes, timings.trailing(record))
             raise
-        except BaseException as error:
-            self.observer.broke_off(record, error)
+        except asyncio.CancelledError:
+            self.observer.left(record)
+            raise
+        except Exception as error:  # a caller must never hang on, or read, an error of ours
+            self.observer.broke(record, error)
+            await abort(rpc, BrokenContract("internal error"), self.status_codes, timings.trailing(record))
             raise
         self.observer.succeeded(record)
         rpc.set_trailing_metadata(timings.trailing(record))
@@ -103,7 +114,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
     async def _infer(
         self, request: service_pb2.ModelInferRequest, rpc: aio.ServicerContext[Any, Any], record: RpcRecord
     ) -> service_pb2.ModelInferResponse:
-        record.request_id = request.id
+        record.request_id = request.id[:MAX_ID]
         self.admission.enter()
         try:
             lane = self.models.find(request.model_name, request.model_version)

@@ -26,11 +26,11 @@ from headrace.serving import weights
 from headrace.serving.health import ReplicaHealth
 from headrace.serving.registration import RegistrationLoop
 from headrace.serving.runner import Runner, pick_device
-from headrace.serving.stopwatch import Passed
+from headrace.serving.stopwatch import Stamps
 from headrace.serving.thread import RunnerThread
 from headrace.serving.warmup import warm_up
 from headrace.serving.weights import FoundModel
-from headrace.telemetry import clock, context
+from headrace.telemetry import context
 from headrace.v1 import control_pb2, replica_pb2, replica_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -155,9 +155,9 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
             await rpc.abort(grpc.StatusCode.FAILED_PRECONDITION, f"this is {self.replica_id}, not {request.replica_id}")
         if self._runner is None:
             await rpc.abort(grpc.StatusCode.UNAVAILABLE, "not ready")
-        stamps = replica_pb2.Stamps(received_ns=received_ns + clock.offset_ns())
+        stamps = Stamps(received_ns)
         try:
-            return await self._thread.run(partial(self._execute, request, received_ns, stamps))
+            return await self._thread.run(partial(self._execute, request, stamps))
         except HeadraceError as error:
             await self._refuse(error, request, rpc, stamps)
 
@@ -166,39 +166,29 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
         error: HeadraceError,
         request: replica_pb2.PackedBatch,
         rpc: aio.ServicerContext[Any, Any],
-        stamps: replica_pb2.Stamps,
+        stamps: Stamps,
     ) -> NoReturn:
         if isinstance(error, Failed):
             log.error("a batch of %d rows failed", request.rows, exc_info=error, extra={"fields": _ids(request)})
         if self._device_lost and not self._stopped:
             self.registration.update(control_pb2.REPLICA_STATE_DRAINING)  # the next batch would fail as well
-        stamps.packed_ns = time.perf_counter_ns() + clock.offset_ns()
-        await rpc.abort(grpc.StatusCode[status_of(error)], str(error), ((STAMPS, stamps.SerializeToString()),))
+        await rpc.abort(grpc.StatusCode[status_of(error)], str(error), ((STAMPS, stamps.wire().SerializeToString()),))
 
-    def _execute(
-        self, request: replica_pb2.PackedBatch, received_ns: int, stamps: replica_pb2.Stamps
-    ) -> replica_pb2.PackedAnswer:
+    def _execute(self, request: replica_pb2.PackedBatch, stamps: Stamps) -> replica_pb2.PackedAnswer:
         """On the runner's thread. `stamps` is filled as far as the batch gets, whether or not it gets an answer."""
         assert self._runner is not None, "This is a bug."
-        started_ns = time.perf_counter_ns()
+        stamps.started_ns = time.perf_counter_ns()
         try:
-            computed = self._runner.run(request, (started_ns - received_ns) / 1e9)
+            computed = self._runner.run(request, (stamps.started_ns - stamps.received_ns) / 1e9)
         finally:
-            _stamp(stamps, started_ns, self._runner.stopwatch.read())
-        stamps.packed_ns = time.perf_counter_ns() + clock.offset_ns()
+            stamps.passed = self._runner.stopwatch.read()
         return replica_pb2.PackedAnswer(
             columns=computed.columns,
             status=computed.status,
-            stamps=stamps,
+            stamps=stamps.wire(),
             queued=self._thread.waiting,
             padded_tokens=computed.padded_tokens,
         )
-
-
-def _stamp(stamps: replica_pb2.Stamps, started_ns: int, passed: Passed) -> None:
-    wall = clock.offset_ns()
-    stamps.started_ns = started_ns + wall
-    stamps.unpacked_ns, stamps.copied_ns, stamps.computed_ns, stamps.fetched_ns = (at and at + wall for at in passed)
 
 
 def _ids(request: replica_pb2.PackedBatch) -> dict[str, str]:

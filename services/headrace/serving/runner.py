@@ -5,6 +5,7 @@ Synchronous, on the replica's own thread; knows nothing of callers, sockets or R
 
 from __future__ import annotations
 
+import time
 import warnings
 from dataclasses import dataclass
 from typing import Final
@@ -167,6 +168,7 @@ class Runner:
 
     def _one_by_one(self, some: Unpacked, status: npt.NDArray[np.uint8], alive: npt.NDArray[np.int64]) -> Columns:
         answers: list[Columns | None] = []
+        begun_ns = time.perf_counter_ns()
         for row in range(some.rows):
             try:
                 answers.append(self.forward(_take(some, np.array([row]), self._spec)))
@@ -175,6 +177,7 @@ class Runner:
             except Exception:  # noqa: BLE001  as above: this row's own failure, found
                 status[alive[row]] = FAILED
                 answers.append(None)
+        self.stopwatch.row_by_row(begun_ns)
         known = next((answer for answer in answers if answer is not None), None)
         if known is None:
             raise ModelFailed("the module raised on every row")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
+
+from headrace.telemetry import clock
+from headrace.v1 import replica_pb2
 
 
 class Passed(NamedTuple):
@@ -15,6 +19,29 @@ class Passed(NamedTuple):
     copied_ns: int = 0
     computed_ns: int = 0
     fetched_ns: int = 0
+
+
+@dataclass(slots=True)
+class Stamps:
+    """One batch's way through the replica, in `perf_counter_ns`."""
+
+    received_ns: int
+    started_ns: int = 0
+    passed: Passed = field(default_factory=Passed)
+
+    def wire(self) -> replica_pb2.Stamps:
+        """As wall times, and packed now. One offset for all: a step of the wall clock must not come between two."""
+        wall = clock.offset_ns()
+        unpacked, copied, computed, fetched = (at and at + wall for at in self.passed)
+        return replica_pb2.Stamps(
+            received_ns=self.received_ns + wall,
+            started_ns=self.started_ns and self.started_ns + wall,
+            unpacked_ns=unpacked,
+            copied_ns=copied,
+            computed_ns=computed,
+            fetched_ns=fetched,
+            packed_ns=time.perf_counter_ns() + wall,
+        )
 
 
 class Stopwatch:
@@ -39,6 +66,11 @@ class Stopwatch:
     def fetched(self) -> None:
         """The outputs are back, and with them the device's last word."""
         self._at[3] = time.perf_counter_ns()
+
+    def row_by_row(self, begun_ns: int) -> None:
+        """The rows went through one at a time: their copies, passes and fetches count as one forward pass."""
+        now = time.perf_counter_ns()
+        self._at[1:] = [begun_ns, now, now]
 
     def read(self) -> Passed:
         return Passed(*self._at)

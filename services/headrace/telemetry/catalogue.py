@@ -21,7 +21,7 @@ SERVER_ERRORS: Final = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 )
 """Codes that make a server's span an error; a refusal that is the caller's fault does not."""
-MAX_STENCILS: Final = 4096
+MAX_STENCILS: Final = 1024
 
 
 @dataclass(slots=True)
@@ -129,7 +129,7 @@ class Catalogue:
 
     def _rider_stencil(self, r: RpcRecord, kept: str, batched: bool, computed: bool) -> Stencil:  # noqa: FBT001
         parts = bool(r.parent_id), bool(r.deadline_ns), bool(r.request_id), bool(r.queued_ns), batched, computed
-        key = r.method, r.model, r.version, r.code, r.reason, kept, r.masked, parts
+        key = r.method, r.model, r.version, r.code, r.reason, kept, bool(r.masked), parts
         return self._stencils.get(key) or self._remember(key, lambda: self._rider_blanks(r, kept, batched, computed))
 
     def _rider_blanks(self, r: RpcRecord, kept: str, batched: bool, computed: bool) -> list[Blank]:  # noqa: FBT001
@@ -153,7 +153,7 @@ class Catalogue:
                 Blank(
                     "execute",
                     INTERNAL,
-                    (*lane, ("headrace.masked", r.masked)),
+                    (*lane, ("headrace.masked", bool(r.masked))),
                     ("trace", "execute", "rpc"),
                     ("closed", "settled"),
                     integers={

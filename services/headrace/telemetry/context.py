@@ -32,8 +32,8 @@ def read(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[Context | None, s
     for key, value in metadata:
         if key == "traceparent":
             parent = parse(str(value))
-        elif key == "tracestate" and isinstance(value, str):
-            state = f"{state},{value}" if state else value
+        elif key == "tracestate" and isinstance(value, str) and value.isascii() and value.isprintable():
+            state = f"{state},{value}" if state else value  # gRPC would refuse to send another one back
     return (parent, state if len(state) <= MAX_TRACESTATE else "") if parent else (None, "")
 
 

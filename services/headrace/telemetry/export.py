@@ -9,6 +9,7 @@ import contextlib
 import errno
 import logging
 import os
+import secrets
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 import grpc
+from google.protobuf.message import DecodeError
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.sdk.trace.export import SpanExportResult
@@ -32,19 +34,18 @@ EXPORT_METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Exp
 MAX_PIECES: Final = 1024
 """How many one writev takes: IOV_MAX."""
 BACKOFF_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
-FOR_GOOD: Final = frozenset(
+WORTH_ANOTHER_TRY: Final = frozenset(
     {
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.UNIMPLEMENTED,
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.NOT_FOUND,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.OUT_OF_RANGE,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
     }
 )
-"""Answers that another try would not change; OTLP says to drop what met them."""
-
+"""OTLP's list. RESOURCE_EXHAUSTED, a page too large or a collector too busy, the SDK has tried for a while by then:
+kept longer, one such page would stand in the way of all the others."""
 SDK_LOGGER: Final = "opentelemetry.exporter.otlp.proto.grpc.exporter"
 
 Sections = Sequence[tuple[Attributes, list[bytes]]]
@@ -78,6 +79,14 @@ class Exporter(Protocol):
         """Deliver so many spans. `keep`: these are worth more than others when there is no room for all."""
         ...
 
+    def retry(self) -> Outcome:
+        """Deliver what could not be delivered before."""
+        ...
+
+    def interrupt(self) -> None:
+        """End what is under way, from another thread."""
+        ...
+
     def close(self) -> Outcome:
         """Give up what could not be delivered."""
         ...
@@ -88,40 +97,42 @@ def exporter(settings: TelemetrySettings, file_stem: str) -> Exporter:
     return CollectorExporter(settings.otlp_endpoint) if settings.otlp_endpoint else FileExporter(settings, file_stem)
 
 
-class _BytesStub:
-    """The collector's one method, with bytes in: what the SDK's exporter calls instead of a message's stub."""
-
-    def __init__(self, channel: grpc.Channel) -> None:
-        self._send: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(EXPORT_METHOD)
-        self.code = grpc.StatusCode.OK
-        self.rejected = 0
-
-    def Export(self, request: bytes, metadata: Any, timeout: float) -> None:  # noqa: N802  gRPC's name
-        try:
-            answer = self._send(request, metadata=metadata, timeout=timeout)
-        except grpc.RpcError as error:
-            self.code = error.code()
-            raise
-        self.code = grpc.StatusCode.OK
-        # Almost always empty, which means that all of them were taken.
-        self.rejected = ExportTraceServiceResponse.FromString(answer).partial_success.rejected_spans if answer else 0
-
-
 class _SdkExporter(OTLPSpanExporter):
     """The SDK's exporter around bytes: endpoint, TLS, headers, timeout, compression and OTEL_* are its business."""
 
     _channel: Any
     _client: Any
+    code = grpc.StatusCode.OK
+    """How the last call ended."""
+    rejected = 0
 
     def _initialize_channel_and_stub(self) -> None:
         super()._initialize_channel_and_stub()  # type: ignore[no-untyped-call]
-        self._client = self.stub = _BytesStub(self._channel)
+        self._client = self  # it calls Export of whatever is here; a new channel may come with every failure
+        self._call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(EXPORT_METHOD)
+
+    def Export(self, request: bytes, metadata: Any, timeout: float) -> None:  # noqa: N802  gRPC's name
+        """The collector's one method, with bytes in."""
+        try:
+            answer = self._call(request, metadata=metadata, timeout=timeout)
+        except grpc.RpcError as error:
+            self.code = error.code()
+            raise
+        self.code, self.rejected = grpc.StatusCode.OK, _rejected(answer)
 
     def _translate_data(self, data: Any) -> Any:
         return data
 
     def _count_data(self, data: Any) -> int:  # noqa: ARG002
         return 1
+
+
+def _rejected(answer: bytes) -> int:
+    """Almost always empty, which means that all of them were taken; so does an answer in another language."""
+    try:
+        return ExportTraceServiceResponse.FromString(answer).partial_success.rejected_spans if answer else 0
+    except DecodeError:
+        return 0
 
 
 class CollectorExporter:
@@ -147,14 +158,19 @@ class CollectorExporter:
 
     def export(self, sections: Sections, spans: int, *, keep: bool) -> Outcome:  # noqa: ARG002  a collector decides by attributes
         self._unsent.append((b"".join(self.encoding.request(sections)), spans))
+        return self.retry() if self.ready() else Outcome()
+
+    def retry(self) -> Outcome:
         done = Outcome()
         while self._unsent and (outcome := self._send(*self._unsent[0])) is not None:
             self._unsent.popleft()
             done = Outcome(*(a + b for a, b in zip(done, outcome, strict=True)))
         return done
 
-    def close(self) -> Outcome:
+    def interrupt(self) -> None:
         self._sdk.shutdown()
+
+    def close(self) -> Outcome:
         return Outcome(failed=sum(spans for _, spans in self._unsent))
 
     def _send(self, request: bytes, spans: int) -> Outcome | None:
@@ -164,13 +180,13 @@ class CollectorExporter:
             if self._failures:
                 log.info("the collector is back")
             self._failures = 0
-            rejected = self._sdk.stub.rejected
+            rejected = self._sdk.rejected
             return Outcome(spans - rejected, rejected)
-        if self._sdk.stub.code in FOR_GOOD:
-            log.warning("the collector refused %d spans: %s", spans, self._sdk.stub.code.name)
+        if self._sdk.code not in WORTH_ANOTHER_TRY:
+            log.warning("the collector refused %d spans: %s", spans, self._sdk.code.name)
             return Outcome(failed=spans)
         if not self._failures:
-            log.warning("the collector does not answer: %s", self._sdk.stub.code.name)
+            log.warning("the collector does not answer: %s", self._sdk.code.name)
         self._not_before = time.monotonic() + BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
         self._failures += 1
         return None
@@ -187,10 +203,10 @@ class FileExporter:
 
     def __init__(self, settings: TelemetrySettings, stem: str) -> None:
         self.encoding: Encoding = JsonEncoding()
-        name = f"{stem}-{os.getpid()}"
+        name = f"{stem}-{os.getpid()}-{secrets.token_hex(3)}"
         bounds = settings.trace_dir, settings.max_file_bytes, settings.max_files
-        self._others = RotatedFile(name, *bounds)
-        self._kept = RotatedFile(f"{name}.kept", *bounds)
+        self._others = RotatedFile(name, ".", *bounds)
+        self._kept = RotatedFile(name, ".kept.", *bounds)
 
     def ready(self) -> bool:
         return True
@@ -207,6 +223,12 @@ class FileExporter:
             return Outcome(failed=spans)
         return Outcome(exported=spans)
 
+    def retry(self) -> Outcome:
+        return Outcome()
+
+    def interrupt(self) -> None:
+        pass
+
     def close(self) -> Outcome:
         self._others.close()
         self._kept.close()
@@ -214,33 +236,40 @@ class FileExporter:
 
 
 class RotatedFile:
-    """`<name>.<generation>.jsonl`, at most so many of so many bytes: the oldest goes."""
+    """`<name><kind><generation>.jsonl`, at most so many of so many bytes: the oldest goes when a new one has begun."""
 
-    def __init__(self, name: str, folder: Path, max_bytes: int, max_files: int) -> None:
+    def __init__(self, name: str, kind: str, folder: Path, max_bytes: int, max_files: int) -> None:
         self._name = name
+        self._kind = kind
         self._folder = folder
         self._max_bytes = max_bytes
         self._max_files = max_files
         self._written = 0
         self._generation = 0
+        """Files begun."""
         self._file: FileIO | None = None
         self._complained = False
 
     def write(self, pieces: list[bytes]) -> None:
         """Append a line, without joining its pieces first: that would cost more than writing it.
 
-        Raises: OSError; the next line begins another file.
+        Raises: OSError; the next line tries another file.
         """
         size = sum(map(len, pieces))
+        begun = self._file is None or self._written + size > self._max_bytes
         try:
-            if self._file is None or self._written + size > self._max_bytes:
-                self._open_next()
-            assert self._file is not None, "This is a bug."
-            _write_all(self._file.fileno(), pieces)
+            file = self._open(self._generation + 1) if begun else self._file
+            assert file is not None, "This is a bug."
+            _write_all(file.fileno(), pieces)
         except OSError:
             self.close()
+            if begun:
+                with contextlib.suppress(OSError):
+                    self._path(self._generation + 1).unlink(missing_ok=True)
             raise
         self._complained = False
+        if begun:  # only now: a disk that takes nothing must not cost what it took before
+            self._begin_generation()
         self._written += size
 
     def complain(self, error: OSError) -> None:
@@ -255,16 +284,38 @@ class RotatedFile:
                 self._file.close()
             self._file = None
 
-    def _open_next(self) -> None:
+    def _open(self, generation: int) -> FileIO:
         self.close()
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._file = self._path(generation).open("wb", buffering=0)
+        return self._file
+
+    def _begin_generation(self) -> None:
         self._generation += 1
         self._written = 0
         self._path(self._generation - self._max_files).unlink(missing_ok=True)
-        self._file = self._path(self._generation).open("ab", buffering=0)
+        if self._generation == 1:
+            self._forget_the_dead()
+
+    def _forget_the_dead(self) -> None:
+        """Of processes that are gone, the newest files stay, as many as one process may have."""
+        service = self._name.rsplit("-", 2)[0]
+        mine = f"{self._name}."
+        left = [path for path in self._folder.glob(f"{service}-*{self._kind}[0-9]*.jsonl") if _is_left(path, mine)]
+        left = [path for path in left if (".kept." in path.name) == (self._kind == ".kept.")]
+        for path in sorted(left, key=lambda p: p.stat().st_mtime, reverse=True)[self._max_files :]:
+            path.unlink(missing_ok=True)
 
     def _path(self, generation: int) -> Path:
-        return self._folder / f"{self._name}.{generation}.jsonl"
+        return self._folder / f"{self._name}{self._kind}{generation}.jsonl"
+
+
+def _is_left(path: Path, mine: str) -> bool:
+    """The file's process is gone. A process id that has come back, as 1 does in a container, is not that process."""
+    if path.name.startswith(mine):
+        return False
+    pid = path.name.split(".")[0].rsplit("-", 2)[-2]
+    return pid == str(os.getpid()) or not Path(f"/proc/{pid}").exists()
 
 
 def _write_all(descriptor: int, pieces: list[bytes]) -> None:

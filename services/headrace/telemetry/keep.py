@@ -16,6 +16,7 @@ FAILED, REFUSED, RETRIED, SLOW, NO = "failed", "refused", "retried", "slow", ""
 RANK: Final = (FAILED, REFUSED, RETRIED, SLOW, NO)
 SLOW_SHARE: Final = 0.01
 STEP: Final = 0.05
+MAX_LANES: Final = 1024
 LEAST_NS: Final = 1000.0
 
 
@@ -46,6 +47,8 @@ class Keeper:
         if self._slow_ns is not None:
             return took_ns >= self._slow_ns
         lane = record.model, record.version
+        if len(self._thresholds) >= MAX_LANES:
+            self._thresholds.clear()
         threshold = self._thresholds.get(lane, took_ns * 2.0)
         # A running quantile: it climbs 99 steps for one that is slower and falls one for each that is not.
         slower = took_ns > threshold

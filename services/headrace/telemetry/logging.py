@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import traceback
 from datetime import UTC, datetime
 
 
@@ -18,7 +19,7 @@ def configure(level: str) -> None:
 
 
 class JsonLines(logging.Formatter):
-    """time, level, logger, message; what the record's `fields` hold; error where there is one."""
+    """time, level, logger, message; what the record's `fields` hold; where an error was raised."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -29,5 +30,15 @@ class JsonLines(logging.Formatter):
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
+            line["error"] = where(record.exc_info[1])
         return json.dumps(line)
+
+
+def where(error: BaseException | None) -> str:
+    """The types and the frames of an error and its causes, without their messages: those may quote a payload."""
+    told = []
+    while error is not None:
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        told.append(f"{type(error).__name__}\n{frames}")
+        error = error.__cause__ or error.__context__
+    return "caused by ".join(told)

@@ -108,7 +108,7 @@ class GatewayMetrics:
             stage.observe(ns / 1e9)
         for member in record.members:
             if member.masked:
-                self.masked.labels(record.model, record.version, member.reason or "Cancelled").inc()
+                self.masked.labels(record.model, record.version, member.masked).inc(member.rows)
 
     def forget(self, model: str, version: str) -> None:
         """A lane was closed: its series end."""
@@ -149,7 +149,7 @@ class LaneMetrics:
 
 def durations_ns(stages: Stages) -> tuple[int, ...]:
     """How long a batch spent in each of `STAGES`."""
-    return tuple([end - begin for begin, end in pairwise(stages)])
+    return tuple([max(0, end - begin) for begin, end in pairwise(stages)])
 
 
 def _exemplar(record: RpcRecord) -> dict[str, str]:

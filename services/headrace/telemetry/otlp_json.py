@@ -24,7 +24,7 @@ SECTION: Final = (
 )
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=4096)
 def quoted(text: str) -> bytes:
     return json.dumps(text).encode()
 

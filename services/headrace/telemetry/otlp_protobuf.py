@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from operator import itemgetter
 from typing import Final
 
@@ -17,7 +18,7 @@ DOUBLE: Final = struct.Struct("<d").pack
 TIME: Final = struct.Struct("<Q").pack
 LOCAL, REMOTE = b"\x00\x01\x00\x00", b"\x00\x03\x00\x00"
 """Span flags: whether the parent, or the span linked to, is in another process; 0x100 = this is known."""
-KEPT: Final = 8192
+KEPT: Final = 2048
 """Encoded values that are remembered for one key."""
 
 
@@ -50,18 +51,23 @@ def _any_value(value: Value) -> bytes:
     return b"\x21" + DOUBLE(value)
 
 
-class _Remembered(dict[Value, bytes]):
-    """The attributes of one key, by value: row numbers, sizes and batch ids come again and again."""
+class _Remembered(dict[int, bytes]):
+    """The integer attributes of one key, by value: row numbers and sizes come again and again."""
 
     def __init__(self, key: str) -> None:
         super().__init__()
-        self.key = key
+        self._key = key
 
-    def __missing__(self, value: Value) -> bytes:
+    def __missing__(self, value: int) -> bytes:
         if len(self) >= KEPT:
             self.clear()
-        encoded = self[value] = field(9, key_value(self.key, value))
+        encoded = self[value] = field(9, key_value(self._key, value))
         return encoded
+
+
+@lru_cache(maxsize=4096)
+def _string_attribute(key: str, value: str) -> bytes:
+    return field(9, key_value(key, value))
 
 
 class _Lengths(dict[int, bytes]):
@@ -94,16 +100,17 @@ class _Template:
 class ProtobufStencil:
     """Some spans as entries of ScopeSpans.spans, each with its tag and length."""
 
-    def __init__(self, blanks: Sequence[Blank], lengths: _Lengths) -> None:
+    def __init__(self, blanks: Sequence[Blank], lengths: _Lengths, known: dict[str, _Remembered]) -> None:
         self.spans = len(blanks)
         self.holes = Holes.of(blanks)
         self._lengths = lengths
-        known: dict[str, _Remembered] = {}
-        templates = [_template(blank, known) for blank in blanks]
+        keys: dict[str, str] = {}
+        templates = [_template(blank, keys) for blank in blanks]
         # Filled in this order: every hole once, then the lengths of the spans.
         order = [name for names in self.holes for name in names] + [f"#{n}" for n in range(self.spans)]
         place = {name: at for at, name in enumerate(order)}
-        self._known = [known[name] for name in (*self.holes.integers, *self.holes.strings)]
+        self._known = [known.setdefault(keys[name], _Remembered(keys[name])) for name in self.holes.integers]
+        self._keys = [keys[name] for name in self.holes.strings]
         varying = {*self.holes.integers, *self.holes.strings, *self.holes.extras}
         self._sizes = [(t.fixed, [place[name] for name in t.holes if name in varying]) for t in templates]
         self._text = b"".join([b"%b" + template.text for template in templates])
@@ -119,16 +126,17 @@ class ProtobufStencil:
         strings: tuple[str, ...] = (),
         extras: tuple[bytes, ...] = (),
     ) -> bytes:
-        varying = [known[value] for known, value in zip(self._known, integers + strings, strict=True)]
-        values = [*ids, *map(TIME, times), *map(DOUBLE, doubles), *varying, *extras]
+        numbers = [known[value] for known, value in zip(self._known, integers, strict=True)]
+        texts = map(_string_attribute, self._keys, strings)
+        values = [*ids, *map(TIME, times), *map(DOUBLE, doubles), *numbers, *texts, *extras]
         lengths = self._lengths
         values += [lengths[fixed + sum([len(values[at]) for at in places])] for fixed, places in self._sizes]
         filled: bytes = self._text % self._pick(values)
         return filled
 
 
-def _template(blank: Blank, known: dict[str, _Remembered]) -> _Template:
-    """One span's message. `known` gets a memory for each of its integers and strings, by hole."""
+def _template(blank: Blank, keys: dict[str, str]) -> _Template:
+    """One span's message. `keys` gets the attribute that each of its integer and string holes stands for."""
     made = _Template()
     trace, span, parent = blank.ids
     for tag, name, size in ((b"\x0a\x10", trace, 16), (b"\x12\x08", span, 8), (b"\x22\x08", parent, 8)):
@@ -146,7 +154,7 @@ def _template(blank: Blank, known: dict[str, _Remembered]) -> _Template:
         made.literal(field(9, key_value(key, 0.0))[:-8])
         made.hole(name, 8)
     for key, name in {**(blank.integers or {}), **(blank.strings or {})}.items():
-        assert known.setdefault(name, _Remembered(key)).key == key, "This is a bug: one hole, two attributes."
+        assert keys.setdefault(name, key) == key, "This is a bug: one hole, two attributes."
         made.hole(name)
     if blank.event is not None:
         name, reason = blank.event
@@ -164,9 +172,10 @@ class ProtobufEncoding:
 
     def __init__(self) -> None:
         self._lengths = _Lengths()
+        self._known: dict[str, _Remembered] = {}
 
     def stencil(self, blanks: Sequence[Blank]) -> ProtobufStencil:
-        return ProtobufStencil(blanks, self._lengths)
+        return ProtobufStencil(blanks, self._lengths, self._known)
 
     def links(self, targets: Sequence[Link], dropped: int = 0, *, remote: bool = False) -> bytes:
         flags = b"\x35" + (REMOTE if remote else LOCAL)

@@ -1,7 +1,7 @@
 """One log line for every request that was refused or failed. Written off the event loop, from the request's record.
 
-No payload, no card data: the caller's request id appears hashed only, and runs of digits that could be a number
-of something are blotted out of the sentence.
+No payload, no card data: the caller's request id appears hashed only, and of the sentence its caller was told, words
+that the caller chose and long numbers are blotted out.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import threading
+from collections import deque
 from functools import lru_cache
 from typing import Any, Final
 
@@ -17,17 +19,57 @@ from headrace.core.records import RpcRecord
 
 log = logging.getLogger("headrace.requests")
 
-DIGITS: Final = re.compile(r"\d(?:[ -]?\d){8,}")
+MAX_WAITING: Final = 8192
+PERIOD_S: Final = 0.1
+QUOTED: Final = re.compile(r"'([^']*)'")
+NAME: Final = re.compile(r"[A-Za-z_][A-Za-z_.-]*[0-9]{0,4}")
+"""What a model's or a tensor's name looks like; other words in quotes are somebody's data."""
+DIGITS: Final = re.compile(r"\d(?:[ .-]?\d){8,}")
 """Nine or more: shapes and limits stay readable, card and account numbers do not."""
-MAX_SENTENCE: Final = 300
+
+
+class RequestLog:
+    """Takes records on the event loop, writes lines in a thread of its own. What does not fit is counted, and said."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[RpcRecord] = deque()
+        self._lost = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._write_for_ever, name="request-log", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what is there, then stop."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    def note(self, record: RpcRecord) -> None:
+        if len(self._waiting) < MAX_WAITING:
+            self._waiting.append(record)
+        else:
+            self._lost += 1
+
+    def _write_for_ever(self) -> None:
+        while not self._stopping.wait(PERIOD_S):
+            self._write()
+        self._write()
+
+    def _write(self) -> None:
+        while self._waiting:
+            write(self._waiting.popleft())
+        if lost := self._lost:
+            self._lost -= lost
+            log.warning("%d more requests were refused or failed; there was no time for their lines", lost)
 
 
 def write(record: RpcRecord) -> None:
     """WARNING for a failure of ours, INFO for a refusal, DEBUG for a caller that went away."""
     level = _level(record.reason)
-    if not log.isEnabledFor(level):
-        return
-    log.log(level, "%s", record.reason, extra={"fields": fields(record)})
+    if log.isEnabledFor(level):
+        log.log(level, "%s", record.reason, extra={"fields": fields(record)})
 
 
 def fields(record: RpcRecord) -> dict[str, str | int | float]:
@@ -44,12 +86,20 @@ def fields(record: RpcRecord) -> dict[str, str | int | float]:
     if record.request_id:
         found["request_id_hash"] = hashed(record.request_id)
     if record.detail:
-        found["detail"] = DIGITS.sub("…", record.detail)[:MAX_SENTENCE]
+        found["detail"] = blotted(record.detail)
     return found
 
 
+def blotted(sentence: str) -> str:
+    """A sentence without what could be data."""
+    if sentence.count("'") % 2:  # a name with a quote in it: nobody can tell any more where names end
+        sentence = sentence[: sentence.index("'")] + "…" + sentence[sentence.rindex("'") + 1 :]
+    named = QUOTED.sub(lambda word: word[0] if NAME.fullmatch(word[1]) else "'…'", sentence)
+    return DIGITS.sub("…", named)
+
+
 def hashed(identifier: str) -> str:
-    """16 hex digits of BLAKE2: the same id always gives the same, and the id can't be read from it."""
+    """16 hex digits of BLAKE2, the same for the same id: who knows an id can recognise it, nobody can read it."""
     return hashlib.blake2s(identifier.encode(), digest_size=8).hexdigest()
 
 

@@ -19,7 +19,6 @@ from opentelemetry.sdk.resources import Resource
 
 from headrace.config import TelemetrySettings
 from headrace.core.records import BatchRecord, ReplicaIdentity, RpcRecord
-from headrace.telemetry import request_log
 from headrace.telemetry.catalogue import Catalogue, Page
 from headrace.telemetry.export import Exporter, Outcome, exporter
 from headrace.telemetry.form import Attributes
@@ -36,6 +35,8 @@ NAP_S: Final = 0.0002
 SEND_S: Final = 0.1
 """An export leaves when it is so old, or as large as its exporter likes it."""
 CLOSE_S: Final = 3.0
+MAX_REPLICAS: Final = 1024
+"""Resources that are remembered: replicas come and go."""
 UNNAMED: Final = "unknown_service"
 """How the SDK calls a service that nobody has named."""
 PERSONAL: Final = ("service.", "host.", "process.", "k8s.pod.", "k8s.node.", "k8s.container.", "container.")
@@ -84,26 +85,25 @@ class Tracer:
     def close(self) -> None:
         """Deliver what is there, then stop. A collector that does not answer holds nobody up for long."""
         self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=CLOSE_S)
-        else:
-            self._encode()
-            self._send()
-        self._count(self._exporter.close())  # ends what is still under way
-        if self._thread.is_alive():
-            self._thread.join(timeout=CLOSE_S)
+        if not self._thread.is_alive():
+            self._last_turn()
+        self._thread_ended(CLOSE_S)
+        self._exporter.interrupt()  # what is under way ends now
+        if self._thread_ended(CLOSE_S):
+            self._count(self._exporter.close())
         self._dropped += self._waiting - self._told
+        self._told = self._waiting
 
     def family(self, batch: BatchRecord) -> None:
-        """Take a batch whose members have all ended. One that nobody wants to hear of is let go."""
-        if any(member.sampled or member.reason for member in batch.members):
+        """Take a batch whose members have all ended. One that nobody sampled is let go."""
+        if batch.sampled:
             self._append(batch, len(batch.members))
         else:
-            batch.members = []
+            batch.members = []  # they point at it: the circle would wait for the garbage collector
 
     def single(self, record: RpcRecord) -> None:
         """Take a request that never joined a batch."""
-        if record.sampled or record.reason:
+        if record.sampled:
             self._append(record, 1)
 
     def statistics(self) -> TracerStatistics:
@@ -119,14 +119,34 @@ class Tracer:
         self._waiting += requests
         self._ring.append(record)
 
+    def _thread_ended(self, timeout_s: float) -> bool:
+        if self._thread.is_alive():
+            self._thread.join(timeout=timeout_s)
+        return not self._thread.is_alive()
+
     # In the thread ------------------------------------------------------------------------------------------------
 
     def _flush_for_ever(self) -> None:
         while not self._stopping.wait(TICK_S):
-            self._encode()
-            if self._due() and self._exporter.ready():
-                self._send()
+            try:
+                self._turn()
+            except Exception:  # whatever it was, the next ones are to be told
+                log.exception("spans were lost to an error of ours")
+                self._count(Outcome(failed=self._ordinary.spans + self._kept.spans))
+                self._ordinary, self._kept = Page(), Page()
+        self._last_turn()
+
+    def _turn(self) -> None:
+        if self._exporter.ready():
+            self._count(self._exporter.retry())
+        self._encode()
+        if self._due() and self._exporter.ready():
+            self._send()
+
+    def _last_turn(self) -> None:
+        """Deliver everything, once more also to a collector that did not answer lately."""
         self._exporter.try_now()
+        self._count(self._exporter.retry())
         self._encode()
         self._send()
 
@@ -157,32 +177,19 @@ class Tracer:
         self._ordinary, self._kept = Page(), Page()
 
     def _tell(self, record: BatchRecord | RpcRecord) -> None:
-        """Write one record as spans, and its failures into the log."""
+        """Write one record as spans."""
         self._told += len(record.members) if isinstance(record, BatchRecord) else 1
         try:
             if isinstance(record, BatchRecord):
-                self._tell_family(record)
+                reasons = self._keeper.of_family(record)
+                self._catalogue.family(record, reasons, self._kept if any(reasons) else self._ordinary)
+                record.members = []  # they point at it: the circle would wait for the garbage collector
             else:
-                self._tell_single(record)
+                reason = self._keeper.of(record)
+                self._catalogue.single(record, reason, self._kept if reason else self._ordinary)
         except Exception:  # a record that can't be told must not end the telling of the others
             log.exception("a record could not be turned into spans")
             self._count(Outcome(failed=1))
-
-    def _tell_family(self, batch: BatchRecord) -> None:
-        members, reasons = batch.members, self._keeper.of_family(batch)
-        if batch.sampled:
-            self._catalogue.family(batch, reasons, self._kept if any(reasons) else self._ordinary)
-        batch.members = []  # they point at it: the circle would wait for the garbage collector
-        for member in members:
-            if member.reason:
-                request_log.write(member)
-
-    def _tell_single(self, record: RpcRecord) -> None:
-        reason = self._keeper.of(record)
-        if record.sampled:
-            self._catalogue.single(record, reason, self._kept if reason else self._ordinary)
-        if record.reason:
-            request_log.write(record)
 
     def _sections(self, page: Page) -> list[tuple[Attributes, list[bytes]]]:
         replicas = [(self._replica_resource(identity), spans) for identity, spans in page.replicas.items()]
@@ -191,6 +198,8 @@ class Tracer:
     def _replica_resource(self, identity: ReplicaIdentity) -> Attributes:
         """Who did the work: spans drawn for a replica carry its own resource, not this process's."""
         if identity not in self._resources:
+            if len(self._resources) >= MAX_REPLICAS:
+                self._resources.clear()
             who = {"service.name": "headrace-replica", "service.instance.id": identity.replica_id}
             if identity.host:
                 who["host.name"] = identity.host

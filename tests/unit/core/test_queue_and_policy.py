@@ -153,6 +153,17 @@ def test_the_cost_model_learns_a_line_and_shrugs_off_a_pause() -> None:
     assert cost.predict_s(250) < 2 * before
 
 
+def test_a_clock_that_jumps_teaches_the_cost_model_nothing() -> None:
+    cost = CostModel()
+    for tokens in range(100, 200):
+        cost.observe(tokens, 0.001 + tokens * 1e-5)
+    before = cost.predict_s(150)
+    cost.observe(150, -2.0)
+    cost.observe(150, 0.0)
+
+    assert cost.predict_s(150) == before
+
+
 def test_predictions_are_never_negative() -> None:
     cost = CostModel()
     for tokens, seconds in ((10, 0.0), (1000, 0.1), (990, 0.11)) * 10:

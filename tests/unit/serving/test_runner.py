@@ -72,6 +72,17 @@ def test_a_row_that_makes_the_module_raise_is_found_and_its_mates_answered() -> 
     assert run(batch([1, 2, 1], [1, 13, 3])) == ([3, 0, 5], [OK, FAILED, OK])
 
 
+@pytest.mark.parametrize("keys", [[1, 2, 13], [13, 1, 2], [1, 2, 3]])
+def test_stages_follow_one_another_whichever_row_raises(keys: list[float]) -> None:
+    runner = Runner(Sum(), SPEC, "cpu")
+    for _ in range(2):  # what the batch before left behind is gone
+        runner.run(batch([1, 2, 1], keys), 0.0)
+        stages = runner.stopwatch.read()
+
+        assert list(stages) == sorted(stages)
+        assert stages.unpacked_ns > 0
+
+
 def test_an_answer_that_is_not_finite_is_never_passed_on() -> None:
     assert run(batch([1, 1], [7, 1])) == ([0, 3], [NOT_FINITE, OK])
 

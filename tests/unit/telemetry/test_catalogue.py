@@ -173,7 +173,7 @@ def test_a_rider_dropped_from_the_queue_has_no_execute_and_a_refused_one_only_it
 def test_one_whose_caller_went_away_is_masked_and_shows_no_forward_pass() -> None:
     gone = rider(code="CANCELLED", reason="Cancelled")
     record = batch_of(gone, rider(2))
-    gone.masked = True
+    gone.masked = "Cancelled"
     spans = told(record)
 
     mine = [span for span in spans if span.trace_id == gone.trace_id]

@@ -39,6 +39,8 @@ def test_a_tracestate_is_carried_beside_a_valid_parent_only() -> None:
     assert context.read([("tracestate", "a=1"), parent, ("tracestate", "b=2")])[1] == "a=1,b=2"
     assert context.read([("tracestate", "a=1")]) == (None, "")
     assert context.read([parent, ("tracestate", "a=" + "1" * 600)])[1] == ""
+    for unfit in ("a=\t", "a=\x80", "a=é", "a=\r\nx: y", "a=\x00", "a=\x7f"):
+        assert context.read([parent, ("tracestate", unfit)]) == ((TRACE, 7, True), "")
     assert context.read([parent, ("baggage", "card=4111111111111111")])[1] == ""
 
 

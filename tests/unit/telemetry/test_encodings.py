@@ -33,7 +33,7 @@ def every_record() -> list[RpcRecord | BatchRecord]:
     record = batch_of(
         rider(1, parent_id=7, tracestate="vendor=x,other=y"), rider(2, request_id="", deadline_ns=0), masked
     )
-    masked.masked = True
+    masked.masked = "Cancelled"
     return [
         record,
         batch_of(rider(4, code="INTERNAL", reason="ModelFailed"), answered=False),

@@ -86,7 +86,7 @@ def test_a_masked_row_and_a_batch_without_an_answer_are_told_apart() -> None:
     registry = CollectorRegistry()
     metrics = GatewayMetrics(registry)
     gone = rider(reason="Cancelled")
-    gone.masked = True
+    gone.masked = "Cancelled"
     metrics.observe_batch(batch_of(gone, rider(2)))
     metrics.observe_batch(batch_of(rider(3), answered=False))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import logging
+import os
 import time
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from tests.sink import Sink
 
 from headrace.config import TelemetrySettings
 from headrace.core.records import BatchRecord
-from headrace.telemetry import reading, request_log
+from headrace.telemetry import export, reading, request_log
 from headrace.telemetry.keep import Keeper, strongest
 from headrace.telemetry.logging import JsonLines
 from headrace.telemetry.tracing import Tracer
@@ -56,20 +58,13 @@ def test_a_family_that_does_not_fit_is_dropped_whole_and_counted(tmp_path: Path)
     assert len(reading.slowest(tmp_path, 100)) == 8
 
 
-def test_what_nobody_sampled_leaves_no_span_but_its_failure_a_line(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_nobody_sampled_leaves_no_span(tmp_path: Path) -> None:
     one = tracer(tmp_path)
-    failed = rider(3, sampled=False, code="INTERNAL", reason="ModelFailed")
     one.family(batch_of(rider(1, sampled=False), rider(2, sampled=False)))
-    one.family(batch_of(failed))
-    with caplog.at_level(logging.INFO, "headrace.requests"):
-        one.close()
+    one.single(rider(3, sampled=False, code="INTERNAL", reason="ModelFailed"))
+    one.close()
 
     assert list(tmp_path.iterdir()) == []
-    (line,) = caplog.records
-    assert line.levelno == logging.WARNING
-    assert line.fields["trace_id"] == failed.trace_id.hex()  # type: ignore[attr-defined]
 
 
 def test_told_families_leave_nothing_for_the_garbage_collector(tmp_path: Path) -> None:
@@ -99,8 +94,7 @@ def test_files_stay_within_their_bound_and_keep_what_is_worth_it_longer(tmp_path
     for number in range(3000):
         one.single(rider(number % 200))
         if number % 50 == 0:
-            one._encode()
-            one._send()
+            turn(one)
     one.close()
 
     ordinary = [file for file in tmp_path.glob("*.jsonl") if ".kept." not in file.name]
@@ -120,6 +114,57 @@ def test_a_folder_that_cannot_be_written_costs_the_spans_and_is_counted(tmp_path
 
     assert one.statistics().failed == 2
     assert one.statistics().exported == 0
+
+
+def test_a_failing_disk_does_not_cost_what_it_took_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    one = tracer(tmp_path, max_files=2)
+    failed = rider(250, code="INTERNAL", reason="ModelFailed")
+    one.single(failed)
+    turn(one)
+    with monkeypatch.context() as patched:
+        patched.setattr(export, "_write_all", full)
+        for _ in range(6):
+            one.single(rider(1, reason="ModelFailed"))
+            one.single(rider(2))
+            turn(one)
+    one.single(rider(3))
+    one.close()
+
+    assert reading.find(tmp_path, failed.trace_id.hex())
+    assert reading.find(tmp_path, rider(3).trace_id.hex())
+    assert one.statistics().failed == 6 * 2 * 2
+    assert all(file.stat().st_size for file in tmp_path.glob("*.jsonl"))
+
+
+def test_files_of_processes_that_are_gone_are_bounded_too(tmp_path: Path) -> None:
+    for number in range(7):
+        for kind in (".", ".kept."):
+            old = tmp_path / f"headrace-gateway-{4_000_000 + number}-abcdef{kind}1.jsonl"
+            old.write_text("{}\n")
+            os.utime(old, (number, number))
+    mine = tmp_path / f"headrace-gateway-{os.getpid()}-000000.1.jsonl"
+    mine.write_text("{}\n")
+    alive = tmp_path / f"headrace-gateway-{os.getppid()}-000000.1.jsonl"
+    alive.write_text("{}\n")
+    one = tracer(tmp_path)
+    one.single(rider())
+    one.close()
+
+    left = {file.name for file in tmp_path.glob("*.jsonl")}
+    assert {f"headrace-gateway-{4_000_000 + n}-abcdef.1.jsonl" for n in (4, 5, 6)} <= left
+    assert f"headrace-gateway-{4_000_000}-abcdef.1.jsonl" not in left
+    assert mine.name in left, "as new as they come, though its process id is only the same"
+    assert alive.name in left
+    assert len([name for name in left if ".kept." in name]) == 7, "no kept file has begun: they are looked at then"
+
+
+def turn(one: Tracer) -> None:
+    """What the thread does, now."""
+    one._encode()
+    one._send()
 
 
 def test_a_record_that_cannot_be_told_does_not_end_the_telling(tmp_path: Path) -> None:
@@ -178,8 +223,7 @@ def test_spans_a_collector_rejects_or_refuses_are_counted_and_not_sent_again(tmp
     sink.reject = 2
     one = tracer(tmp_path, otlp_endpoint=sink.endpoint)
     one.single(rider())
-    one._encode()
-    one._send()
+    turn(one)
     sink.refuse = grpc.StatusCode.INVALID_ARGUMENT
     one.single(rider())
     one.close()
@@ -189,7 +233,7 @@ def test_spans_a_collector_rejects_or_refuses_are_counted_and_not_sent_again(tmp
     assert (statistics.rejected, statistics.failed, statistics.exported) == (2, 2, 0)
 
 
-def test_a_collector_that_comes_back_gets_what_it_missed(tmp_path: Path) -> None:
+def test_a_collector_that_comes_back_gets_what_it_missed_without_new_traffic(tmp_path: Path) -> None:
     sink = Sink()
     sink.refuse = grpc.StatusCode.UNAVAILABLE
     one = tracer(tmp_path, otlp_endpoint=sink.endpoint)
@@ -198,7 +242,7 @@ def test_a_collector_that_comes_back_gets_what_it_missed(tmp_path: Path) -> None
     time.sleep(0.5)
     one.single(rider(2))
     sink.refuse = None
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 15
     while sink.names["queue"] < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     one.close()
@@ -206,6 +250,61 @@ def test_a_collector_that_comes_back_gets_what_it_missed(tmp_path: Path) -> None
 
     assert sink.names["queue"] == 2
     assert one.statistics().failed == 0
+
+
+def test_closing_delivers_what_had_to_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")
+    sink = Sink()
+    sink.refuse = grpc.StatusCode.UNAVAILABLE
+    one = tracer(tmp_path, otlp_endpoint=sink.endpoint)
+    one.single(rider(1))
+    turn(one)
+    sink.refuse = None
+    one.close()
+    sink.close()
+
+    assert sink.names["queue"] == 1
+    assert one.statistics().exported == 2
+
+
+def test_a_page_that_is_too_much_for_a_collector_stands_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")
+    sink = Sink()
+    sink.refuse = grpc.StatusCode.RESOURCE_EXHAUSTED
+    one = tracer(tmp_path, otlp_endpoint=sink.endpoint)
+    one.single(rider(1))
+    turn(one)
+    sink.refuse = None
+    one.single(rider(2))
+    one.close()
+    sink.close()
+
+    assert one.statistics().failed == 2
+    assert one.statistics().exported == 2
+
+
+def test_an_answer_in_another_language_counts_as_taken() -> None:
+    assert export._rejected(b"") == 0
+    assert export._rejected(b"\xff\xff\xff") == 0
+
+
+def test_the_thread_outlives_an_exporter_that_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = tracer(tmp_path)
+    working = one._exporter.export
+    one.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(one._exporter, "export", lambda *_, **__: 1 / 0)
+        one.single(rider(1))
+        while not one.statistics().failed:
+            time.sleep(0.01)
+    one._exporter.export = working  # type: ignore[method-assign]
+    one.single(rider(2))
+    one.close()
+
+    assert one.statistics().failed == 2
+    assert reading.find(tmp_path, rider(2).trace_id.hex())
 
 
 # What is kept ---------------------------------------------------------------------------------------------------------
@@ -260,3 +359,49 @@ def test_a_log_line_has_no_id_and_no_number_that_could_be_a_cards(number: int) -
     assert told["request_id_hash"] == request_log.hashed(f"order-{number}")
     assert told["duration_ms"] == 2.5
     assert "[-1,32,16], got [1,32,1024]" in told["detail"]
+
+
+def test_words_that_are_no_names_are_blotted_out() -> None:
+    sentence = "unexpected inference input '{}' for model 'fraud-tx'. Got 4111.1111.1111.1111"
+
+    for word in ("jane@example.com", "4111 1111 1111 1111", "acct12345678", "x" * 3 + "'", "Jane Doe"):
+        told = request_log.blotted(sentence.format(word))
+        assert word not in told
+        assert told.startswith("unexpected inference input")
+        assert "4111" not in told
+    assert "'card_amount_2'" in request_log.blotted(sentence.format("card_amount_2"))
+
+
+def test_lines_are_written_in_a_thread_and_what_does_not_fit_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    log = request_log.RequestLog()
+    with caplog.at_level(logging.INFO, "headrace.requests"):
+        for number in range(request_log.MAX_WAITING + 3):
+            log.note(rider(number % 250, code="UNAVAILABLE", reason="Overloaded", sampled=False))
+        log.start()
+        log.close()
+
+    assert len(caplog.records) == request_log.MAX_WAITING + 1
+    assert caplog.records[-1].getMessage().startswith("3 more requests")
+
+
+def test_an_error_in_the_log_says_where_and_never_what() -> None:
+    secret = "4111111111111111"  # noqa: S105  a test card's number
+
+    def inner() -> None:
+        raise ValueError(secret)
+
+    def outer() -> None:
+        try:
+            inner()
+        except ValueError as error:
+            raise RuntimeError(secret) from error
+
+    with pytest.raises(RuntimeError) as caught:
+        outer()
+    info = caught.type, caught.value, caught.tb
+    line = json.loads(JsonLines().format(logging.LogRecord("x", logging.ERROR, "", 0, "a batch failed", (), info)))
+
+    assert "RuntimeError" in line["error"]
+    assert "caused by ValueError" in line["error"]
+    assert "in inner" in line["error"]
+    assert secret not in line["error"]
