@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent import futures
@@ -23,6 +24,7 @@ class Sink(trace_service_pb2_grpc.TraceServiceServicer):
         self.metadata: list[dict[str, str]] = []
         self.refuse: grpc.StatusCode | None = None
         self.reject = 0
+        self.delay_s = 0.0
         self._server = grpc.server(futures.ThreadPoolExecutor(2), options=(("grpc.so_reuseport", 0),))
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
@@ -35,6 +37,7 @@ class Sink(trace_service_pb2_grpc.TraceServiceServicer):
     def Export(  # noqa: N802  gRPC's name
         self, request: ExportTraceServiceRequest, context: grpc.ServicerContext
     ) -> ExportTraceServiceResponse:
+        time.sleep(self.delay_s)
         if self.refuse is not None:
             context.abort(self.refuse, "as told")
         self.requests.append(request)

@@ -28,6 +28,8 @@ class Seen:
     reasons: Counter[str] = field(default_factory=Counter)
     batches: int = 0
     members: int = 0
+    left_queue: int = 0
+    """Requests that waited and never joined a batch."""
     masked: int = 0
     lost_dispatches: Counter[str] = field(default_factory=Counter)
     """Attempts that failed, by error."""
@@ -85,7 +87,9 @@ class Checker:
             assert "queue" in below
         if "execute" in below:
             self._check_execute(rpc, below["queue"], below["execute"], code)
-        elif "queue" not in below:
+        elif "queue" in below:
+            self.seen.left_queue += 1
+        else:
             assert [event.name for event in rpc.events] == ["headrace.shed"] or code == "CANCELLED"
 
     def _check_execute(self, rpc: Span, queue: Span, execute: Span, code: str) -> None:

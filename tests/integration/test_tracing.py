@@ -101,6 +101,8 @@ class Crowd:
             message.inputs[0].shape[1] = 31
         elif kind < 0.06:
             message.parameters["timeout"].int64_param = 1
+        elif kind < 0.09:  # too short for a busy queue
+            message.parameters["timeout"].int64_param = 4000
         metadata = (("traceparent", context.header(trace_id, PARENT, sampled=True)),)
         call = stub.ModelInfer(message, timeout=5, metadata=metadata)
         if kind > 0.9:
@@ -150,6 +152,7 @@ def test_ten_thousand_requests_with_cancellations_refusals_and_a_killed_replica_
     assert crowd.counts["CANCELLED"] > 700
     assert seen.lost_dispatches["UNAVAILABLE"] >= 1
     assert seen.masked > 0
+    assert seen.left_queue > 0
     assert seen.kept["retried"] >= 1
     assert set(seen.reasons) == {"", "Cancelled", "UnknownModel", "InvalidInference", "DeadlinePassed"}
     assert len(seen.rpcs) == counted
@@ -285,6 +288,35 @@ def test_a_collector_that_stops_for_thirty_seconds_under_load_costs_no_request_a
 
 def resident_mib(pid: int | None) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def test_a_collector_that_is_slow_delays_no_request_and_gets_everything(run: Run, tmp_path: Path) -> None:
+    sink = Sink()
+    sink.delay_s = 0.5
+
+    async def main() -> list[float]:
+        async with (
+            FakeReplica() as replica,
+            running_gateway(tmp_path, [replica], telemetry__otlp_endpoint=sink.endpoint) as (gateway, _),
+            aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel,
+        ):
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            message = request("echo", {"events": np.zeros((1, 3, 2), np.float32), "key": np.array([[1]], np.int64)})
+            took = []
+            begun = asyncio.get_running_loop().time()
+            while asyncio.get_running_loop().time() < begun + 3:
+                asked = asyncio.get_running_loop().time()
+                await stub.ModelInfer(message, timeout=2)
+                took.append(asyncio.get_running_loop().time() - asked)
+            sink.delay_s = 0.0
+            return took
+
+    took = run(main())
+    seen = check(sink.spans())
+    sink.close()
+
+    assert len(seen.rpcs) == len(took) > 100
+    assert max(took) < 0.4, "a request waited for an export"
 
 
 def test_what_a_caller_says_of_its_trace_is_honoured_carried_and_given_back(run: Run, tmp_path: Path) -> None:
