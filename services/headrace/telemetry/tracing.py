@@ -20,9 +20,11 @@ from opentelemetry.sdk.resources import Resource
 from headrace.config import TelemetrySettings
 from headrace.core.records import BatchRecord, ReplicaIdentity, RpcRecord
 from headrace.telemetry.catalogue import Catalogue, Page
-from headrace.telemetry.export import Exporter, Outcome, exporter
+from headrace.telemetry.collector import CollectorExporter
+from headrace.telemetry.export import Exporter, Outcome
 from headrace.telemetry.form import Attributes
 from headrace.telemetry.keep import Keeper
+from headrace.telemetry.trace_files import FileExporter
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ class Tracer:
         who = {"service.name": service, "service.instance.id": instance_id, "host.name": socket.gethostname()}
         self._resource = _resource(who)
         self._resources: dict[ReplicaIdentity, Attributes] = {}
-        self._exporter: Exporter = exporter(settings, service)
+        self._exporter = _exporter(settings, service)
         self._catalogue = Catalogue(self._exporter.encoding, server, settings.max_links)
         self._keeper = Keeper(settings.slow_ms)
         self._ordinary, self._kept = Page(), Page()
@@ -208,6 +210,11 @@ class Tracer:
 
     def _count(self, outcome: Outcome) -> None:
         self._done = Outcome(*(a + b for a, b in zip(self._done, outcome, strict=True)))
+
+
+def _exporter(settings: TelemetrySettings, file_stem: str) -> Exporter:
+    """A collector's, where one is configured; else the files'."""
+    return CollectorExporter(settings.otlp_endpoint) if settings.otlp_endpoint else FileExporter(settings, file_stem)
 
 
 def _resource(who: dict[str, str], *, of_this_process: bool = True) -> Attributes:

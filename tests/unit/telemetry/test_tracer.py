@@ -19,7 +19,7 @@ from tests.sink import Sink
 
 from headrace.config import TelemetrySettings
 from headrace.core.records import BatchRecord
-from headrace.telemetry import export, reading, request_log
+from headrace.telemetry import collector, reading, request_log, trace_files
 from headrace.telemetry.keep import Keeper, strongest
 from headrace.telemetry.logging import JsonLines
 from headrace.telemetry.tracing import Tracer
@@ -125,7 +125,7 @@ def test_a_failing_disk_does_not_cost_what_it_took_before(tmp_path: Path, monkey
     one.single(failed)
     turn(one)
     with monkeypatch.context() as patched:
-        patched.setattr(export, "_write_all", full)
+        patched.setattr(trace_files, "_write_all", full)
         for _ in range(6):
             one.single(rider(1, reason="ModelFailed"))
             one.single(rider(2))
@@ -286,8 +286,8 @@ def test_a_page_that_is_too_much_for_a_collector_stands_in_nobodys_way(
 
 
 def test_an_answer_in_another_language_counts_as_taken() -> None:
-    assert export._rejected(b"") == 0
-    assert export._rejected(b"\xff\xff\xff") == 0
+    assert collector._rejected(b"") == 0
+    assert collector._rejected(b"\xff\xff\xff") == 0
 
 
 def test_the_thread_outlives_an_exporter_that_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
