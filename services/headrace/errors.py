@@ -125,6 +125,12 @@ class StartupError(Exception):
     """Configuration, spec or weights are wrong: the process must not start. Exit code 78 (EX_CONFIG)."""
 
 
+def named(name: str) -> type[HeadraceError]:
+    """The error that a record names; `Failed` for one that is none of ours: an exception nobody expected."""
+    kind = globals().get(name)
+    return kind if isinstance(kind, type) and issubclass(kind, HeadraceError) else Failed
+
+
 def status_of(error: HeadraceError, *, oip: bool = False, status_codes: str = "triton") -> str:
     """The gRPC status of `error`, by name; on the Open Inference Protocol Triton's choice unless `grpc` is set."""
     if oip and status_codes == "triton" and error.oip_code:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable
 from typing import Final
 
@@ -25,6 +24,7 @@ from headrace.core.tensors import ModelSpec
 from headrace.errors import BrokenContract, Cancelled, DeadlinePassed, HeadraceError, ModelFailed, NotServing
 from headrace.gateway.dispatch import Dispatcher
 from headrace.gateway.link import Flight
+from headrace.telemetry import context
 from headrace.v1 import replica_pb2
 
 log = logging.getLogger(__name__)
@@ -142,8 +142,8 @@ class Lane:
     def _record(self, reason: CloseReason, riders: list[Rider]) -> BatchRecord:
         closed_ns = self._clock.now_ns()
         record = BatchRecord(
-            trace_id=random.getrandbits(128).to_bytes(16),
-            span_id=random.getrandbits(63) + 1,
+            trace_id=context.new_trace_id(),
+            span_id=context.new_id(),
             model=self.spec.name,
             version=self.spec.version,
             path="primary",

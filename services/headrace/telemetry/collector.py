@@ -65,7 +65,7 @@ class CollectorExporter:
         done = Outcome()
         while self._unsent and (outcome := self._send(*self._unsent[0])) is not None:
             self._unsent.popleft()
-            done = Outcome(*(a + b for a, b in zip(done, outcome, strict=True)))
+            done = done.plus(outcome)
         return done
 
     def interrupt(self) -> None:

@@ -57,6 +57,11 @@ def header(trace_id: bytes, span_id: int, *, sampled: bool) -> str:
     return f"00-{trace_id.hex()}-{span_id:016x}-0{sampled:d}"
 
 
+def new_trace_id() -> bytes:
+    """A trace id, never zero."""
+    return (random.getrandbits(127) + 1).to_bytes(16)
+
+
 def new_id() -> int:
     """A span id, never zero."""
     return random.getrandbits(63) + 1
@@ -73,14 +78,14 @@ class Sampling(NamedTuple):
     def begin(self, parent: Context | None) -> tuple[bytes, int, int, bool]:
         """(trace id, span id, parent's span id, sampled) of a new span."""
         if parent is None:
-            trace = random.getrandbits(127) + 1
-            return trace.to_bytes(16), new_id(), 0, self._chosen(trace)
-        sampled = parent.sampled if self.by_caller else self._chosen(int.from_bytes(parent.trace_id))
+            trace_id = new_trace_id()
+            return trace_id, new_id(), 0, self._chosen(trace_id)
+        sampled = parent.sampled if self.by_caller else self._chosen(parent.trace_id)
         return parent.trace_id, new_id(), parent.span_id, sampled
 
-    def _chosen(self, trace_id: int) -> bool:
+    def _chosen(self, trace_id: bytes) -> bool:
         """By the low 64 bits of the trace id, as TraceIdRatioBased does: every service chooses the same traces."""
-        return self.share >= 1 or (trace_id & 0xFFFFFFFFFFFFFFFF) < self.share * 2**64
+        return self.share >= 1 or int.from_bytes(trace_id[8:]) < self.share * 2**64
 
 
 def pack(trace_id: bytes, span_id: int, *, sampled: bool) -> bytes:

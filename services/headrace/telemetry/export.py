@@ -6,6 +6,7 @@ Whatever happens there is counted, and never reaches a request.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import add
 from typing import NamedTuple, Protocol
 
 from headrace.telemetry.form import Attributes, Encoding
@@ -20,6 +21,9 @@ class Outcome(NamedTuple):
     rejected: int = 0
     """The collector took the others."""
     failed: int = 0
+
+    def plus(self, other: Outcome) -> Outcome:
+        return Outcome(*map(add, self, other))
 
 
 class Exporter(Protocol):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 from headrace import errors
 from headrace.core.records import BatchRecord, RpcRecord
@@ -60,7 +60,7 @@ class Keeper:
 @lru_cache(maxsize=64)
 def _by_reason(name: str) -> str:
     """`name` is an error's class; a caller that went away is no reason to keep anything."""
-    kind: Any = getattr(errors, name, errors.Failed)
+    kind = errors.named(name)
     if issubclass(kind, errors.Cancelled):
         return NO
     return REFUSED if issubclass(kind, errors.Refused) else FAILED

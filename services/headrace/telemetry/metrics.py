@@ -7,7 +7,6 @@ and go when the lane goes: no label is ever a caller's text.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final
 
@@ -81,7 +80,8 @@ class GatewayMetrics:
         lane = self._lane(record.model, record.version)
         self.counters.request(record, reason_of(record))
         # One exemplar a batch, its oldest rider, and one for each that went wrong: they cost twice an observation.
-        exemplar = _exemplar(record) if record.sampled and (not record.row or record.reason) else None
+        chosen = record.sampled and (not record.row or record.reason)
+        exemplar = _exemplar(record.trace_id, record.span_id) if chosen else None
         lane.request(record.code).observe((record.end_ns - record.start_ns) / 1e9, exemplar)
         if record.closed_ns:
             lane.queue.observe((record.closed_ns - record.queued_ns) / 1e9, exemplar)
@@ -94,10 +94,10 @@ class GatewayMetrics:
         lane = self._lane(record.model, record.version)
         lane.rows.observe(record.rows)
         lane.tokens.observe(record.tokens)
+        sampled = record.sampled
         for dispatch in record.dispatches:
-            exemplar = {"trace_id": record.trace_id.hex(), "span_id": f"{dispatch.span_id:016x}"}
-            took_s = (dispatch.end_ns - dispatch.start_ns) / 1e9
-            lane.dispatch.observe(took_s, exemplar if record.sampled else None)
+            exemplar = _exemplar(record.trace_id, dispatch.span_id) if sampled else None
+            lane.dispatch.observe((dispatch.end_ns - dispatch.start_ns) / 1e9, exemplar)
         answered = record.answered
         if answered is None or answered.stages is None:
             return
@@ -152,19 +152,13 @@ def durations_ns(stages: Stages) -> tuple[int, ...]:
     return tuple([max(0, end - begin) for begin, end in pairwise(stages)])
 
 
-def _exemplar(record: RpcRecord) -> dict[str, str]:
-    return {"trace_id": record.trace_id.hex(), "span_id": f"{record.span_id:016x}"}
-
-
-@lru_cache(maxsize=64)
-def _reason(name: str) -> str:
-    kind: Any = getattr(errors, name, errors.HeadraceError)
-    return str(kind.reason)
+def _exemplar(trace_id: bytes, span_id: int) -> dict[str, str]:
+    return {"trace_id": trace_id.hex(), "span_id": f"{span_id:016x}"}
 
 
 def reason_of(record: RpcRecord) -> str:
     """Triton's word for why a request failed; empty when it was answered."""
-    return _reason(record.reason) if record.reason else ""
+    return errors.named(record.reason).reason if record.reason else ""
 
 
 class Scraped(Collector):

@@ -12,7 +12,7 @@ import re
 import threading
 from collections import deque
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 from headrace import errors
 from headrace.core.records import RpcRecord
@@ -105,7 +105,7 @@ def hashed(identifier: str) -> str:
 
 @lru_cache(maxsize=64)
 def _level(reason: str) -> int:
-    kind: Any = getattr(errors, reason, errors.Failed)
+    kind = errors.named(reason)
     if issubclass(kind, errors.Cancelled):
         return logging.DEBUG
     return logging.INFO if issubclass(kind, errors.Refused) else logging.WARNING

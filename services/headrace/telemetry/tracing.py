@@ -209,7 +209,7 @@ class Tracer:
         return self._resources[identity]
 
     def _count(self, outcome: Outcome) -> None:
-        self._done = Outcome(*(a + b for a, b in zip(self._done, outcome, strict=True)))
+        self._done = self._done.plus(outcome)
 
 
 def _exporter(settings: TelemetrySettings, file_stem: str) -> Exporter:
