@@ -30,6 +30,15 @@ def by_bucket(lengths_B: Tensor, buckets: Sequence[int] = BUCKETS) -> Iterator[t
             yield torch.nonzero(which_B == bucket).flatten(), int(edges[bucket])
 
 
+def pad(packed_N: Tensor, lengths_B: Tensor, rows: Tensor, length: int) -> Tensor:
+    """The events of `rows`, filled from the left into [rows, length, …].
+
+    Padding repeats an event of the batch, so that it is finite: mask it, or stand it where nothing looks.
+    """
+    index, _ = gather_index(lengths_B, rows, length)
+    return packed_N[index.to(packed_N.device)]
+
+
 def gather_index(lengths_B: Tensor, rows: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """For each place of a padded bucket: the packed event it holds, and whether it is real."""
     starts_B = torch.cumsum(lengths_B, 0) - lengths_B

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Events:
-    """One entry per event, sorted by `ts`; codes and hashes as in `wire`."""
+    """One entry per event, sorted by `ts`; codes and hashes as in `wire`. Every attempt at a payment is an event."""
 
     ts: npt.NDArray[np.int64]
     """Microseconds UTC."""
@@ -31,10 +31,23 @@ class Events:
     """0 unknown, 1 legitimate, 2 fraud: the truth as it will be known in the end."""
     label_ts: npt.NDArray[np.int64]
     """When the label became known. Before that it is invisible, to targets and to features alike."""
+    attempt_group: npt.NDArray[np.int64]
+    """Attempts at one payment share it; 0 = the payment's only attempt, as far as anybody knows."""
+    attempt_no: npt.NDArray[np.int32]
+    """1 = the first; 0 = not known."""
+    action: npt.NDArray[np.int32]
+    """What was done to bring this attempt about: a place in `wire.ACTIONS`; -1 = not known."""
+    propensity: npt.NDArray[np.float32]
+    """Probability with which whoever decided chose that action; NaN = not logged."""
+    three_ds: npt.NDArray[np.int8]
+    """0 unknown, 1 no, 2 yes; likewise network_token."""
+    network_token: npt.NDArray[np.int8]
+    advice: npt.NDArray[np.int32]
+    """What the network said with a refusal: a code of `wire.ADVICE`."""
 
     def __len__(self) -> int:
         return len(self.ts)
 
     def take(self, index: npt.NDArray[Any]) -> Events:
         """These events, in this order."""
-        return Events(*(getattr(self, field.name)[index] for field in fields(self)))
+        return Events(**{field.name: getattr(self, field.name)[index] for field in fields(self)})

@@ -46,6 +46,65 @@ def merchant_events(
     return _features(ts_N, amount_N, codes_N6, ids_N3, rows_of(lengths_B).to(ts_N.device), now_B)
 
 
+def merchant_stats(stats_B8: Tensor) -> Tensor:
+    """The merchant's aggregates on comparable scales, [B, 8]: a share of reports matters by its order of magnitude."""
+    share_B1 = torch.log(stats_B8[:, 6:7].clamp(1e-5, 1)) / 2 + 2
+    return torch.cat([stats_B8[:, :3] / 4, stats_B8[:, 3:4], stats_B8[:, 4:6] / 2, share_B1, stats_B8[:, 7:]], 1)
+
+
+class FoldedEvents(NamedTuple):
+    """The card's stream as a carried state allows to see it."""
+
+    features: EventFeatures
+    gap_h: Tensor
+    """float32 [N]: hours since the event before, across the border of the state."""
+    mean_log_amount: Tensor
+    """float32 [N]: mean of log amounts up to and including each event."""
+
+
+def folded_events(inputs: dict[str, Tensor], row_N: Tensor, mean_B: Tensor, ids_B5: Tensor) -> FoldedEvents:
+    """The card's events after a state: `mean_B` of its log amounts, `ids_B5` its last moment, count and bitmaps."""
+    ts_N, codes_N5, ids_N3 = inputs["card_ts"], inputs["card_codes"], inputs["card_ids"]
+    first_N = torch.ones_like(row_N, dtype=torch.bool)
+    first_N[1:] = row_N[1:] != row_N[:-1]
+    log_amount_N = torch.log1p(inputs["card_amount"].clamp(0, 1e7))
+    count_N, last_N = ids_B5[row_N, 1], ids_B5[row_N, 0]
+    gap_us_N = _gap_us(ts_N, row_N) + torch.where(first_N & (count_N > 0), ts_N - last_N, 0)
+    gap_h_N = gap_us_N.clamp(min=0).float() / HOUR_US
+    mean_N = _mean_so_far(log_amount_N, row_N, mean_B, ids_B5[:, 1])
+    previous_N = torch.roll(codes_N5[:, 4], 1)
+    previous_N = torch.where(first_N, inputs["previous_outcome"][row_N, 0], previous_N)
+    unseen = [
+        _first_seen(bit_N, row_N) * (1 - (ids_B5[row_N, 2 + i] >> bit_N & 1).float())
+        for i, bit_N in enumerate(_seen_bits(codes_N5, ids_N3))
+    ]
+    numerics = torch.stack(
+        [
+            log_amount_N / 4, log_amount_N - mean_N, torch.log1p(gap_h_N * 3600) / 8, *_hour(ts_N), _weekday(ts_N),
+            unseen[0], unseen[2], unseen[1],
+        ], 1,
+    )  # fmt: skip
+    codes_N6 = torch.cat([codes_N5[:, :4], previous_N[:, None], torch.zeros_like(codes_N5[:, :1])], 1)
+    found = EventFeatures(codes_N6.long(), ids_N3[:, 2] % ID_BUCKETS, numerics, gap_h_N)
+    return FoldedEvents(found, gap_h_N, mean_N)
+
+
+def folded_ids(inputs: dict[str, Tensor], row_N: Tensor, ends_B: Tensor, ids_B5: Tensor) -> Tensor:
+    """The integers of the state after these events, int64 [B, 5]."""
+    count_B = ids_B5[:, 1] + torch.bincount(row_N, minlength=len(ends_B))
+    bitmaps = []
+    for i, bit_N in enumerate(_seen_bits(inputs["card_codes"], inputs["card_ids"])):
+        once_N = _first_seen(bit_N, row_N).long() << bit_N
+        now_B = torch.zeros_like(count_B).index_add(0, row_N, once_N)  # each bit once: adding is or-ing
+        bitmaps.append(ids_B5[:, 2 + i] | now_B)
+    return torch.stack([inputs["card_ts"][ends_B], count_B, *bitmaps], 1)
+
+
+def _seen_bits(codes_N5: Tensor, ids_N3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The bit of a 64-bit map that stands for each event's device, country and merchant."""
+    return ids_N3[:, 1] & 63, codes_N5[:, 1].long() * 2654435761 >> 16 & 63, ids_N3[:, 0] & 63
+
+
 def rows_of(lengths_B: Tensor) -> Tensor:
     """The row each packed event belongs to, int64 [N]."""
     return torch.repeat_interleave(torch.arange(len(lengths_B)), lengths_B)
@@ -57,15 +116,12 @@ def _features(
     amount_N = amount_N.clamp(0, 1e7)
     log_amount_N = torch.log1p(amount_N)
     gap_s_N = _gap_us(ts_N, row_N).float() / 1e6
-    hour_N = (ts_N % (24 * HOUR_US)).float() * (2 * math.pi / (24 * HOUR_US))
-    weekday_N = ((ts_N // (24 * HOUR_US)) + 3) % 7  # 1 January 1970 was a Thursday
     numerics = [
         log_amount_N / 4,
         log_amount_N - _mean_so_far(log_amount_N, row_N),
         torch.log1p(gap_s_N) / 8,
-        torch.sin(hour_N),
-        torch.cos(hour_N),
-        weekday_N.float() / 7,
+        *_hour(ts_N),
+        _weekday(ts_N),
         _first_seen(ids_N3[:, 1], row_N),
         _first_seen(ids_N3[:, 0], row_N),
         _first_seen(codes_N6[:, 1].long(), row_N),
@@ -85,8 +141,21 @@ def _gap_us(ts_N: Tensor, row_N: Tensor) -> Tensor:
     return gap_N
 
 
-def _mean_so_far(values_N: Tensor, row_N: Tensor) -> Tensor:
-    """Mean of the row's values up to and including each event.
+def _hour(ts_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Sine and cosine of the time of day."""
+    angle_N = (ts_N % (24 * HOUR_US)).float() * (2 * math.pi / (24 * HOUR_US))
+    return torch.sin(angle_N), torch.cos(angle_N)
+
+
+def _weekday(ts_N: Tensor) -> Tensor:
+    """0 for Monday to 6/7 for Sunday; 1 January 1970 was a Thursday."""
+    return ((ts_N // (24 * HOUR_US) + 3) % 7).float() / 7
+
+
+def _mean_so_far(
+    values_N: Tensor, row_N: Tensor, mean_B: Tensor | None = None, count_B: Tensor | None = None
+) -> Tensor:
+    """Mean of the row's values up to and including each event, after `count_B` earlier ones with `mean_B`.
 
     In double: a row's result must not depend on which rows were packed in front of it.
     """
@@ -94,7 +163,11 @@ def _mean_so_far(values_N: Tensor, row_N: Tensor) -> Tensor:
     begin_N = torch.searchsorted(row_N, row_N)
     before_N = torch.where(begin_N > 0, total_N[(begin_N - 1).clamp(min=0)], 0.0)
     count_N = torch.arange(len(values_N), device=values_N.device) - begin_N + 1
-    return ((total_N - before_N) / count_N).float()
+    sum_N = total_N - before_N
+    if mean_B is not None and count_B is not None:
+        sum_N = sum_N + (mean_B.double() * count_B)[row_N]
+        count_N = count_N + count_B[row_N]
+    return (sum_N / count_N).float()
 
 
 def _first_seen(ids_N: Tensor, row_N: Tensor) -> Tensor:

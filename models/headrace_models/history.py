@@ -26,8 +26,9 @@ class Stream:
         self._rank = np.unique(entity, return_inverse=True)[1].astype(np.int64)
         self._moments = np.unique(ts)
         inside = np.arange(len(ts)) if members is None else np.flatnonzero(members)
-        self._order = inside[np.lexsort((ts[inside], self._rank[inside]))]
-        self._keys = (self._rank * (len(self._moments) + 1) + np.searchsorted(self._moments, ts))[self._order]
+        self.order = inside[np.lexsort((ts[inside], self._rank[inside]))]
+        """Its events, entity after entity, oldest first."""
+        self._keys = (self._rank * (len(self._moments) + 1) + np.searchsorted(self._moments, ts))[self.order]
 
     def before(self, events: Index, ts: Index, cap: int) -> tuple[Index, Index]:
         """For each event: its entity's newest `cap` events strictly earlier than `ts`.
@@ -40,11 +41,16 @@ class Stream:
 
     def within(self, events: Index, ts: Index, window_us: int) -> tuple[Index, Index]:
         """As `before`, but all events of the last `window_us`."""
-        return self._rows(self._place(events, ts - window_us), self._place(events, ts))
+        return self._rows(*self.span(events, ts, window_us))
+
+    def span(self, events: Index, ts: Index, window_us: int) -> tuple[Index, Index]:
+        """Where in `order` the events that `within` would find begin and end."""
+        return self._place(events, ts - window_us), self._place(events, ts)
 
     def count(self, events: Index, ts: Index, window_us: int) -> Index:
         """How many events `within` would find."""
-        return self._place(events, ts) - self._place(events, ts - window_us)
+        begin, end = self.span(events, ts, window_us)
+        return end - begin
 
     def _place(self, events: Index, ts: Index) -> Index:
         keys = self._rank[events] * (len(self._moments) + 1) + np.searchsorted(self._moments, ts)
@@ -54,29 +60,31 @@ class Stream:
         lengths = ends - begins
         starts = np.cumsum(lengths) - lengths
         flat = np.arange(lengths.sum()) - np.repeat(starts - begins, lengths)
-        return self._order[flat], lengths
+        return self.order[flat], lengths
 
 
 class Timeline:
     """Events, and what each of them could have known."""
 
-    def __init__(self, events: Events) -> None:
+    def __init__(self, events: Events, *, stale_us: int = 0) -> None:
+        """`stale_us`: histories end so long before the payment in hand, as they do when their store lags behind."""
         self.events = events
+        self._stale_us = stale_us
         self._cards = Stream(events.card, events.ts)
         self._merchants = Stream(events.merchant, events.ts)
-        self._labels = Stream(events.merchant, events.label_ts, events.label != wire.LABEL_UNKNOWN)
-        self._frauds = Stream(events.merchant, events.label_ts, events.label == wire.LABEL_FRAUD)
+        self._reports = Stream(events.merchant, events.label_ts, events.label == wire.LABEL_FRAUD)
 
     def packed(self, rows: Index) -> tuple[Columns, dict[str, Index]]:
         """The wire columns of these events as payments in hand, packed, and the lengths of both axes."""
         rows = np.asarray(rows, np.int64)
         ts = self.events.ts[rows]
-        history, counts = self._cards.before(rows, ts, wire.CARD_CAP - 1)
+        known = ts - self._stale_us
+        history, counts = self._cards.before(rows, known, wire.CARD_CAP - 1)
         card, in_hand = _append(history, counts, rows)
-        merchant, merchant_lengths = self._merchants.before(rows, ts, wire.MERCHANT_CAP)
+        merchant, merchant_lengths = self._merchants.before(rows, known, wire.MERCHANT_CAP)
         columns = self._card_columns(card, in_hand)
-        columns |= self._merchant_columns(merchant, np.repeat(ts, merchant_lengths))
-        columns["merchant_stats"] = self._stats(rows, ts)
+        columns |= self._merchant_columns(merchant, np.repeat(known, merchant_lengths))
+        columns["merchant_stats"] = self._stats(rows, known)
         return columns, {"card": counts + 1, "merchant": merchant_lengths}
 
     def columns(self, row: int) -> Columns:
@@ -113,34 +121,42 @@ class Timeline:
         }
 
     def _stats(self, rows: Index, ts: Index) -> npt.NDArray[np.float32]:
+        """`wire.stats_of` every row's merchant, all rows at once."""
         events = self.events
         day, lengths = self._merchants.within(rows, ts, wire.DAY_US)
-        table: tuple[npt.NDArray[Any], ...] = (
-            np.repeat(ts, lengths) - events.ts[day],
-            events.amount[day],
-            events.outcome[day],
-            events.card[day],
+        row = np.repeat(np.arange(len(rows)), lengths)
+        recent = ts[row] - events.ts[day] <= wire.HOUR_US
+        outcome = events.outcome[day]
+        # What has become known by now: a report that arrives at this very moment counts, hence the + 1.
+        fortnight, month = (self._reports.count(rows, ts + 1, window) for window in wire.REPORTS_US)
+
+        def count(of: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+            return np.bincount(row[of], minlength=len(rows))
+
+        return wire.stats_of(
+            events_1h=count(recent),
+            events_1d=lengths,
+            events_30d=self._merchants.count(rows, ts, 30 * wire.DAY_US),
+            known_1d=count(outcome != wire.PENDING),
+            declined_1d=count((outcome != wire.PENDING) & (outcome != wire.APPROVED)),
+            cards_1d=_distinct(row, events.card[day], len(rows)),
+            reports_14d=fortnight,
+            reports_30d=month,
+            small_1h=count(recent & (events.amount[day] < wire.SMALL_AMOUNT)),
         )
-        ends = np.cumsum(lengths)
-        months = self._merchants.count(rows, ts, 30 * wire.DAY_US)
-        # What has become known by now: a label that arrives at this very moment counts, hence the + 1.
-        labels = self._labels.count(rows, ts + 1, wire.STATS_WINDOW_US)
-        frauds = self._frauds.count(rows, ts + 1, wire.STATS_WINDOW_US)
-        stats = [
-            wire.aggregate(
-                *(column[ends[i] - lengths[i] : ends[i]] for column in table),
-                events_30d=months[i],
-                labels=labels[i],
-                frauds=frauds[i],
-            )
-            for i in range(len(rows))
-        ]
-        return np.array(stats, np.float32).reshape(-1, len(wire.MERCHANT_STATS))
 
     def _known_label(self, index: Index, now: Index) -> npt.NDArray[np.int32]:
         return np.where(self.events.label_ts[index] <= now, self.events.label[index], wire.LABEL_UNKNOWN).astype(
             np.int32
         )
+
+
+def _distinct(row: Index, value: Index, rows: int) -> Index:
+    """How many different values each row has; `row` is ascending."""
+    order = np.lexsort((value, row))
+    first = np.ones(len(order), bool)
+    first[1:] = (np.diff(row[order]) != 0) | (np.diff(value[order]) != 0)
+    return np.bincount(row[order][first], minlength=rows)
 
 
 def _append(history: Index, counts: Index, rows: Index) -> tuple[Index, npt.NDArray[np.bool_]]:

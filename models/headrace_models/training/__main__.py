@@ -1,0 +1,147 @@
+"""`python -m headrace_models.training`, or `headrace train`: from events to a directory that a replica can serve."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from headrace_models import simulator
+from headrace_models.acceptance import Acceptance
+from headrace_models.calibration import Calibration, fit_platt
+from headrace_models.datasets import DatasetError, read_events
+from headrace_models.events import Events
+from headrace_models.training import artefact, measure
+from headrace_models.training.artefact import Made
+from headrace_models.training.loop import Run
+from headrace_models.training.recipes import RECIPES, Recipe
+from headrace_models.training.split import Split
+from headrace_models.training.tasks import FraudTask, Task, logits
+
+ENOUGH_TO_LEARN, ENOUGH_TO_JUDGE = 20, 5
+"""Positives without which training refuses to begin."""
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="headrace train", description="Train a model and write its directory.")
+    parser.add_argument("--model", default="fraud-tx", choices=sorted(RECIPES))
+    parser.add_argument("--version", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("build/models"), help="a directory of models")
+    parser.add_argument("--events", type=Path, help="your own events, CSV or Parquet (columns: models/README.md)")
+    parser.add_argument("--map", action="append", type=_renaming, metavar="YOURS=OURS", help="rename a column of yours")
+    parser.add_argument("--strict", action="store_true", help="stop at the first event that cannot be true")
+    parser.add_argument("--epochs", type=int, help="at most so many; default: the recipe's")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--fresh", action="store_true", help="begin anew, even where a killed run could be taken up")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    torch.set_num_threads(options.threads)
+    recipe = RECIPES[options.model]
+    try:
+        events, truth, source = training_events(options, recipe)
+        directory = make(options, recipe, events, truth, source)
+    except DatasetError as error:
+        print(f"headrace: {error}", file=sys.stderr)
+        return 1
+    print(f"written: {directory}")
+    return 0
+
+
+def make(
+    options: argparse.Namespace, recipe: Recipe, events: Events, truth: simulator.Truth | None, source: str
+) -> Path:
+    """Split, learn, calibrate, measure, write. Raises: DatasetError when there is too little to learn from."""
+    begun = time.monotonic()
+    task = recipe.task(events)
+    split = task.split(recipe.how.keep, recipe.how.seed)
+    _check(task, split)
+    module, epochs = _learn(options, recipe, task, split)
+    calibrate(module, task, split)
+    figures = measure.measure(module, task, split.test, truth)
+    if isinstance(task, FraudTask):
+        figures |= measure.stale(module, events, split.test)
+    for name in ("AUC", "average precision"):
+        print(f"{name}: {figures[name]:.4f}")
+    minutes = (time.monotonic() - begun) / 60
+    made = Made(
+        recipe=recipe, module=module, task=task, test=split.test, figures=figures,
+        baselines=_baselines(task, split), source=source,
+        took=f"Trained in {minutes:.0f} minutes on {options.threads} CPU threads, {epochs} epochs.",
+    )  # fmt: skip
+    return artefact.write(options.out / options.model / str(options.version), made)
+
+
+def training_events(
+    options: argparse.Namespace, recipe: Recipe
+) -> tuple[Events, simulator.Truth | None, str]:
+    """The events to learn from, what is known of how they came about, and where they are from, in words."""
+    if options.events is None:
+        world = ", ".join(f"{name} {value:,}" for name, value in recipe.world.items())
+        return *simulator.with_truth(recipe.how.seed, **recipe.world), f"The simulator ({world}), seed {recipe.how.seed}"
+    events, causes = read_events(options.events, dict(options.map or ()), strict=options.strict)
+    for cause, count in causes.most_common():
+        print(f"{options.events}: {count} rows set aside: {cause}", file=sys.stderr)
+    return events, None, options.events.name
+
+
+def calibrate(module: torch.nn.Module, task: Task, split: Split) -> None:
+    """Fit probability and score on the reference block, into the module's buffers."""
+    block = split.reference
+    logit, target = logits(module, task, block.rows), task.target(block.rows).astype(float)
+    if isinstance(module, Acceptance):
+        module.platt.copy_(torch.from_numpy(fit_platt(logit, target, block.weight, prior=float(np.log(split.kept)))))
+        return
+    assert isinstance(module.calibration, Calibration), "This is a bug."
+    module.calibration.fit(logit, measure.lengths(task, block.rows), target, block.weight, split.kept)
+
+
+def _learn(options: argparse.Namespace, recipe: Recipe, task: Task, split: Split) -> tuple[torch.nn.Module, int]:
+    how = recipe.how if options.epochs is None else replace(recipe.how, epochs=options.epochs)
+    run = Run(lambda: recipe.build(dict(recipe.config)), task, split, how)
+    checkpoint = options.out / options.model / f"{options.version}.checkpoint"
+    if options.fresh:
+        checkpoint.unlink(missing_ok=True)
+    identity = f"{artefact.fingerprint(task.events)} {recipe.config} {how}"
+    with Progress() as progress:
+        module = run.fit(progress, checkpoint, identity)
+    checkpoint.unlink(missing_ok=True)
+    return module, run.at.epoch
+
+
+def _check(task: Task, split: Split) -> None:
+    teach, judge = task.target(split.train).sum(), task.target(split.test.rows).sum()
+    if teach < ENOUGH_TO_LEARN or judge < ENOUGH_TO_JUDGE:
+        raise DatasetError(
+            f"{teach:.0f} positives to learn from and {judge:.0f} to judge by, with labels that were known in time; "
+            f"needed: {ENOUGH_TO_LEARN} and {ENOUGH_TO_JUDGE}"
+        )
+
+
+def _baselines(task: Task, split: Split) -> dict[str, measure.Figures]:
+    if importlib.util.find_spec("sklearn") is None:
+        return {}
+    from headrace_models.training import baselines  # noqa: PLC0415  a development dependency
+
+    return measure.compare(task, split.test, baselines.answers(task, split))
+
+
+def _renaming(pair: str) -> tuple[str, str]:
+    yours, equals, ours = pair.partition("=")
+    if not (yours and equals and ours):
+        raise argparse.ArgumentTypeError(f"'{pair}' is not YOURS=OURS")
+    return yours, ours
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""`python -m headrace_models.training.evaluate [DIRECTORY …]`: the figures of model cards, measured again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from headrace_models import spec
+from headrace_models.events import Events
+from headrace_models.simulator import Truth, with_truth
+from headrace_models.training.measure import Figures, measure
+from headrace_models.training.recipes import RECIPES
+from headrace_models.training.tasks import Task
+
+REPOSITORY: Final = Path(__file__).resolve().parents[2] / "repository"
+TOLERANCE: Final = 1e-3
+
+
+def card_figures(directory: Path) -> Figures:
+    """The first table of a model card, as numbers."""
+    lines = (directory / "MODEL_CARD.md").read_text().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in _first_table(lines)]
+    return {name: float(value.replace(",", "")) for name, value in cells[2:]}
+
+
+def measured(directory: Path) -> Figures:
+    """The same figures from the weights: the same simulated days, the same held-back block."""
+    found = spec.load_spec(directory)
+    recipe = RECIPES[found.name]
+    task, truth = _judge(recipe.task, recipe.how.seed, tuple(recipe.world.items()))
+    block = task.split(recipe.how.keep, recipe.how.seed).test
+    return measure(spec.load_module(found, directory), task, block, truth)
+
+
+@lru_cache(maxsize=1)
+def _judge(kind: Callable[[Events], Task], seed: int, world: tuple[tuple[str, Any], ...]) -> tuple[Task, Truth]:
+    """A world is kept for the next model that is judged by it."""
+    events, truth = with_truth(seed, **dict(world))
+    return kind(events), truth
+
+
+def _first_table(lines: list[str]) -> Iterator[str]:
+    begun = False
+    for line in lines:
+        if line.startswith("|"):
+            begun = True
+            yield line
+        elif begun:
+            return
+
+
+def main() -> int:
+    torch.set_num_threads(2)
+    worst = 0.0
+    for directory in [Path(name) for name in sys.argv[1:]] or sorted(REPOSITORY.glob("*/*")):
+        written = card_figures(directory)
+        print(directory)
+        for name, value in measured(directory).items():
+            print(f"  {name:55} {value:12.4f}   card {written[name]:12.4f}")
+            worst = max(worst, abs(value - written[name]))
+    return int(worst > TOLERANCE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
