@@ -33,6 +33,9 @@ ModelsOption = Annotated[
     list[Path] | None, typer.Option("--models", help="A directory of models, served beside the shipped one.")
 ]
 EngineOption = Annotated[str | None, typer.Option(help="ray (default) or local: replicas as plain processes.")]
+OnlyOption = Annotated[
+    list[str] | None, typer.Option("--only", metavar="NAME", help="Serve this model of those found; may be repeated.")
+]
 PortOption = Annotated[int | None, typer.Option(help="gRPC port of the gateway; 0 = any free one.")]
 ControlOption = Annotated[str, typer.Option("--control", help="host:port of control.")]
 AddressOption = Annotated[str, typer.Option(help="host:port of a gateway.")]
@@ -70,6 +73,7 @@ def _run(serve: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
 def serve(
     engine: EngineOption = None,
     models: ModelsOption = None,
+    only: OnlyOption = None,
     config_file: ConfigOption = None,
     port: PortOption = None,
     gateways: Annotated[int | None, typer.Option(min=1, help="Gateway processes that share the port.")] = None,
@@ -78,7 +82,12 @@ def serve(
     from headrace.cluster import serve_until  # noqa: PLC0415
 
     settings = config.load(
-        config_file, engine=engine, model_dirs=models or None, gateway__port=port, gateway__processes=gateways
+        config_file,
+        engine=engine,
+        model_dirs=models or None,
+        only=only or None,
+        gateway__port=port,
+        gateway__processes=gateways,
     )
     _run(lambda stopped: serve_until(settings, stopped))
 

@@ -39,20 +39,34 @@ def shipped_models() -> Path:
     return Path(disk.__file__).resolve().parents[1] / "repository"
 
 
-def discover(directories: Sequence[Path]) -> list[FoundModel]:
-    """Every `<model>/<version>/spec.yaml` below these directories. Raises: StartupError."""
-    found: dict[tuple[str, int], FoundModel] = {}
-    for directory in directories:
-        if not directory.is_dir():
-            raise StartupError(f"{directory}: no such directory of models")
-        for path in sorted(directory.glob("*/*/spec.yaml")):
-            model = read(path.parent)
-            if before := found.get((model.name, model.spec.version)):
-                raise StartupError(f"{path.parent}: {model.name}/{model.version} is in {before.directory} already")
-            found[model.name, model.spec.version] = model
-    if not found:
+def discover(directories: Sequence[Path], only: Sequence[str] = ()) -> list[FoundModel]:
+    """Every `<model>/<version>/spec.yaml` below these directories, or those of the models in `only`.
+
+    A model that is not asked for is not read: what is wrong with it is in nobody's way. Raises: StartupError.
+    """
+    paths = [path for directory in directories for path in _specs(directory)]
+    if not paths:
         raise StartupError(f"{', '.join(map(str, directories))}: no model (expected <model>/<version>/spec.yaml)")
+    names = sorted({path.parent.parent.name for path in paths})
+    if unknown := [name for name in only if name not in names]:
+        raise StartupError(f"only: there is no model '{unknown[0]}' (there is {', '.join(names)})")
+    found: dict[tuple[str, int], FoundModel] = {}
+    for path in paths:
+        if not only or path.parent.parent.name in only:
+            _add(found, read(path.parent))
     return list(found.values())
+
+
+def _specs(directory: Path) -> list[Path]:
+    if not directory.is_dir():
+        raise StartupError(f"{directory}: no such directory of models")
+    return sorted(directory.glob("*/*/spec.yaml"))
+
+
+def _add(found: dict[tuple[str, int], FoundModel], model: FoundModel) -> None:
+    if before := found.get((model.name, model.spec.version)):
+        raise StartupError(f"{model.directory}: {model.name}/{model.version} is in {before.directory} already")
+    found[model.name, model.spec.version] = model
 
 
 def read(directory: Path) -> FoundModel:

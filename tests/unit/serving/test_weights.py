@@ -71,6 +71,20 @@ def test_a_version_that_is_there_twice_is_refused(directory: Path) -> None:
         weights.discover([REPOSITORY, directory.parents[1]])
 
 
+def test_only_the_models_asked_for_are_served_and_the_others_are_not_even_read(directory: Path) -> None:
+    other = Path(shutil.copytree(REPOSITORY / "w1-encoder", directory.parents[1] / "w1-encoder")) / "1"
+    cut(other / "weights.safetensors")
+
+    found = weights.discover([directory.parents[1], weights.shipped_models()], ["w2-ragged"])
+
+    assert [model.name for model in found] == ["w2-ragged"]
+
+
+def test_an_unknown_model_asked_for_is_refused_with_what_there_is() -> None:
+    with pytest.raises(StartupError, match=r"no model 'w3' \(there is fraud-tx, w1-encoder, w2-ragged\)"):
+        weights.discover([REPOSITORY, weights.shipped_models()], ["w2-ragged", "w3"])
+
+
 @pytest.mark.parametrize("below", ["nowhere", "."])
 def test_a_directory_without_models_is_refused(tmp_path: Path, below: str) -> None:
     with pytest.raises(StartupError, match=r"no such directory|no model"):
