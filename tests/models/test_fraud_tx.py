@@ -61,6 +61,16 @@ def test_rows_without_a_merchant_history_get_a_finite_answer() -> None:
     assert inputs["merchant_stats"].shape == (3, len(wire.MERCHANT_STATS))
 
 
+def test_a_merchants_clock_that_is_ahead_by_days_does_not_outweigh_everything() -> None:
+    inputs, lengths = train.tensors(world(), np.arange(9000, 9016))
+    inputs["merchant_ts"] += 10 * wire.DAY_US
+    with torch.inference_mode():
+        ahead = shipped()(inputs, lengths)["p"]
+
+    assert int(lengths["merchant"].sum()) > 0
+    assert torch.isfinite(ahead).all()
+
+
 def test_the_future_is_invisible() -> None:
     """Cutting away everything after a payment, and its own outcome and label, changes none of its columns."""
     events = world().events
