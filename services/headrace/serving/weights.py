@@ -72,7 +72,8 @@ def _add(found: dict[tuple[str, int], FoundModel], model: FoundModel) -> None:
 def read(directory: Path) -> FoundModel:
     """The version in this directory, its digest verified. Raises: StartupError."""
     try:
-        return FoundModel(directory.resolve(), disk.load_spec(directory))
+        # Not resolved: where a version is a link into a store, its own name is what the spec must match.
+        return FoundModel(directory.absolute(), disk.load_spec(directory))
     except disk.SpecError as error:
         raise StartupError(str(error)) from error
 
@@ -80,14 +81,19 @@ def read(directory: Path) -> FoundModel:
 def load(model: FoundModel, device: str) -> torch.nn.Module:
     """The module with its weights on its device, its golden rows verified. Raises: StartupError."""
     try:
-        module = disk.load_module(model.spec, model.directory).to(device)
+        module = place(disk.load_module(model.spec, model.directory), model.directory, device)
         disk.verify_golden(module, model.spec, model.directory, device=device)
     except disk.SpecError as error:
         raise StartupError(str(error)) from error
-    except Exception as error:  # the module is foreign code, and a damaged archive raises what it likes
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise StartupError(f"{model.directory}: cannot be loaded or fails on its golden rows: {what}") from error
     return module
+
+
+def place(module: torch.nn.Module, directory: Path, device: str) -> torch.nn.Module:
+    """The module on its device. Raises: StartupError."""
+    try:
+        return module.to(device)
+    except Exception as error:  # the module is foreign code, and there may be no such device
+        raise StartupError(f"{directory}: cannot be put on {device}: {disk.one_line(error)}") from error
 
 
 def wire_spec(model: FoundModel) -> control_pb2.ModelSpec:

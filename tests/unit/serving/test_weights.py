@@ -85,6 +85,13 @@ def test_an_unknown_model_asked_for_is_refused_with_what_there_is() -> None:
         weights.discover([REPOSITORY, weights.shipped_models()], ["w2-ragged", "w3"])
 
 
+def test_a_version_that_is_a_link_into_a_store_keeps_its_name(directory: Path, tmp_path: Path) -> None:
+    store = directory.rename(tmp_path / "af03c1")
+    directory.symlink_to(store)
+
+    assert weights.read(directory).directory == directory
+
+
 @pytest.mark.parametrize("below", ["nowhere", "."])
 def test_a_directory_without_models_is_refused(tmp_path: Path, below: str) -> None:
     with pytest.raises(StartupError, match=r"no such directory|no model"):
@@ -139,7 +146,8 @@ def test_a_model_that_does_not_load_or_answer_as_it_did_is_refused_in_one_line(
 
 
 def test_a_warm_up_shape_the_model_does_not_take_is_refused(directory: Path) -> None:
-    respell(directory, warmup=[{"rows": 1, "lengths": {"events": 129}}])  # beyond the largest bucket
+    axes = [{"name": "events", "cap": 200}]
+    respell(directory, axes=axes, warmup=[{"rows": 1, "lengths": {"events": 129}}])  # beyond the largest bucket
     model = weights.read(directory)
     runner = Runner(weights.load(model, "cpu"), model.spec, "cpu")
 
