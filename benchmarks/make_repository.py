@@ -7,11 +7,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
-import yaml
-from safetensors.torch import save_file
 
-from headrace_models import spec
+from headrace_models import writing
 
 REPOSITORY = Path(__file__).parent / "repository"
 SOURCE = REPOSITORY / "w1-encoder" / "1" / "model.py"
@@ -29,12 +26,9 @@ def write(name: str, described: dict) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     if directory != SOURCE.parent:
         shutil.copy(SOURCE, directory / "model.py")
-    module = encoder.build(described).eval()
-    save_file(module.state_dict(), directory / "weights.safetensors")
+    module = encoder.build(described)
     axis = {"axis": "events"} if described["ragged"] else {}
     tree = {
-        "name": name,
-        "version": 1,
         "description": described["description"],
         "factory": "model.py:build",
         "config": {"ragged": described["ragged"]},
@@ -44,27 +38,15 @@ def write(name: str, described: dict) -> None:
         "max_rows": 64,
         "max_tokens": 8192,
         "warmup": [{"rows": rows, "lengths": {"events": 32} if described["ragged"] else {}} for rows in (1, 8, 32, 64)],
-        "weights": "weights.safetensors",
-        "digest": spec.digest(directory / "weights.safetensors"),
-        "golden": "golden.npz",
     }
-    (directory / "spec.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
-    write_golden(directory, module, ragged=described["ragged"])
-    found = spec.load_spec(directory)
-    spec.verify_golden(spec.load_module(found, directory), found, directory)
+    writing.write(directory, module, tree, *golden_rows(ragged=described["ragged"]))
 
 
-def write_golden(directory: Path, module: torch.nn.Module, *, ragged: bool) -> None:
+def golden_rows(*, ragged: bool) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     rng = np.random.default_rng(0)
     lengths = np.array([1, 7, 8, 9, 31, 64, 128, 3], np.int64)
     shape = (int(lengths.sum()), 16) if ragged else (8, 32, 16)
-    events = rng.normal(size=shape).astype(np.float32)
-    with torch.inference_mode():
-        answers = module({"events": torch.from_numpy(events)}, {"events": torch.from_numpy(lengths)})
-    arrays = {"input.events": events, "output.score": answers["score"].numpy()}
-    if ragged:
-        arrays["lengths.events"] = lengths
-    np.savez_compressed(directory / "golden.npz", **arrays)
+    return {"events": rng.normal(size=shape).astype(np.float32)}, {"events": lengths} if ragged else {}
 
 
 if __name__ == "__main__":

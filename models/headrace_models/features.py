@@ -130,7 +130,8 @@ def _features(
         codes=codes_N6.long(),
         bins=ids_N3[:, 2] % ID_BUCKETS,
         numerics=torch.stack(numerics, 1),
-        age_h=(now_B[row_N] - ts_N).float() / HOUR_US,
+        # An event dated a day after the payment in hand would otherwise weigh infinitely much.
+        age_h=(now_B[row_N] - ts_N).clamp(min=0).float() / HOUR_US,
     )
 
 

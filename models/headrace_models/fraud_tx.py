@@ -17,6 +17,9 @@ from headrace_models.calibration import Calibration
 from headrace_models.features import EventFeatures
 from headrace_models.layers.attention import Block, angles
 from headrace_models.layers.embedding import EventEmbedding
+from headrace_models.vocabulary import vocabulary
+
+__all__ = ["FraudTx", "FraudTxConfig", "build", "vocabulary"]
 
 HORIZONS_H = (0.25, 3.0, 24.0, 240.0)
 """The merchant's events are pooled several times, each time fading over another horizon."""

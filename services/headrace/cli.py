@@ -9,6 +9,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -27,12 +28,26 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+models_app = typer.Typer(invoke_without_command=True)
+app.add_typer(models_app, name="models")
+
+
+class Device(StrEnum):
+    """Where a module runs."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="headrace.yaml; see docs/operations.md.")]
 ModelsOption = Annotated[
     list[Path] | None, typer.Option("--models", help="A directory of models, served beside the shipped one.")
 ]
 EngineOption = Annotated[str | None, typer.Option(help="ray (default) or local: replicas as plain processes.")]
+OnlyOption = Annotated[
+    list[str] | None, typer.Option("--only", metavar="NAME", help="Serve this model of those found; may be repeated.")
+]
 PortOption = Annotated[int | None, typer.Option(help="gRPC port of the gateway; 0 = any free one.")]
 ControlOption = Annotated[str, typer.Option("--control", help="host:port of control.")]
 AddressOption = Annotated[str, typer.Option(help="host:port of a gateway.")]
@@ -70,6 +85,7 @@ def _run(serve: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
 def serve(
     engine: EngineOption = None,
     models: ModelsOption = None,
+    only: OnlyOption = None,
     config_file: ConfigOption = None,
     port: PortOption = None,
     gateways: Annotated[int | None, typer.Option(min=1, help="Gateway processes that share the port.")] = None,
@@ -78,7 +94,12 @@ def serve(
     from headrace.cluster import serve_until  # noqa: PLC0415
 
     settings = config.load(
-        config_file, engine=engine, model_dirs=models or None, gateway__port=port, gateway__processes=gateways
+        config_file,
+        engine=engine,
+        model_dirs=models or None,
+        only=only or None,
+        gateway__port=port,
+        gateway__processes=gateways,
     )
     _run(lambda stopped: serve_until(settings, stopped))
 
@@ -145,12 +166,25 @@ def score(
     sys.exit(run(file, address, model, as_json=as_json))
 
 
-@app.command("models")
-def list_models(address: AddressOption = "127.0.0.1:8001") -> None:
-    """List the models a gateway serves."""
+@models_app.callback()
+def models(context: typer.Context, address: AddressOption = "127.0.0.1:8001") -> None:
+    """List the models a gateway serves, or check one that could be served."""
     from headrace.score_file import print_models  # noqa: PLC0415
 
-    print_models(address)
+    if context.invoked_subcommand is None:
+        print_models(address)
+
+
+@models_app.command("check")
+def check_models(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="One version's directory, or one of models.")],
+    device: Annotated[Device, typer.Option(help="auto: the GPU where there is one.")] = Device.AUTO,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,  # noqa: FBT002
+) -> None:
+    """Check that a model can be served: its files, and the laws its module must hold. Exit code 78 if not."""
+    from headrace.check_models import run  # noqa: PLC0415
+
+    run(directory, device.value, as_json=as_json)
 
 
 @app.command()

@@ -33,7 +33,7 @@ class Cluster:
     """`async with Cluster(settings) as cluster`: ready inside, drained and gone after."""
 
     def __init__(self, settings: Settings) -> None:
-        self.models = weights.discover([weights.shipped_models(), *settings.model_dirs])
+        self.models = weights.discover([weights.shipped_models(), *settings.model_dirs], settings.only)
         self.settings = _with_ports(settings)
         gateway, control = self.settings.gateway, self.settings.control
         _assert_apart(self.settings)
@@ -43,7 +43,7 @@ class Cluster:
         self._folder = tempfile.TemporaryDirectory(prefix="headrace-")
         self.config_file = Path(self._folder.name) / "headrace.yaml"
         # The children read this file alone: what the environment said is in it already.
-        self.config_file.write_text(self.settings.model_dump_json(exclude={"engine", "model_dirs"}))
+        self.config_file.write_text(self.settings.model_dump_json(exclude={"engine", "model_dirs", "only"}))
         environment = {
             name: value
             for name, value in os.environ.items()

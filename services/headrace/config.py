@@ -145,6 +145,8 @@ class Settings(Section):
     engine: Literal["ray", "local"] = "ray"
     model_dirs: tuple[Path, ...] = ()
     """Directories of models served beside the shipped one."""
+    only: tuple[str, ...] = ()
+    """Names of the models to serve, of those found. Empty = all. A replica of each costs a process and its memory."""
 
     def model(self, name: str) -> ModelSettings:
         return self.models.get(name, ModelSettings())

@@ -156,14 +156,26 @@ def cut(directory: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
 
 
+def respell(old: str, new: str) -> Callable[[Path], object]:
+    def change(directory: Path) -> None:
+        text = (directory / "spec.yaml").read_text()
+        assert old in text
+        (directory / "spec.yaml").write_text(text.replace(old, new))
+
+    return change
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         lambda directory: (directory / "weights.safetensors").unlink(),
         cut,
         lambda directory: (directory / "golden.npz").write_bytes(b"PK"),
+        respell("name: score\n  datatype: FP32", "name: score\n  datatype: FP64"),
+        respell("config:", "vocabulary: sha256:0\nconfig:"),
+        respell("weights: ", "weights: ../"),
     ],
-    ids=["missing", "truncated", "golden"],
+    ids=["missing", "truncated", "golden", "lie", "vocabulary", "path"],
 )
 def test_a_damaged_model_ends_the_process_with_one_line_and_78(
     run: Run, tmp_path: Path, damage: Callable[[Path], object]

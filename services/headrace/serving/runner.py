@@ -84,7 +84,7 @@ class Runner:
         remaining_s = _remaining_s(batch)
         status = np.where(remaining_s > waited_s, OK, EXPIRED).astype(np.uint8)
         alive = np.flatnonzero(status == OK)
-        some = unpacked if len(alive) == unpacked.rows else _take(unpacked, alive, self._spec)
+        some = unpacked if len(alive) == unpacked.rows else take(unpacked, alive, self._spec)
         self.stopwatch.unpacked()
         outputs = self._compute(some, status, alive)
         if len(alive):
@@ -171,7 +171,7 @@ class Runner:
         begun_ns = time.perf_counter_ns()
         for row in range(some.rows):
             try:
-                answers.append(self.forward(_take(some, np.array([row]), self._spec)))
+                answers.append(self.forward(take(some, np.array([row]), self._spec)))
             except ModelFailed:
                 raise
             except Exception:  # noqa: BLE001  as above: this row's own failure, found
@@ -228,8 +228,8 @@ def _column(raw: bytes, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> 
     return flat.reshape(shape)
 
 
-def _take(batch: Unpacked, rows: npt.NDArray[np.int64], spec: disk.ModelSpec) -> Unpacked:
-    """Some rows of a batch."""
+def take(batch: Unpacked, rows: npt.NDArray[np.int64], spec: disk.ModelSpec) -> Unpacked:
+    """Some rows of a batch, in this order; a row may come more than once."""
     entries = {name: _entries(lengths, rows) for name, lengths in batch.lengths.items()}
     columns = {t.name: batch.columns[t.name][entries[t.axis] if t.axis else rows] for t in spec.inputs}
     return Unpacked(columns, {name: lengths[rows] for name, lengths in batch.lengths.items()}, len(rows))

@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
+from typing import Final
+
 import numpy as np
 
 from headrace.errors import StartupError
 from headrace.serving.runner import Runner, Unpacked
 from headrace_models import spec as disk
 
-REPEATS = 3
+REPEATS: Final = 3
 """The first run compiles and allocates, the second settles, the third shows that it has."""
 
 
-def warm_up(runner: Runner, spec: disk.ModelSpec) -> None:
-    """Run every warm-up shape of the spec on zeros. Raises: StartupError when one fails."""
-    for shape in spec.warmup:
-        lengths = {axis.name: np.full(shape.rows, shape.lengths.get(axis.name, 1), np.int64) for axis in spec.axes}
-        columns = {}
-        for tensor in spec.inputs:
-            leading = (int(lengths[tensor.axis].sum()), *tensor.dims[1:]) if tensor.axis else (shape.rows, *tensor.dims)
-            columns[tensor.name] = np.zeros(leading, disk.DATATYPES[tensor.datatype])
-        for _ in range(REPEATS):
-            try:
-                runner.forward(Unpacked(columns, lengths, shape.rows))
-            except Exception as error:  # a module is foreign code: whatever it raises, it can't be served
-                what = " ".join(str(error).split()) or type(error).__name__
-                raise StartupError(
-                    f"{spec.name}/{spec.version}: warm-up with {shape.rows} rows failed: {what}"
-                ) from error
+@dataclass(frozen=True, slots=True)
+class Warmed:
+    """One shape of the spec, and how long each of its runs took."""
+
+    shape: disk.WarmUp
+    runs_s: tuple[float, ...]
+
+
+def warm_up(runner: Runner, spec: disk.ModelSpec) -> list[Warmed]:
+    """Run every warm-up shape of the spec on zeros. Raises: StartupError when one fails or is answered misshapen."""
+    return [
+        Warmed(shape, tuple(_timed(runner, spec, zeros(spec, shape)) for _ in range(REPEATS))) for shape in spec.warmup
+    ]
+
+
+def zeros(spec: disk.ModelSpec, shape: disk.WarmUp) -> Unpacked:
+    """A batch of this shape."""
+    lengths = {axis.name: np.full(shape.rows, shape.length(axis), np.int64) for axis in spec.axes}
+    columns = {}
+    for tensor in spec.inputs:
+        leading = (int(lengths[tensor.axis].sum()), *tensor.dims[1:]) if tensor.axis else (shape.rows, *tensor.dims)
+        columns[tensor.name] = np.zeros(leading, disk.DATATYPES[tensor.datatype])
+    return Unpacked(columns, lengths, shape.rows)
+
+
+def _timed(runner: Runner, spec: disk.ModelSpec, batch: Unpacked) -> float:
+    begun = time.perf_counter()
+    try:
+        outputs = runner.forward(batch)
+    except Exception as error:  # a module is foreign code: whatever it raises, it can't be served
+        raise StartupError(f"{_named(spec, batch)} failed: {disk.one_line(error)}") from error
+    took_s = time.perf_counter() - begun
+    if complaint := disk.misshapen(spec, outputs, batch.rows):
+        raise StartupError(f"{_named(spec, batch)} failed: {complaint}")
+    return took_s
+
+
+def _named(spec: disk.ModelSpec, batch: Unpacked) -> str:
+    return f"{spec.name}/{spec.version}: warm-up with {batch.rows} rows"

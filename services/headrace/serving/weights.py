@@ -39,26 +39,41 @@ def shipped_models() -> Path:
     return Path(disk.__file__).resolve().parents[1] / "repository"
 
 
-def discover(directories: Sequence[Path]) -> list[FoundModel]:
-    """Every `<model>/<version>/spec.yaml` below these directories. Raises: StartupError."""
-    found: dict[tuple[str, int], FoundModel] = {}
-    for directory in directories:
-        if not directory.is_dir():
-            raise StartupError(f"{directory}: no such directory of models")
-        for path in sorted(directory.glob("*/*/spec.yaml")):
-            model = read(path.parent)
-            if before := found.get((model.name, model.spec.version)):
-                raise StartupError(f"{path.parent}: {model.name}/{model.version} is in {before.directory} already")
-            found[model.name, model.spec.version] = model
-    if not found:
+def discover(directories: Sequence[Path], only: Sequence[str] = ()) -> list[FoundModel]:
+    """Every `<model>/<version>/spec.yaml` below these directories, or those of the models in `only`.
+
+    A model that is not asked for is not read: what is wrong with it is in nobody's way. Raises: StartupError.
+    """
+    paths = [path for directory in directories for path in _specs(directory)]
+    if not paths:
         raise StartupError(f"{', '.join(map(str, directories))}: no model (expected <model>/<version>/spec.yaml)")
+    names = sorted({path.parent.parent.name for path in paths})
+    if unknown := [name for name in only if name not in names]:
+        raise StartupError(f"only: there is no model '{unknown[0]}' (there is {', '.join(names)})")
+    found: dict[tuple[str, int], FoundModel] = {}
+    for path in paths:
+        if not only or path.parent.parent.name in only:
+            _add(found, read(path.parent))
     return list(found.values())
+
+
+def _specs(directory: Path) -> list[Path]:
+    if not directory.is_dir():
+        raise StartupError(f"{directory}: no such directory of models")
+    return sorted(directory.glob("*/*/spec.yaml"))
+
+
+def _add(found: dict[tuple[str, int], FoundModel], model: FoundModel) -> None:
+    if before := found.get((model.name, model.spec.version)):
+        raise StartupError(f"{model.directory}: {model.name}/{model.version} is in {before.directory} already")
+    found[model.name, model.spec.version] = model
 
 
 def read(directory: Path) -> FoundModel:
     """The version in this directory, its digest verified. Raises: StartupError."""
     try:
-        return FoundModel(directory.resolve(), disk.load_spec(directory))
+        # Not resolved: where a version is a link into a store, its own name is what the spec must match.
+        return FoundModel(directory.absolute(), disk.load_spec(directory))
     except disk.SpecError as error:
         raise StartupError(str(error)) from error
 
@@ -66,14 +81,19 @@ def read(directory: Path) -> FoundModel:
 def load(model: FoundModel, device: str) -> torch.nn.Module:
     """The module with its weights on its device, its golden rows verified. Raises: StartupError."""
     try:
-        module = disk.load_module(model.spec, model.directory).to(device)
+        module = place(disk.load_module(model.spec, model.directory), model.directory, device)
         disk.verify_golden(module, model.spec, model.directory, device=device)
     except disk.SpecError as error:
         raise StartupError(str(error)) from error
-    except Exception as error:  # the module is foreign code, and a damaged archive raises what it likes
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise StartupError(f"{model.directory}: cannot be loaded or fails on its golden rows: {what}") from error
     return module
+
+
+def place(module: torch.nn.Module, directory: Path, device: str) -> torch.nn.Module:
+    """The module on its device. Raises: StartupError."""
+    try:
+        return module.to(device)
+    except Exception as error:  # the module is foreign code, and there may be no such device
+        raise StartupError(f"{directory}: cannot be put on {device}: {disk.one_line(error)}") from error
 
 
 def wire_spec(model: FoundModel) -> control_pb2.ModelSpec:

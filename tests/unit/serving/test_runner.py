@@ -110,5 +110,5 @@ def test_a_warm_up_that_fails_stops_the_start() -> None:
         def forward(self, *_: object) -> None:
             raise ValueError("no")
 
-    with pytest.raises(StartupError, match="sum/1: warm-up with 1 rows failed: no"):
+    with pytest.raises(StartupError, match="sum/1: warm-up with 1 rows failed: ValueError: no"):
         warm_up(Runner(Broken(), SPEC, "cpu"), SPEC)

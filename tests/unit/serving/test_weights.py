@@ -71,6 +71,27 @@ def test_a_version_that_is_there_twice_is_refused(directory: Path) -> None:
         weights.discover([REPOSITORY, directory.parents[1]])
 
 
+def test_only_the_models_asked_for_are_served_and_the_others_are_not_even_read(directory: Path) -> None:
+    other = Path(shutil.copytree(REPOSITORY / "w1-encoder", directory.parents[1] / "w1-encoder")) / "1"
+    cut(other / "weights.safetensors")
+
+    found = weights.discover([directory.parents[1], weights.shipped_models()], ["w2-ragged"])
+
+    assert [model.name for model in found] == ["w2-ragged"]
+
+
+def test_an_unknown_model_asked_for_is_refused_with_what_there_is() -> None:
+    with pytest.raises(StartupError, match=r"no model 'w3' \(there is fraud-tx, w1-encoder, w2-ragged\)"):
+        weights.discover([REPOSITORY, weights.shipped_models()], ["w2-ragged", "w3"])
+
+
+def test_a_version_that_is_a_link_into_a_store_keeps_its_name(directory: Path, tmp_path: Path) -> None:
+    store = directory.rename(tmp_path / "af03c1")
+    directory.symlink_to(store)
+
+    assert weights.read(directory).directory == directory
+
+
 @pytest.mark.parametrize("below", ["nowhere", "."])
 def test_a_directory_without_models_is_refused(tmp_path: Path, below: str) -> None:
     with pytest.raises(StartupError, match=r"no such directory|no model"):
@@ -125,7 +146,8 @@ def test_a_model_that_does_not_load_or_answer_as_it_did_is_refused_in_one_line(
 
 
 def test_a_warm_up_shape_the_model_does_not_take_is_refused(directory: Path) -> None:
-    respell(directory, warmup=[{"rows": 1, "lengths": {"events": 129}}])  # beyond the largest bucket
+    axes = [{"name": "events", "cap": 200}]
+    respell(directory, axes=axes, warmup=[{"rows": 1, "lengths": {"events": 129}}])  # beyond the largest bucket
     model = weights.read(directory)
     runner = Runner(weights.load(model, "cpu"), model.spec, "cpu")
 

@@ -1,0 +1,64 @@
+"""Writes a version's directory from a module and rows to ask it: weights, golden rows, `spec.yaml`; then reads it back.
+
+For whoever adds a model. What it writes is what `spec.py` reads, so that nothing can be written that can't be served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from headrace_models import spec
+
+if TYPE_CHECKING:
+    import torch
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+WEIGHTS: Final = "weights.safetensors"
+GOLDEN: Final = "golden.npz"
+
+
+def write(
+    directory: Path, module: torch.nn.Module, described: Mapping[str, Any], inputs: Arrays, lengths: Arrays
+) -> spec.ModelSpec:
+    """Write `<model>/<version>`: its golden rows are these, with the answers that the module gives now.
+
+    `described` is `spec.yaml` without name and version, which the directory says, and without the files and the
+    digest, which follow. A `model.py` must lie there already. Raises: spec.SpecError when it could not be served.
+    """
+    from safetensors.torch import save_file  # noqa: PLC0415  reading a spec must not need torch
+
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(module.state_dict(), directory / WEIGHTS)
+    _write_golden(directory / GOLDEN, module.eval(), inputs, lengths)
+    tree = {
+        "name": directory.absolute().parent.name,
+        "version": int(directory.absolute().name),
+        **described,
+        "weights": WEIGHTS,
+        "digest": spec.digest(directory / WEIGHTS),
+        "golden": GOLDEN,
+    }
+    (directory / "spec.yaml").write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    written = spec.load_spec(directory)
+    spec.verify_golden(spec.load_module(written, directory), written, directory)
+    return written
+
+
+def _write_golden(path: Path, module: torch.nn.Module, inputs: Arrays, lengths: Arrays) -> None:
+    import torch  # noqa: PLC0415  as above
+
+    with torch.inference_mode():
+        outputs = module(
+            {name: torch.from_numpy(values.copy()) for name, values in inputs.items()},
+            {name: torch.from_numpy(values.copy()) for name, values in lengths.items()},
+        )
+    groups = {"input": inputs, "lengths": lengths, "output": {name: o.numpy() for name, o in outputs.items()}}
+    arrays = {f"{kind}.{name}": values for kind, group in groups.items() for name, values in group.items()}
+    np.savez_compressed(path, **arrays)
