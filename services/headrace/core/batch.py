@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headrace.core.inference import Inference
 from headrace.core.records import BatchRecord
 from headrace.core.rider import Rider
 from headrace.core.tensors import ModelSpec, TensorSpec
@@ -90,8 +91,19 @@ def _join(batch: Batch) -> Packed:
     if batch.spec.axes:
         per_rider = np.array([i.lengths for i in inferences], np.int32)
         per_row = np.repeat(per_rider, [i.rows for i in inferences], axis=0)
+        if [i for i in inferences if i.row_lengths]:
+            _overwrite_ragged(per_row, inferences)
         lengths = [np.ascontiguousarray(per_row[:, a]) for a in range(len(batch.spec.axes))]
     return Packed(columns, lengths)
+
+
+def _overwrite_ragged(per_row: npt.NDArray[np.int32], inferences: Sequence[Inference]) -> None:
+    """Put the lengths of each row where a rider's rows differ."""
+    row = 0
+    for inference in inferences:
+        if inference.row_lengths:
+            per_row[row : row + inference.rows] = inference.row_lengths
+        row += inference.rows
 
 
 def _find_bad_rows(spec: ModelSpec, packed: Packed) -> dict[int, str]:
