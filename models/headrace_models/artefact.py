@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from headrace_models import spec, wire
 from headrace_models.events import Events
@@ -76,6 +76,15 @@ def fingerprint(events: Events) -> str:
     return digest.hexdigest()[:16]
 
 
+def calibration_version(weights: Path) -> str:
+    """12 hex digits that change whenever the way from a logit to `p` and `score` does."""
+    state = load_file(weights)
+    digest = hashlib.sha256()
+    for name in ("calibration", "score_edges"):
+        digest.update(state[name].numpy().astype("<f4").tobytes())
+    return digest.hexdigest()[:12]
+
+
 def _write_golden(path: Path, model: torch.nn.Module, timeline: Timeline, judged: npt.NDArray[np.int64]) -> None:
     """The first test payments and some frauds: inputs, lengths, and the outputs they get today."""
     fraud = judged[timeline.events.label[judged] == 2][: GOLDEN_ROWS // 2]
@@ -93,6 +102,7 @@ def _write_golden(path: Path, model: torch.nn.Module, timeline: Timeline, judged
 
 
 def _spec_yaml(directory: Path) -> str:
+    weights = directory / "weights.safetensors"
     tree = {
         "name": directory.parent.name,
         "version": int(directory.name),
@@ -115,8 +125,9 @@ def _spec_yaml(directory: Path) -> str:
             {"rows": 32, "lengths": {"card": 32, "merchant": 64}},
             {"rows": 8, "lengths": {"card": 128, "merchant": 0}},
         ],
-        "weights": "weights.safetensors",
-        "digest": spec.digest(directory / "weights.safetensors"),
+        "signal": {"name": "fraud", "calibration_version": calibration_version(weights)},
+        "weights": weights.name,
+        "digest": spec.digest(weights),
         "golden": "golden.npz",
     }
     return yaml.safe_dump(tree, sort_keys=False)

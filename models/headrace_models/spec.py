@@ -71,6 +71,15 @@ class WarmUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Signal:
+    """What the outputs `p` and `score` say about a payment: a model that has one is asked through RiskService too."""
+
+    name: str
+    calibration_version: str = ""
+    """Of the map from raw output to `p` and `score`; thresholds of callers hang on it."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """Everything `spec.yaml` says."""
 
@@ -90,6 +99,7 @@ class ModelSpec:
     max_tokens: int = 8192
     warmup: tuple[WarmUp, ...] = (WarmUp(1),)
     description: str = ""
+    signal: Signal | None = None
 
 
 def load_spec(directory: Path) -> ModelSpec:
@@ -188,6 +198,8 @@ def _parse(tree: Any, path: Path) -> ModelSpec:
         WarmUp(**_fields(shape, WarmUp, f"{path}: warmup.{i}"))
         for i, shape in enumerate(values.get("warmup") or ({"rows": 1},))
     )
+    if values.get("signal") is not None:
+        values["signal"] = _signal(values["signal"], f"{path}: signal")
     spec = ModelSpec(**values)
     _check(spec, path)
     return spec
@@ -217,6 +229,16 @@ def _tensors(trees: Any, where: str) -> tuple[TensorSpec, ...]:
         values["dims"] = tuple(values["dims"])
         found.append(TensorSpec(**values))
     return tuple(found)
+
+
+def _signal(tree: Any, where: str) -> Signal:
+    signal = Signal(**_fields(tree, Signal, where))
+    for name in ("name", "calibration_version"):
+        if not isinstance(getattr(signal, name), str):  # 012345678901 without quotes is a number to YAML
+            raise SpecError(f"{where}.{name}: expected text, got {type(getattr(signal, name)).__name__}: quote it")
+    if not signal.name:
+        raise SpecError(f"{where}.name: is empty")
+    return signal
 
 
 def _check(spec: ModelSpec, path: Path) -> None:

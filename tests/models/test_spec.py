@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace_models import evaluate, spec
+from headrace_models import artefact, evaluate, spec
 
 
 @pytest.fixture
@@ -41,6 +41,11 @@ BROKEN = [
     (_edit("FP32", "FP31"), "datatype 'FP31' is not one of"),
     (_edit("name: fraud-tx", "name: other"), "describes other/1, but lies in another directory"),
     (_edit("axis: card", "axis: car"), "names the axis 'car', which is not declared"),
+    (_edit("signal:", "signal:\n  colour: red"), "signal: unknown key 'colour'"),
+    (_edit("  name: fraud\n", ""), "signal: 'name' is missing"),
+    (_edit("  name: fraud\n", "  name: ''\n"), "signal.name: is empty"),
+    (_edit("349f58fa4ea1", "349058041"), "signal.calibration_version: expected text, got int: quote it"),
+    (_edit("signal:\n  name: fraud\n  calibration_version: 349f58fa4ea1", "signal: fraud"), "expected a mapping"),
 ]
 
 
@@ -52,6 +57,18 @@ def test_what_is_wrong_is_said_in_one_line(copy: Path, damage: Callable[[Path], 
         spec.load_spec(copy)
 
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_needs_no_signal(copy: Path) -> None:
+    _edit("signal:\n  name: fraud\n  calibration_version: 349f58fa4ea1\n", "")(copy)
+
+    assert spec.load_spec(copy).signal is None
+
+
+def test_the_shipped_calibration_version_is_that_of_the_shipped_weights() -> None:
+    version = artefact.calibration_version(evaluate.SHIPPED / "weights.safetensors")
+
+    assert spec.load_spec(evaluate.SHIPPED).signal == spec.Signal("fraud", version)
 
 
 def test_weights_that_do_not_fit_the_factory_are_refused(copy: Path) -> None:
