@@ -109,14 +109,28 @@ def payment_columns(
     Raises: ValueError or KeyError, naming the field that cannot be encoded.
     """
     now_us = timestamp_us(payment["ts"])
-    cards = _earlier(card_history, payment, now_us)[-(CARD_CAP - 1) :]
-    merchants = [_without_future(event, now_us) for event in _earlier(merchant_history, payment, now_us)]
+    cards = earlier(card_history, payment)[-(CARD_CAP - 1) :]
+    merchants = [_without_future(event, now_us) for event in earlier(merchant_history, payment)]
     in_hand = {**payment, "outcome": "", "label": ""}
     columns = _columns("card", [*cards, in_hand], CARD_CODES, CARD_IDS)
     columns |= _columns("merchant", merchants[-MERCHANT_CAP:], MERCHANT_CODES, MERCHANT_IDS)
     stats = _stats(merchants, now_us) if merchant_stats is None else np.asarray(merchant_stats, np.float32)
     columns["merchant_stats"] = stats[None]
     return columns
+
+
+def earlier(history: Sequence[Event], payment: Event) -> list[Event]:
+    """The events of a history that come strictly before the payment, oldest first; itself is none of them.
+
+    Raises: ValueError or KeyError for an event without a time.
+    """
+    now_us, own = timestamp_us(payment["ts"]), payment.get("event_id")
+    keyed = [
+        (timestamp_us(event["ts"]), str(event.get("event_id", "")), event)
+        for event in history
+        if own is None or event.get("event_id") != own
+    ]
+    return [event for ts, _, event in sorted(keyed, key=lambda entry: entry[:2]) if ts < now_us]
 
 
 def aggregate(  # noqa: PLR0913  eight numbers need what they are made of
@@ -149,16 +163,6 @@ def aggregate(  # noqa: PLR0913  eight numbers need what they are made of
         ],
         np.float32,
     )
-
-
-def _earlier(history: Sequence[Event], payment: Event, now_us: int) -> list[Event]:
-    own = payment.get("event_id")
-    keyed = [
-        (timestamp_us(event["ts"]), str(event.get("event_id", "")), event)
-        for event in history
-        if own is None or event.get("event_id") != own
-    ]
-    return [event for ts, _, event in sorted(keyed, key=lambda entry: entry[:2]) if ts < now_us]
 
 
 def _columns(stream: str, events: Sequence[Event], codes: Sequence[str], ids: Sequence[str]) -> Columns:
