@@ -5,11 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(VENV)/.installed
 SOURCES := services models tests benchmarks
+PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos --python_out=services --pyi_out=services --grpc_python_out=services protos/headrace/v1/*.proto
+BASELINE := protos/baseline.binpb
+IMAGE = $(BIN)/buf build protos --exclude-source-info -o
 
-.PHONY: help setup demo serve test check format bench train protos clean
+.PHONY: help setup demo serve test check format bench train protos protos-baseline clean
 
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(RUN) ## Make .venv and install the pinned requirements
 
@@ -27,12 +30,15 @@ serve: $(RUN) ## Serve the shipped models on 8001 (gRPC) and 8002 (metrics) unti
 test: $(RUN) ## Run every test
 	@$(BIN)/python -m pytest
 
-check: $(RUN) ## Format, lint, types, import contracts, generated code in sync, spelling
+check: $(RUN) ## Format, lint, types, import contracts, protos (lint, breaking changes, generated code in sync), spelling
 	@$(BIN)/ruff format --check $(SOURCES)
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m grpc_tools.protoc -I protos --python_out=services --pyi_out=services --grpc_python_out=services protos/headrace/v1/*.proto
+	@$(BIN)/buf lint protos
+	@$(BIN)/buf breaking protos --against $(BASELINE)
+	@$(IMAGE) - | cmp -s - $(BASELINE) || (echo "$(BASELINE) is not what protos/ says: run make protos, commit" && false)
+	@$(PROTOC)
 	@git diff --exit-code -- services/headrace/v1 || (echo "services/headrace/v1 is not what protos/ generates: run make protos, commit" && false)
 	@$(BIN)/codespell
 
@@ -46,8 +52,14 @@ bench: $(RUN) ## Measure this machine: build/bench/results.json
 train: $(RUN) ## Train MODEL (default fraud-tx) on simulated payments, or on EVENTS=file.csv|file.parquet
 	@$(BIN)/python -m headrace_models.train --model $(or $(MODEL),fraud-tx) $(if $(EVENTS),--events $(EVENTS)) --out $(or $(OUT),build/models)
 
-protos: $(RUN) ## Regenerate services/headrace/v1 from protos/
-	@$(BIN)/python -m grpc_tools.protoc -I protos --python_out=services --pyi_out=services --grpc_python_out=services protos/headrace/v1/*.proto
+protos: $(RUN) ## Regenerate services/headrace/v1 from protos/, and renew the baseline unless something breaks
+	@$(BIN)/buf breaking protos --against $(BASELINE)
+	@$(IMAGE) $(BASELINE)
+	@$(PROTOC)
+
+protos-baseline: $(RUN) ## The same, accepting what breaks (protos/README.md says when)
+	@$(IMAGE) $(BASELINE)
+	@$(PROTOC)
 
 clean: ## Remove what the targets made, the environment too
 	@rm -rf build $(VENV)

@@ -26,6 +26,8 @@ def contradictions(spec: ModelSpec) -> Iterator[str]:
     yield from _tensors("inputs", spec.inputs, spec.axes)
     yield from _tensors("outputs", spec.outputs, spec.axes)
     yield from _outputs(spec)
+    if spec.signal is not None and not spec.signal.name:
+        yield "signal.name: is empty"
     yield from _axes(spec)
     yield from _budgets(spec)
     yield from _warmup(spec)
@@ -79,6 +81,8 @@ def _tensor(tensor: TensorSpec, axes: set[str]) -> Iterator[str]:
     if (tensor.axis is not None) != (tensor.dims[:1] == (-1,)):
         yield f"dims: tensor '{tensor.name}' needs -1 first, and only there, where it names an axis"
     yield from _sizes("dims.", {str(i): dim for i, dim in enumerate(tensor.dims) if (i, dim) != (0, -1)})
+    if tensor.optional and tensor.axis is not None:
+        yield f"optional: tensor '{tensor.name}' is ragged, and an empty row is left out already"
     if tensor.ordered and tensor.dims != (-1,):
         yield f"ordered: tensor '{tensor.name}' is not one value an event, so it has no order"
     if tensor.minimum is not None and not -(2**63) <= tensor.minimum < 2**63:
@@ -89,8 +93,8 @@ def _outputs(spec: ModelSpec) -> Iterator[str]:
     for i, tensor in enumerate(spec.outputs):
         if tensor.axis is not None:
             yield f"outputs.{i}.axis: outputs have fixed dims"
-        if tensor.finite or tensor.ordered or tensor.minimum is not None:
-            yield f"outputs.{i}: finite, minimum and ordered are asked of inputs only"
+        if tensor.finite or tensor.ordered or tensor.minimum is not None or tensor.optional:
+            yield f"outputs.{i}: finite, minimum, ordered and optional are asked of inputs only"
         if tensor.tolerance is not None and not 0 <= tensor.tolerance < float("inf"):
             yield f"outputs.{i}.tolerance: must be a number from 0, got {tensor.tolerance}"
     for i, tensor in enumerate(spec.inputs):

@@ -45,6 +45,8 @@ class TensorSpec:
     finite: bool = False
     minimum: int | None = None
     ordered: bool = False
+    optional: bool = False
+    """An input a caller may leave out: it is zeros then."""
     tolerance: float | None = None
     """How far an output may be from what it should be. None = exact for integers, a rounding error for floats."""
 
@@ -71,6 +73,15 @@ class WarmUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Signal:
+    """What the outputs `p` and `score` say about a payment: a model that has one is asked through RiskService too."""
+
+    name: str
+    calibration_version: str = ""
+    """Of the map from raw output to `p` and `score`; thresholds of callers hang on it."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """Everything `spec.yaml` says."""
 
@@ -92,6 +103,7 @@ class ModelSpec:
     description: str = ""
     vocabulary: str = ""
     """Digest of what the model's codes mean. Empty = nothing to compare with the code's."""
+    signal: Signal | None = None
 
 
 def parse(tree: Any) -> ModelSpec:

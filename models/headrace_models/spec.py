@@ -15,12 +15,13 @@ import yaml
 from headrace_models.consistency import contradictions
 from headrace_models.golden_rows import golden, misshapen, verify_golden
 from headrace_models.loading import load_module
-from headrace_models.schema import DATATYPES, Axis, ModelSpec, SpecError, TensorSpec, WarmUp, one_line, parse
+from headrace_models.schema import DATATYPES, Axis, ModelSpec, Signal, SpecError, TensorSpec, WarmUp, one_line, parse
 
 __all__ = [
     "DATATYPES",
     "Axis",
     "ModelSpec",
+    "Signal",
     "SpecError",
     "TensorSpec",
     "WarmUp",

@@ -160,8 +160,8 @@ def payment_columns(
     Raises: ValueError or KeyError, naming the field that cannot be encoded.
     """
     now_us = moment_us(payment, "ts")
-    cards = _earlier(card_history, payment, now_us)[-(CARD_CAP - 1) :]
-    merchants = [_without_future(event, now_us) for event in _earlier(merchant_history, payment, now_us)]
+    cards = earlier(card_history, payment)[-(CARD_CAP - 1) :]
+    merchants = [_without_future(event, now_us) for event in earlier(merchant_history, payment)]
     in_hand = {**payment, "outcome": "", "label": ""}
     columns = _columns("card", [*cards, in_hand], CARD_CODES, CARD_IDS)
     columns |= _columns("merchant", merchants[-MERCHANT_CAP:], MERCHANT_CODES, MERCHANT_IDS)
@@ -170,6 +170,20 @@ def payment_columns(
         raise ValueError(f"merchant_stats are {len(MERCHANT_STATS)} numbers ({', '.join(MERCHANT_STATS)})")
     columns["merchant_stats"] = stats[None]
     return columns
+
+
+def earlier(history: Sequence[Event], payment: Event) -> list[Event]:
+    """The events of a history that come strictly before the payment, oldest first; itself is none of them.
+
+    Raises: ValueError or KeyError for an event without a time.
+    """
+    now_us, own = moment_us(payment, "ts"), payment.get("event_id")
+    keyed = [
+        (moment_us(event, "ts"), _text(event, "event_id"), event)
+        for event in history
+        if own is None or event.get("event_id") != own
+    ]
+    return [event for ts, _, event in sorted(keyed, key=lambda entry: entry[:2]) if ts < now_us]
 
 
 def stats_of(  # noqa: PLR0913  eight numbers need what they are made of
@@ -220,16 +234,6 @@ CODES: Final[dict[str, tuple[Callable[[Any], int], str]]] = {
     "action": (action_code, f"one of {', '.join(ACTIONS)}"),
 }
 """Field → its code, and what a value must be."""
-
-
-def _earlier(history: Sequence[Event], payment: Event, now_us: int) -> list[Event]:
-    own = payment.get("event_id")
-    keyed = [
-        (moment_us(event, "ts"), _text(event, "event_id"), event)
-        for event in history
-        if own is None or event.get("event_id") != own
-    ]
-    return [event for ts, _, event in sorted(keyed, key=lambda entry: entry[:2]) if ts < now_us]
 
 
 def _columns(stream: str, events: Sequence[Event], codes: Sequence[str], ids: Sequence[str]) -> Columns:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from headrace.errors import StartupError
 
@@ -109,6 +109,28 @@ class ReplicaSettings(Section):
     """Between DRAINING and closing the port: gateways read the change meanwhile."""
 
 
+class RiskSettings(Section):
+    """Where the bands of a score begin on RiskService: a score of so many or more. Below `normal` it is low.
+
+    A score says how rare a payment is among the model's reference traffic: 25 is its top 10 %, 50 its top 1 %, 75 its
+    top 0.1 %. Raise them when a band holds more payments than your analysts can look at.
+    """
+
+    normal: int = Field(25, ge=0, le=99)
+    elevated: int = Field(50, ge=0, le=99)
+    highest: int = Field(75, ge=0, le=99)
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if not self.normal < self.elevated < self.highest:
+            raise ValueError("the cut points must ascend: normal < elevated < highest")
+        return self
+
+    @property
+    def cuts(self) -> tuple[int, int, int]:
+        return self.normal, self.elevated, self.highest
+
+
 class TelemetrySettings(Section):
     """Traces and logs. OpenTelemetry's own variables (OTEL_*) win over the file."""
 
@@ -140,6 +162,7 @@ class Settings(Section):
     gateway: GatewaySettings = GatewaySettings()
     control: ControlSettings = ControlSettings()
     replica: ReplicaSettings = ReplicaSettings()
+    risk: RiskSettings = RiskSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     models: Mapping[str, ModelSettings] = Field(default_factory=dict)
     engine: Literal["ray", "local"] = "ray"

@@ -1,69 +1,165 @@
-"""A directory that can't be served says so in one line, and nothing is unpickled on the way."""
+"""A spec that can't be true says so in one line that names the file and the field."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests import toy
 
-from headrace_models import evaluate, spec
+from headrace_models import evaluate, spec, vocabulary
+
+AMOUNT, TOTAL, COUNT = (*toy.DESCRIBED["inputs"], *toy.DESCRIBED["outputs"])
+EVENTS = toy.DESCRIBED["axes"][0]
 
 
 @pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    target = tmp_path / "fraud-tx" / "1"
-    shutil.copytree(evaluate.SHIPPED, target)
-    return target
+def directory(tmp_path: Path) -> Path:
+    return toy.write(tmp_path)
 
 
-def _edit(old: str, new: str) -> Callable[[Path], None]:
-    def change(directory: Path) -> None:
-        path = directory / "spec.yaml"
-        assert old in path.read_text()
-        path.write_text(path.read_text().replace(old, new, 1))
-
-    return change
+def inputs(**changes: Any) -> dict[str, Any]:
+    return {"inputs": [AMOUNT | changes]}
 
 
-def _truncate(directory: Path) -> None:
-    path = directory / "weights.safetensors"
-    path.write_bytes(path.read_bytes()[:1000])
+def outputs(**changes: Any) -> dict[str, Any]:
+    return {"outputs": [TOTAL | changes, COUNT]}
 
 
-BROKEN = [
-    (lambda d: (d / "spec.yaml").unlink(), "spec.yaml: No such file or directory"),
-    (lambda d: (d / "weights.safetensors").unlink(), "weights.safetensors: No such file or directory"),
-    (_truncate, "digest is sha256:.* but spec.yaml says sha256:"),
-    (_edit("max_rows", "max_row"), "unknown key 'max_row'"),
-    (_edit("golden: golden.npz", ""), "'golden' is missing"),
-    (_edit("FP32", "FP31"), "datatype 'FP31' is not one of"),
-    (_edit("name: fraud-tx", "name: other"), "describes other/1, but lies in another directory"),
-    (_edit("axis: card", "axis: car"), "names the axis 'car', which is not declared"),
+def axes(**changes: Any) -> dict[str, Any]:
+    return {"axes": [EVENTS | changes]}
+
+
+def warmup(**changes: Any) -> dict[str, Any]:
+    return {"warmup": [{"rows": 1, "lengths": {"events": 8}} | changes]}
+
+
+TYPES = [
+    ({"version": "1"}, "version: expected an integer, got '1'"),
+    ({"version": True}, "version: expected an integer, got True"),
+    ({"version": 1.0}, "version: expected an integer, got 1.0"),
+    ({"name": 7}, "name: expected a string, got 7"),
+    ({"description": None}, "description: expected a string, got nothing"),
+    ({"config": []}, "config: expected a mapping, got a list"),
+    ({"inputs": {}}, "inputs: expected a list, got a mapping"),
+    ({"outputs": ["total"]}, "outputs.0: expected a mapping, got 'total'"),
+    (inputs(dims="x"), "inputs.0.dims: expected a list, got 'x'"),
+    (inputs(dims=[-1, "2"]), "inputs.0.dims.1: expected an integer, got '2'"),
+    (inputs(finite="yes"), "inputs.0.finite: expected true or false, got 'yes'"),
+    (inputs(minimum="0"), "inputs.0.minimum: expected an integer, got '0'"),
+    (inputs(axis=1), "inputs.0.axis: expected a string, got 1"),
+    (outputs(tolerance="small"), "outputs.0.tolerance: expected a number, got 'small'"),
+    (axes(cap="8"), "axes.0.cap: expected an integer, got '8'"),
+    (axes(required=1), "axes.0.required: expected true or false, got 1"),
+    (warmup(rows=None), "warmup.0.rows: expected an integer, got nothing"),
+    (warmup(lengths={"events": "8"}), "warmup.0.lengths.events: expected an integer, got '8'"),
+    (warmup(lengths={1: 8}), "warmup.0.lengths: expected a string, got 1"),
+    (warmup(row=1), "warmup.0: unknown key 'row'"),
+    ({"max_row": 1}, "unknown key 'max_row'"),
+    ({"golden": ...}, "'golden' is missing"),
+    ({"axes": [{"name": "events"}]}, "axes.0: 'cap' is missing"),
+]
+VALUES = [
+    ({"version": 0}, "describes toy/0, but lies in another directory"),
+    ({"name": "other"}, "describes other/1, but lies in another directory"),
+    ({"max_rows": 0}, "max_rows: must be from 1 to 2147483647, got 0"),
+    ({"max_tokens": 2**31}, "max_tokens: must be from 1 to 2147483647, got 2147483648"),
+    ({"max_tokens": 7}, "max_tokens: 7 is less than one row may have, 8"),
+    ({"inputs": []}, "inputs: expected a list of tensors, got none"),
+    ({"inputs": [AMOUNT, AMOUNT]}, "inputs.1.name: 'amount' is there twice"),
+    ({"outputs": [TOTAL, COUNT, TOTAL]}, "outputs.2.name: 'total' is there twice"),
+    ({"axes": [EVENTS, EVENTS]}, "axes.1.name: 'events' is there twice"),
+    ({"axes": [EVENTS, {"name": "idle", "cap": 1}]}, "axes.1: no input has the axis 'idle'"),
+    (inputs(name=""), "inputs.0.name: is empty"),
+    (inputs(datatype="FP31"), "inputs.0.datatype: 'FP31' is not one of BOOL, INT8"),
+    (inputs(axis="evens"), "inputs.0.axis: tensor 'amount' names the axis 'evens', which is not declared"),
+    (inputs(axis=None), "inputs.0.dims: tensor 'amount' needs -1 first, and only there, where it names an axis"),
+    (inputs(dims=[2]), "inputs.0.dims: tensor 'amount' needs -1 first"),
+    (inputs(dims=[-1, 0]), "inputs.0.dims.1: must be from 1 to 2147483647, got 0"),
+    (inputs(dims=[-1, -1]), "inputs.0.dims.1: must be from 1 to 2147483647, got -1"),
+    (inputs(dims=[-1, 2], ordered=True), "inputs.0.ordered: tensor 'amount' is not one value an event"),
+    (inputs(minimum=2**63), "inputs.0.minimum: 9223372036854775808 does not fit into 64 bits"),
+    (inputs(tolerance=1), "inputs.0.tolerance: is asked of outputs only"),
+    (outputs(dims=[-3]), "outputs.0.dims.0: must be from 1 to 2147483647, got -3"),
+    (outputs(dims=[-1], axis="events"), "outputs.0.axis: outputs have fixed dims"),
+    (outputs(finite=True), "outputs.0: finite, minimum and ordered are asked of inputs only"),
+    (outputs(tolerance=-1), "outputs.0.tolerance: must be a number from 0, got -1"),
+    (axes(cap=0), "axes.0.cap: must be from 1 to 2147483647, got 0"),
+    ({"warmup": []}, "warmup: expected at least one shape, got none"),
+    (warmup(rows=17), "warmup.0.rows: must be from 1 to max_rows, 16, got 17"),
+    (warmup(rows=0), "warmup.0.rows: must be from 1 to max_rows, 16, got 0"),
+    (warmup(rows=9), "warmup.0.rows: 9 rows of these lengths are 72 tokens, more than max_tokens, 64"),
+    (warmup(lengths={"events": 9}), "warmup.0.lengths.events: must be from 0 to the cap, 8, got 9"),
+    (warmup(lengths={"event": 1}), "warmup.0.lengths: names the axis 'event', which is not declared"),
+    (axes(required=True) | warmup(lengths={"events": 0}), "warmup.0.lengths.events: must be from 1 to the cap"),
+]
+PATHS = [
+    *(
+        ({field: name}, f"{field}: '{name}' is not the plain name of a file beside spec.yaml")
+        for field in ("weights", "golden")
+        for name in ("../x.npz", "/etc/passwd", "a/b", "..", "", ".hidden", "a b", "a\\b")
+    ),
+    ({"factory": "../model.py:build"}, "factory: '../model.py' is neither a module nor the plain name of a file"),
+    ({"factory": "/tmp/model.py:build"}, "factory: '/tmp/model.py' is neither"),  # noqa: S108
+    ({"factory": "os.path"}, "factory: 'os.path' is not of the form module:function"),
+    ({"factory": "model.py:"}, "factory: 'model.py:' is not of the form module:function"),
 ]
 
 
-@pytest.mark.parametrize(("damage", "sentence"), BROKEN)
-def test_what_is_wrong_is_said_in_one_line(copy: Path, damage: Callable[[Path], None], sentence: str) -> None:
-    damage(copy)
+@pytest.mark.parametrize(("changes", "sentence"), [*TYPES, *VALUES, *PATHS], ids=lambda value: str(value)[:60])
+def test_what_is_wrong_is_said_in_one_line(directory: Path, changes: dict[str, Any], sentence: str) -> None:
+    toy.respell(directory, **changes)
 
-    with pytest.raises(spec.SpecError, match=sentence) as caught:
-        spec.load_spec(copy)
+    with pytest.raises(spec.SpecError) as caught:
+        spec.load_spec(directory)
 
+    assert str(caught.value).startswith(f"{directory / 'spec.yaml'}: {sentence}")
     assert "\n" not in str(caught.value)
 
 
-def test_weights_that_do_not_fit_the_factory_are_refused(copy: Path) -> None:
-    _edit("config: {}", "config: {width: 32}")(copy)
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda path: path.unlink(), "No such file or directory"),
+        (lambda path: path.write_text("name: [toy"), "not valid YAML"),
+        (lambda path: path.write_text("name: 2026-13-45"), "not valid YAML"),
+        (lambda path: path.write_bytes(b"name: \xff"), "not valid YAML"),
+        (lambda path: path.write_text(""), "the file: expected a mapping, got nothing"),
+        (lambda path: path.write_text("- toy"), "the file: expected a mapping, got a list"),
+    ],
+    ids=["missing", "torn", "date", "latin", "empty", "list"],
+)
+def test_a_file_that_is_no_spec_is_refused(directory: Path, damage: Callable[[Path], Any], sentence: str) -> None:
+    damage(directory / "spec.yaml")
 
-    with pytest.raises(spec.SpecError, match="the weights do not fit"):
-        spec.load_module(spec.load_spec(copy), copy)
+    with pytest.raises(spec.SpecError, match=sentence) as caught:
+        spec.load_spec(directory)
+    assert "\n" not in str(caught.value)
 
 
-def test_a_spec_that_lies_about_a_shape_fails_its_golden_rows(copy: Path) -> None:
-    _edit("- name: p\n  datatype: FP32\n  dims:\n  - 1\n", "- name: p\n  datatype: FP32\n  dims:\n  - 2\n")(copy)
-    found = spec.load_spec(copy)
+def test_a_name_that_is_no_name_is_refused_even_where_the_directory_has_it(tmp_path: Path) -> None:
+    directory = toy.write(tmp_path)
+    odd = directory.parent.rename(tmp_path / "to y") / "1"
+    toy.respell(odd, name="to y")
 
-    with pytest.raises(spec.SpecError, match="output 'p' has shape"):
-        spec.verify_golden(spec.load_module(found, copy), found, copy)
+    with pytest.raises(spec.SpecError, match="name: 'to y' is not made of letters"):
+        spec.load_spec(odd)
+
+
+def test_a_directory_is_read_from_within(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(directory)
+
+    assert spec.load_spec(Path()).name == "toy"
+
+
+def test_defaults_are_what_a_short_spec_gets(directory: Path) -> None:
+    toy.respell(directory, warmup=..., max_rows=..., max_tokens=...)
+    found = spec.load_spec(directory)
+
+    assert (found.max_rows, found.max_tokens, found.warmup) == (64, 8192, (spec.WarmUp(1),))
+
+
+def test_the_shipped_model_was_trained_with_the_codes_vocabulary() -> None:
+    assert spec.load_spec(evaluate.SHIPPED).vocabulary == vocabulary.vocabulary()

@@ -16,8 +16,10 @@ import pytest
         "README.md",
         "docs/architecture.md",
         "docs/operations.md",
+        "docs/risk-api.md",
         "docs/tracing.md",
         "models/README.md",
+        "protos/README.md",
         "CONTRIBUTING.md",
     ],
 )

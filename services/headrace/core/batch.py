@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headrace.core.inference import Inference
 from headrace.core.records import BatchRecord
 from headrace.core.rider import Rider
 from headrace.core.tensors import ModelSpec, TensorSpec
@@ -63,11 +64,16 @@ def pack(batch: Batch) -> Packed:
 
     The values are looked at here, a whole column at once, because it costs a fraction of looking at each request.
     """
-    packed = _join(batch)
+    packed = _join(batch.spec, [rider.inference for rider in batch.riders])
     if batch.spec.checked_inputs and (bad := _find_bad_rows(batch.spec, packed)):
         _refuse(batch, bad)
-        packed = _join(batch)
+        packed = _join(batch.spec, [rider.inference for rider in batch.riders])
     return packed
+
+
+def bad_rows(inference: Inference) -> dict[int, str]:
+    """Row → what its model refuses in it: for a request that can lose rows before it becomes a rider."""
+    return _find_bad_rows(inference.spec, _join(inference.spec, [inference]))
 
 
 def row_values(batch: Batch, values: Sequence[float]) -> npt.NDArray[np.float64]:
@@ -83,15 +89,25 @@ def split(spec: ModelSpec, columns: Sequence[bytes], first_row: int, rows: int) 
     ]
 
 
-def _join(batch: Batch) -> Packed:
-    inferences = [rider.inference for rider in batch.riders]
-    columns = [b"".join([i.columns[c] for i in inferences]) for c in range(len(batch.spec.inputs))]
+def _join(spec: ModelSpec, inferences: Sequence[Inference]) -> Packed:
+    columns = [b"".join([i.columns[c] for i in inferences]) for c in range(len(spec.inputs))]
     lengths = []
-    if batch.spec.axes:
+    if spec.axes:
         per_rider = np.array([i.lengths for i in inferences], np.int32)
         per_row = np.repeat(per_rider, [i.rows for i in inferences], axis=0)
-        lengths = [np.ascontiguousarray(per_row[:, a]) for a in range(len(batch.spec.axes))]
+        if [i for i in inferences if i.row_lengths]:
+            _overwrite_ragged(per_row, inferences)
+        lengths = [np.ascontiguousarray(per_row[:, a]) for a in range(len(spec.axes))]
     return Packed(columns, lengths)
+
+
+def _overwrite_ragged(per_row: npt.NDArray[np.int32], inferences: Sequence[Inference]) -> None:
+    """Put the lengths of each row where a rider's rows differ."""
+    row = 0
+    for inference in inferences:
+        if inference.row_lengths:
+            per_row[row : row + inference.rows] = inference.row_lengths
+        row += inference.rows
 
 
 def _find_bad_rows(spec: ModelSpec, packed: Packed) -> dict[int, str]:

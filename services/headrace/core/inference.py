@@ -16,9 +16,9 @@ class Inference:
     """One entry per input of the spec, in its order, all rows of the request one after the other."""
     rows: int
     lengths: tuple[int, ...]
-    """Per ragged axis: the length of each of the request's rows (they are equal within one request)."""
+    """Per ragged axis: the length of each of the request's rows, where they are equal (see `row_lengths`)."""
     tokens: int
-    """Events in it: rows × the sum of lengths, at least one a row."""
+    """Events in it, summed over rows and axes, at least one a row."""
     deadline: float
     """When its caller stops waiting, on the gateway's clock, seconds."""
     priority: int = 0
@@ -27,6 +27,11 @@ class Inference:
     """Positions of the outputs asked for, in the caller's order."""
     truncated: dict[str, int] = field(default_factory=dict)
     """Axis → oldest entries dropped because the row was longer than the cap."""
+    row_lengths: tuple[tuple[int, ...], ...] | None = None
+    """For each row its length on every axis, where the rows differ; `lengths` says nothing then.
+
+    None = they are equal, as they always are on the Open Inference Protocol: its batches pay nothing for this.
+    """
 
 
 @dataclass(slots=True)

@@ -70,6 +70,15 @@ class TensorSpec:
         return self.finite or self.ordered or self.minimum is not None
 
 
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """What a model's outputs `p` and `score` say about a payment."""
+
+    name: str
+    calibration_version: str
+    """Of the map from raw output to `p` and `score`."""
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """What one model version takes and gives, and how much of it at once."""
@@ -84,6 +93,8 @@ class ModelSpec:
     max_tokens: int = 8192
     """Events a batch may hold, summed over the axes; a model without axes counts one token a row."""
     platform: str = "pytorch"
+    signal: Signal | None = None
+    """None: its answer is no signal, and RiskService does not ask it."""
 
     @cached_property
     def input_index(self) -> dict[str, int]:

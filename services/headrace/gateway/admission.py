@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from headrace.config import BatchingSettings
 from headrace.core.clock import Clock
@@ -35,10 +34,12 @@ class Admission:
         if not self.held and not self.open:
             self._empty.set()
 
-    def deadline(self, remaining_s: float | None, request: Any, settings: BatchingSettings, record: RpcRecord) -> float:
+    def deadline(
+        self, remaining_s: float | None, settings: BatchingSettings, record: RpcRecord, timeout_us: int = 0
+    ) -> float:
         """When this request's caller stops waiting, on our clock.
 
-        Its gRPC deadline or the model's default, and its `timeout` parameter (microseconds) where that is tighter.
+        Its gRPC deadline or the model's default, and `timeout_us` (0 = none) where that is tighter.
         Raises: DeadlinePassed when that is now.
         """
         now = self._clock.now()
@@ -46,7 +47,7 @@ class Admission:
         if remaining_s is not None:
             record.deadline_ns = self._clock.now_ns() + int(remaining_s * 1e9)
             left_s = remaining_s
-        if "timeout" in request.parameters and (timeout_us := request.parameters["timeout"].int64_param) > 0:
+        if timeout_us > 0:
             left_s = min(left_s, timeout_us / 1e6)
         if left_s <= 0:
             raise DeadlinePassed("Request timeout expired")

@@ -59,6 +59,11 @@ def decode(request: service_pb2.ModelInferRequest, spec: ModelSpec, deadline: fl
     )
 
 
+def timeout_us(request: service_pb2.ModelInferRequest) -> int:
+    """Its `timeout` parameter, microseconds; 0 where it has none."""
+    return request.parameters["timeout"].int64_param if "timeout" in request.parameters else 0
+
+
 def encode(inference: Inference, answer: Answer) -> service_pb2.ModelInferResponse:
     """The response: raw bytes, one entry per output asked for, in the caller's order."""
     spec = inference.spec

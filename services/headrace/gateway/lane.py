@@ -80,6 +80,7 @@ class Lane:
         done: asyncio.Future[None] = loop.create_future()
         rider = Rider(inference, record, lambda: None if done.done() else done.set_result(None))
         now = self._clock.now()
+        record.rows, record.tokens, record.priority = inference.rows, inference.tokens, inference.priority
         record.queue_depth = self.queue.rows
         self.queue.push(rider, now)
         record.queued_ns = self._clock.now_ns()

@@ -14,7 +14,7 @@ from headrace.config import Settings
 from headrace.core.clock import Clock
 from headrace.core.records import BatchRecord
 from headrace.core.routing import parse_version, primary
-from headrace.core.tensors import Axis, ModelSpec, TensorSpec
+from headrace.core.tensors import Axis, ModelSpec, Signal, TensorSpec
 from headrace.errors import NotReady, NotServing, UnknownModel
 from headrace.gateway.lane import Lane
 from headrace.v1 import control_pb2
@@ -136,6 +136,7 @@ def _spec(wire: control_pb2.ModelSpec) -> ModelSpec:
         max_rows=wire.max_rows,
         max_tokens=wire.max_tokens,
         platform=wire.platform,
+        signal=Signal(wire.signal.name, wire.signal.calibration_version) if wire.HasField("signal") else None,
     )
 
 

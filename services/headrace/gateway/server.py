@@ -27,6 +27,7 @@ from headrace.gateway import siblings
 from headrace.gateway.admission import Admission
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
+from headrace.gateway.risk import RISK_SERVICE, RiskServicer
 from headrace.gateway.scrape import scrape
 from headrace.gateway.servicer import InferenceServicer
 from headrace.gateway.snapshot import SnapshotFollower
@@ -37,6 +38,7 @@ from headrace.telemetry.http import MetricsServer, Page
 from headrace.telemetry.metrics import GatewayMetrics
 from headrace.telemetry.request_log import RequestLog
 from headrace.telemetry.tracing import Tracer
+from headrace.v1 import risk_pb2_grpc
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ class Gateway:
         self.follower = SnapshotFollower(control_address, self.gateway_id, self.models.apply)
         self._health = HealthServicer()
         self._servicer = InferenceServicer(self.models, self.admission, observer, settings.gateway)
+        self._risk = RiskServicer(self.models, self.admission, observer, settings.risk)
         shared = settings.gateway.processes > 1
         self._server = aio.server(options=SHARED_PORT_OPTIONS if shared else SERVER_OPTIONS)
         self._metrics.expose(lambda: scrape(self.models, self._tracer))
@@ -81,13 +84,14 @@ class Gateway:
     async def start(self) -> None:
         """Open the ports and begin to follow control. Raises: StartupError when a port is taken."""
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._servicer, self._server)
+        risk_pb2_grpc.add_RiskServiceServicer_to_server(self._risk, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (INFERENCE_SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+        names = (INFERENCE_SERVICE, RISK_SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
         self._bind()
         self._tracer.start()
         self._requests.start()
-        await self._set_health({"": False, INFERENCE_SERVICE: False})
+        await self._set_health(dict.fromkeys(("", INFERENCE_SERVICE, RISK_SERVICE), False))
         await self._server.start()
         loop = asyncio.get_running_loop()
         self._tasks = [
@@ -160,7 +164,8 @@ class Gateway:
     def _readiness(self) -> dict[str, bool]:
         ready = self.admission.open and self.models.all_ready()
         names = {model.name: self.admission.open and bool(model.ready_versions()) for model in self.models}
-        return {"": ready, INFERENCE_SERVICE: ready, **names}
+        risk = self.admission.open and self._risk.ready()
+        return {"": ready, INFERENCE_SERVICE: ready, RISK_SERVICE: risk, **names}
 
     def _health_names(self) -> list[str]:
         return list(self._readiness())

@@ -1,79 +1,28 @@
-"""The Open Inference Protocol's RPCs: one short method each. Errors become statuses in one place, `answering`.
+"""The Open Inference Protocol's RPCs: one short method each. How each of them ends is in `answering`.
 
 Holds no state of its own: models live in `Models`, permits in `Admission`, figures in the counters.
 """
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-import grpc
 from grpc import aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from headrace.config import GatewaySettings
 from headrace.core.records import RpcRecord
 from headrace.core.routing import parse_version
-from headrace.errors import BrokenContract, HeadraceError, NotServing, Overloaded, Unsupported, status_of
+from headrace.errors import HeadraceError, Unsupported, status_of
 from headrace.gateway import description
 from headrace.gateway.admission import Admission
-from headrace.gateway.codec import decode, encode
+from headrace.gateway.answering import abort, answering, find, scored
+from headrace.gateway.codec import decode, encode, timeout_us
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
 from headrace.gateway.siblings import Siblings, summed
-from headrace.telemetry import timings
-
-log = logging.getLogger(__name__)
 
 MODEL_INFER: Final = "inference.GRPCInferenceService/ModelInfer"
-PUSHBACK_MS: Final = "50"
-"""`grpc-retry-pushback-ms` of a refusal for overload: a client that retries waits so long first."""
-
-MAX_ID: Final = 256
-"""Characters of a caller's id that are remembered; the answer carries it whole."""
-
-MAX_SENTENCE: Final = 1024
-"""Characters of a status message: it quotes names that a caller chose, and a client takes 8 KiB of metadata at most."""
-
-Trailing = tuple[tuple[str, str], ...]
-Request = TypeVar("Request")
-Response = TypeVar("Response")
-Method = Callable[[Any, Request, "aio.ServicerContext[Any, Any]"], Awaitable[Response]]
-
-
-def answering(method: Method[Request, Response]) -> Method[Request, Response]:
-    """Turn headrace's errors into gRPC statuses, and anything else into INTERNAL that tells nothing."""
-
-    @functools.wraps(method)
-    async def answer(self: Any, request: Request, rpc: aio.ServicerContext[Any, Any]) -> Response:
-        try:
-            return await method(self, request, rpc)
-        except HeadraceError as error:
-            failure = error
-        except aio.AbortError:
-            raise
-        except Exception as error:  # a caller must never hang on, or read, an error of ours
-            log.exception("an RPC failed on an error of ours")
-            failure = BrokenContract("internal error")
-            failure.__cause__ = error
-        await abort(rpc, failure, self.status_codes)
-        raise AssertionError("This is a bug.")  # abort raises
-
-    return answer
-
-
-async def abort(
-    rpc: aio.ServicerContext[Any, Any], error: HeadraceError, status_codes: str, trailing: Trailing = ()
-) -> None:
-    """End an RPC with the status of `error`."""
-    code = grpc.StatusCode[status_of(error, oip=True, status_codes=status_codes)]
-    if isinstance(error, Overloaded | NotServing):
-        trailing = (*trailing, ("grpc-retry-pushback-ms", PUSHBACK_MS))
-    await rpc.abort(code, str(error)[:MAX_SENTENCE], trailing)
 
 
 class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
@@ -83,49 +32,31 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         self.models = models
         self.admission = admission
         self.observer = observer
-        self.status_codes = settings.status_codes
+        self._status_codes = settings.status_codes
         self._siblings = Siblings(settings)
 
     def own_statistics(self, name: str, version: str) -> service_pb2.ModelStatisticsResponse:
         """What this process has counted. Raises: InvalidInference."""
         return description.statistics(self.models, self.observer.metrics.counters, name, version)
 
-    async def ModelInfer(
-        self, request: service_pb2.ModelInferRequest, rpc: aio.ServicerContext[Any, Any]
-    ) -> service_pb2.ModelInferResponse:
-        record = self.observer.begin(MODEL_INFER, rpc)
-        try:
-            response = await self._infer(request, rpc, record)
-        except HeadraceError as error:
-            self.observer.failed(record, error, status_of(error, oip=True, status_codes=self.status_codes))
-            await abort(rpc, _with_id(error, request.id), self.status_codes, timings.trailing(record))
-            raise
-        except asyncio.CancelledError:
-            self.observer.left(record)
-            raise
-        except Exception as error:  # a caller must never hang on, or read, an error of ours
-            self.observer.broke(record, error)
-            await abort(rpc, BrokenContract("internal error"), self.status_codes, timings.trailing(record))
-            raise
-        self.observer.succeeded(record)
-        rpc.set_trailing_metadata(timings.trailing(record))
-        return response
+    def code_of(self, error: HeadraceError) -> str:
+        return status_of(error, oip=True, status_codes=self._status_codes)
 
-    async def _infer(
+    def id_of(self, request: service_pb2.ModelInferRequest) -> str:
+        return str(request.id)
+
+    def told(self, error: HeadraceError, request: service_pb2.ModelInferRequest) -> HeadraceError:
+        """Triton opens the messages of its core with the request's id; clients grep for what follows."""
+        return type(error)(f"[request id: {request.id or '<id_unknown>'}] {error}")
+
+    @scored(MODEL_INFER)
+    async def ModelInfer(
         self, request: service_pb2.ModelInferRequest, rpc: aio.ServicerContext[Any, Any], record: RpcRecord
     ) -> service_pb2.ModelInferResponse:
-        record.request_id = request.id[:MAX_ID]
-        self.admission.enter()
-        try:
-            lane = self.models.find(request.model_name, request.model_version)
-            # Only now: a name that is no model's must not become a label, a caller could make any number of them.
-            record.model, record.version = lane.spec.name, lane.spec.version
-            deadline = self.admission.deadline(rpc.time_remaining(), request, lane.settings, record)
-            inference = decode(request, lane.spec, deadline)
-            record.rows, record.tokens, record.priority = inference.rows, inference.tokens, inference.priority
-            return encode(inference, await lane.score(inference, record))
-        finally:
-            self.admission.leave()
+        lane = find(self.models, request.model_name, request.model_version, record)
+        deadline = self.admission.deadline(rpc.time_remaining(), lane.settings, record, timeout_us(request))
+        inference = decode(request, lane.spec, deadline)
+        return encode(inference, await lane.score(inference, record))
 
     @answering
     async def ServerLive(
@@ -187,11 +118,6 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         return description.index(self.models, ready_only=request.ready)
 
 
-def _with_id(error: HeadraceError, request_id: str) -> HeadraceError:
-    """Triton opens the messages of its core with the request's id; clients grep for what follows."""
-    return type(error)(f"[request id: {request_id or '<id_unknown>'}] {error}")
-
-
 def _unsupported(name: str) -> Any:
     async def refuse(self: InferenceServicer, _: Any, rpc: aio.ServicerContext[Any, Any]) -> None:
         sentence = (
@@ -199,7 +125,7 @@ def _unsupported(name: str) -> Any:
             if "SharedMemory" in name
             else f"{name} is not offered by this server yet"
         )
-        await abort(rpc, Unsupported(sentence), self.status_codes)
+        await abort(rpc, self, Unsupported(sentence))
 
     refuse.__name__ = name
     return refuse

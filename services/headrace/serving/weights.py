@@ -109,7 +109,14 @@ def wire_spec(model: FoundModel) -> control_pb2.ModelSpec:
         max_rows=spec.max_rows,
         max_tokens=spec.max_tokens,
         platform="pytorch",
+        signal=_signal(spec.signal),
     )
+
+
+def _signal(signal: disk.Signal | None) -> control_pb2.SignalSpec | None:
+    if signal is None:
+        return None
+    return control_pb2.SignalSpec(name=signal.name, calibration_version=signal.calibration_version)
 
 
 def _tensors(tensors: Iterable[disk.TensorSpec]) -> list[control_pb2.TensorSpec]:

@@ -57,7 +57,7 @@ class Lease(_message.Message):
     def __init__(self, lease_ms: _Optional[int] = ...) -> None: ...
 
 class ModelSpec(_message.Message):
-    __slots__ = ("name", "version", "digest", "inputs", "outputs", "axes", "max_rows", "max_tokens", "platform")
+    __slots__ = ("name", "version", "digest", "inputs", "outputs", "axes", "max_rows", "max_tokens", "platform", "signal")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,7 @@ class ModelSpec(_message.Message):
     MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PLATFORM_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     digest: str
@@ -76,7 +77,16 @@ class ModelSpec(_message.Message):
     max_rows: int
     max_tokens: int
     platform: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., axes: _Optional[_Iterable[_Union[Axis, _Mapping]]] = ..., max_rows: _Optional[int] = ..., max_tokens: _Optional[int] = ..., platform: _Optional[str] = ...) -> None: ...
+    signal: SignalSpec
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., axes: _Optional[_Iterable[_Union[Axis, _Mapping]]] = ..., max_rows: _Optional[int] = ..., max_tokens: _Optional[int] = ..., platform: _Optional[str] = ..., signal: _Optional[_Union[SignalSpec, _Mapping]] = ...) -> None: ...
+
+class SignalSpec(_message.Message):
+    __slots__ = ("name", "calibration_version")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_VERSION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    calibration_version: str
+    def __init__(self, name: _Optional[str] = ..., calibration_version: _Optional[str] = ...) -> None: ...
 
 class TensorSpec(_message.Message):
     __slots__ = ("name", "datatype", "dims", "axis", "finite", "bounded_below", "minimum", "ordered")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,3 +97,76 @@ def test_empty_rows_before_a_bad_one_do_not_shift_the_blame() -> None:
 
     assert isinstance(bad.outcome, InvalidInference)
     assert len(riding.riders) == 2
+
+
+TWO_AXES = ModelSpec(
+    name="m",
+    version="1",
+    digest="",
+    inputs=(
+        TensorSpec("a", "INT64", (-1,), axis="a", minimum=0),
+        TensorSpec("b", "INT32", (-1, 2), axis="b"),
+        TensorSpec("key", "INT64", (1,)),
+    ),
+    outputs=(TensorSpec("a_sum", "INT64", (1,)), TensorSpec("b_sum", "INT64", (1,)), TensorSpec("key", "INT64", (1,))),
+    axes=(Axis("a", 16), Axis("b", 16)),
+)
+Rows = list[tuple[list[int], list[int], int]]
+"""For each row: the entries of axis a, those of axis b, and its key."""
+
+
+def rider_of(rows: Rows) -> Rider:
+    lengths = tuple((len(a), len(b)) for a, b, _ in rows)
+    equal = len(set(lengths)) == 1
+    columns = [
+        np.array([x for a, _, _ in rows for x in a], "<i8").tobytes(),
+        np.array([(x, x) for _, b, _ in rows for x in b], "<i4").tobytes(),
+        np.array([key for _, _, key in rows], "<i8").tobytes(),
+    ]
+    tokens = sum(max(1, sum(row)) for row in lengths)
+    inference = Inference(
+        TWO_AXES, columns, len(rows), lengths[0], tokens, float("inf"), row_lengths=None if equal else lengths
+    )
+    return Rider(inference, RpcRecord(b"t" * 16, 1, 0, True, 0), lambda: None)
+
+
+def sums(rows: Rows) -> list[list[int]]:
+    return [[sum(a) for a, _, _ in rows], [2 * sum(b) for _, b, _ in rows], [key for _, _, key in rows]]
+
+
+entries = st.lists(st.integers(0, 100), max_size=4)
+ragged = st.lists(st.tuples(entries, entries, st.integers(0, 100)), min_size=1, max_size=4)
+uniform = st.tuples(entries, entries, st.integers(0, 100), st.integers(1, 4)).map(lambda row: [row[:3]] * row[3])
+
+
+@given(st.lists(ragged | uniform, min_size=1, max_size=6))
+def test_every_rider_gets_its_own_rows_back_whether_their_lengths_differ_or_not(riders: list[Rows]) -> None:
+    riding = Batch(TWO_AXES, [rider_of(rows) for rows in riders], BatchRecord(b"b" * 16, 1, "m", "1", "primary", 0, ""))
+
+    packed = pack(riding)
+    borders = [np.concatenate([[0], np.cumsum(lengths)]) for lengths in packed.lengths]
+    parts = [
+        [np.frombuffer(column, dtype).reshape(-1, width)[begin:end].sum() for begin, end in pairwise(places)]
+        for column, dtype, width, places in zip(packed.columns, ("<i8", "<i4"), (1, 2), borders, strict=False)
+    ]
+    answer = [np.array(part, "<i8").tobytes() for part in parts] + [packed.columns[2]]
+
+    assert all(len(lengths) == riding.rows for lengths in packed.lengths)
+    assert riding.tokens == sum(max(1, a + b) for a, b in zip(*(p.tolist() for p in packed.lengths), strict=True))
+    row = 0
+    for rows in riders:
+        found = [np.frombuffer(part, "<i8").tolist() for part in split(TWO_AXES, answer, row, len(rows))]
+        assert found == sums(rows)
+        row += len(rows)
+
+
+def test_a_bad_row_of_many_lengths_takes_its_own_rider_out_and_no_other() -> None:
+    good, mate = rider_of([([1], [2, 3], 4), ([], [], 5)]), rider_of([([7, 8], [], 9)] * 2)
+    bad = rider_of([([1, 2], [], 1), ([3, -1], [4], 2)])
+    riding = Batch(TWO_AXES, [good, bad, mate], BatchRecord(b"b" * 16, 1, "m", "1", "primary", 0, ""))
+
+    packed = pack(riding)
+
+    assert riding.riders == [good, mate]
+    assert str(bad.outcome) == "input 'a' has a value below 0 for model 'm'"
+    assert [lengths.tolist() for lengths in packed.lengths] == [[1, 0, 2, 2], [2, 0, 0, 0]]

@@ -170,3 +170,10 @@ def test_the_wire_spec_says_what_the_file_says() -> None:
     assert by_name["card_codes"].dims[0] == -1
     assert by_name["card_codes"].axis == "card"
     assert not by_name["merchant_stats"].axis
+
+
+def test_a_signal_is_on_the_wire_only_where_the_file_has_one(directory: Path) -> None:
+    shipped = weights.wire_spec(weights.read(weights.shipped_models() / "fraud-tx" / "1"))
+
+    assert (shipped.signal.name, len(shipped.signal.calibration_version)) == ("fraud", 12)
+    assert not weights.wire_spec(weights.read(directory)).HasField("signal")

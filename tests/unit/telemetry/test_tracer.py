@@ -372,6 +372,13 @@ def test_words_that_are_no_names_are_blotted_out() -> None:
     assert "'card_amount_2'" in request_log.blotted(sentence.format("card_amount_2"))
 
 
+@pytest.mark.parametrize("field", ["channel", "outcome", "country", "currency"])
+def test_what_a_field_of_a_payment_held_is_blotted_out_even_if_it_looks_like_a_name(field: str) -> None:
+    told = request_log.blotted(f"payment.card_history[3]: {field} 'Ada_Lovelace' is not one of chip, atm for model 'm'")
+
+    assert told == f"payment.card_history[3]: {field} '…' is not one of chip, atm for model 'm'"
+
+
 def test_lines_are_written_in_a_thread_and_what_does_not_fit_is_said(caplog: pytest.LogCaptureFixture) -> None:
     log = request_log.RequestLog()
     with caplog.at_level(logging.INFO, "headrace.requests"):

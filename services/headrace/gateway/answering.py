@@ -1,0 +1,144 @@
+"""How an RPC ends: its outcome becomes a status, trailing metadata and the end of its record, here and nowhere else.
+
+`scored` is for the RPCs that ask a model, `answering` for the others. Shared by every service of the gateway; knows
+no service's messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol, TypeVar
+
+import grpc
+from grpc import aio
+
+from headrace.core.records import RpcRecord
+from headrace.errors import BrokenContract, HeadraceError, NotServing, Overloaded
+from headrace.gateway.admission import Admission
+from headrace.gateway.lane import Lane
+from headrace.gateway.models import Models
+from headrace.gateway.observer import Observer
+from headrace.telemetry import timings
+
+log = logging.getLogger(__name__)
+
+PUSHBACK_MS: Final = "50"
+"""`grpc-retry-pushback-ms` of a refusal for overload: a client that retries waits so long first."""
+MAX_ID: Final = 256
+"""Characters of a caller's id that are remembered; the answer carries it whole."""
+MAX_SENTENCE: Final = 1024
+"""Characters of a status message: it quotes names that a caller chose, and a client takes 8 KiB of metadata at most."""
+
+Trailing = tuple[tuple[str, str], ...]
+Rpc = aio.ServicerContext[Any, Any]
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Method = Callable[[Any, Request, Rpc], Awaitable[Response]]
+ScoringMethod = Callable[[Any, Request, Rpc, RpcRecord], Awaitable[Response]]
+
+
+class Answers(Protocol):
+    """A service that tells errors in its own words."""
+
+    def code_of(self, error: HeadraceError) -> str:
+        """The gRPC status of an error, by name."""
+
+
+class Scores(Answers, Protocol):
+    """A service that asks models."""
+
+    admission: Admission
+    observer: Observer
+
+    def id_of(self, request: Any) -> str:
+        """What the caller calls this request."""
+
+    def told(self, error: HeadraceError, request: Any) -> HeadraceError:
+        """The error as its caller reads it."""
+
+
+def find(models: Models, name: str, version: str, record: RpcRecord) -> Lane:
+    """The lane that answers, entered in the record. Raises: UnknownModel, NotReady, InvalidInference."""
+    lane = models.find(name, version)
+    # Only now: a name that is no model's must not become a label, a caller could make any number of them.
+    record.model, record.version = lane.spec.name, lane.spec.version
+    return lane
+
+
+def scored(name: str) -> Callable[[ScoringMethod[Request, Response]], Method[Request, Response]]:
+    """Make an RPC called `name` of a method that asks a model.
+
+    The method runs with a permit, and with the record that becomes the RPC's span. Whatever it raises is told once:
+    to the caller as a status with its trace and timings, to the observer as the end of the record.
+    """
+
+    def decorate(method: ScoringMethod[Request, Response]) -> Method[Request, Response]:
+        @functools.wraps(method)
+        async def answer(self: Scores, request: Request, rpc: Rpc) -> Response:
+            record = self.observer.begin(name, rpc)
+            record.request_id = self.id_of(request)[:MAX_ID]
+            try:
+                response = await _admitted(self, method, request, rpc, record)
+            except HeadraceError as error:
+                self.observer.failed(record, error, self.code_of(error))
+                await abort(rpc, self, self.told(error, request), timings.trailing(record))
+                raise
+            except asyncio.CancelledError:
+                self.observer.left(record)
+                raise
+            except Exception as error:  # a caller must never hang on, or read, an error of ours
+                self.observer.broke(record, error)
+                await abort(rpc, self, BrokenContract("internal error"), timings.trailing(record))
+                raise
+            self.observer.succeeded(record)
+            rpc.set_trailing_metadata(timings.trailing(record))
+            return response
+
+        return answer
+
+    return decorate
+
+
+def answering(method: Method[Request, Response]) -> Method[Request, Response]:
+    """Turn headrace's errors into gRPC statuses, and anything else into INTERNAL that tells nothing."""
+
+    @functools.wraps(method)
+    async def answer(self: Answers, request: Request, rpc: Rpc) -> Response:
+        try:
+            return await method(self, request, rpc)
+        except HeadraceError as error:
+            failure = error
+        except aio.AbortError:
+            raise
+        except Exception as error:  # a caller must never hang on, or read, an error of ours
+            log.exception("an RPC failed on an error of ours")
+            failure = BrokenContract("internal error")
+            failure.__cause__ = error
+        await abort(rpc, self, failure)
+        raise AssertionError("This is a bug.")  # abort raises
+
+    return answer
+
+
+async def abort(rpc: Rpc, service: Answers, error: HeadraceError, trailing: Trailing = ()) -> None:
+    """End an RPC with the status of `error`."""
+    if isinstance(error, Overloaded | NotServing):
+        trailing = (*trailing, ("grpc-retry-pushback-ms", PUSHBACK_MS))
+    await rpc.abort(grpc.StatusCode[service.code_of(error)], str(error)[:MAX_SENTENCE], trailing)
+
+
+async def _admitted(
+    service: Scores,
+    method: ScoringMethod[Request, Response],
+    request: Request,
+    rpc: Rpc,
+    record: RpcRecord,
+) -> Response:
+    service.admission.enter()
+    try:
+        return await method(service, request, rpc, record)
+    finally:
+        service.admission.leave()

@@ -1,0 +1,140 @@
+"""`headrace.v1.RiskService`: payments in their own words, riding in the same lanes and batches as tensors do.
+
+Holds no state but the encoders of the lanes it has been asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from grpc import aio
+
+from headrace.config import RiskSettings
+from headrace.core.batch import bad_rows
+from headrace.core.records import RpcRecord
+from headrace.core.tensors import ModelSpec
+from headrace.errors import HeadraceError, InvalidInference, status_of
+from headrace.gateway.admission import Admission
+from headrace.gateway.answering import MAX_SENTENCE, find, scored
+from headrace.gateway.lane import Lane
+from headrace.gateway.models import Models
+from headrace.gateway.observer import Observer
+from headrace.gateway.payments import PaymentEncoder, Row
+from headrace.gateway.signals import not_assessed, signals_of
+from headrace.v1 import risk_pb2, risk_pb2_grpc
+
+RISK_SERVICE: Final = "headrace.v1.RiskService"
+DEFAULT_MODEL: Final = "fraud-tx"
+
+Rows = dict[int, Row]
+"""Place in the request → the payment there."""
+Wrong = dict[int, str]
+"""Place in the request → what is wrong with the payment there."""
+
+
+class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
+    """Scores payments, one or several at a time."""
+
+    def __init__(self, models: Models, admission: Admission, observer: Observer, settings: RiskSettings) -> None:
+        self.models = models
+        self.admission = admission
+        self.observer = observer
+        self._cuts = settings.cuts
+        self._encoders: WeakKeyDictionary[Lane, PaymentEncoder] = WeakKeyDictionary()
+
+    def ready(self) -> bool:
+        """Some model that has a signal answers."""
+        return any(lane.ready and lane.spec.signal is not None for lane in self.models.lanes())
+
+    def code_of(self, error: HeadraceError) -> str:
+        return status_of(error)
+
+    def id_of(self, request: risk_pb2.ScoreRequest | risk_pb2.ScoreBatchRequest) -> str:
+        return request.request_id
+
+    def told(self, error: HeadraceError, request: Any) -> HeadraceError:
+        return error
+
+    @scored(f"{RISK_SERVICE}/Score")
+    async def Score(
+        self, request: risk_pb2.ScoreRequest, rpc: aio.ServicerContext[Any, Any], record: RpcRecord
+    ) -> risk_pb2.ScoreResponse:
+        lane, encoder = self._find(request, record)
+        deadline = self.admission.deadline(rpc.time_remaining(), lane.settings, record)
+        if not request.HasField("payment"):
+            raise InvalidInference("payment is missing")
+        row = encoder.encode(request.payment, "payment")
+        answer = await lane.score(encoder.join([row], deadline, request.request_id), record)
+        return risk_pb2.ScoreResponse(
+            request_id=request.request_id,
+            signals=signals_of(lane.spec, answer, self._cuts),
+            truncated_card_events=row.truncated_card_events,
+            batch_rows=answer.batch_rows,
+            queue_us=answer.queue_us,
+        )
+
+    @scored(f"{RISK_SERVICE}/ScoreBatch")
+    async def ScoreBatch(
+        self, request: risk_pb2.ScoreBatchRequest, rpc: aio.ServicerContext[Any, Any], record: RpcRecord
+    ) -> risk_pb2.ScoreBatchResponse:
+        lane, encoder = self._find(request, record)
+        deadline = self.admission.deadline(rpc.time_remaining(), lane.settings, record)
+        _check_size(len(request.payments), lane.spec)
+        rows, wrong = await _encode_all(encoder, request.payments)
+        if not rows:
+            raise InvalidInference(f"no payment can be assessed: {wrong[0]}")
+        answer = await lane.score(encoder.join(list(rows.values()), deadline, request.request_id), record)
+        signals = dict(zip(rows, signals_of(lane.spec, answer, self._cuts), strict=True))
+        return risk_pb2.ScoreBatchResponse(
+            request_id=request.request_id,
+            assessments=[
+                risk_pb2.Assessment(signals=[signals[place]], truncated_card_events=rows[place].truncated_card_events)
+                if place in rows
+                else risk_pb2.Assessment(signals=[not_assessed(lane.spec, f"invalid: {wrong[place]}"[:MAX_SENTENCE])])
+                for place in range(len(request.payments))
+            ],
+            batch_rows=answer.batch_rows,
+            queue_us=answer.queue_us,
+        )
+
+    def _find(
+        self, request: risk_pb2.ScoreRequest | risk_pb2.ScoreBatchRequest, record: RpcRecord
+    ) -> tuple[Lane, PaymentEncoder]:
+        lane = find(self.models, request.model or DEFAULT_MODEL, request.version, record)
+        encoder = self._encoders.get(lane)
+        if encoder is None:
+            encoder = self._encoders[lane] = PaymentEncoder(lane.spec)
+        return lane, encoder
+
+
+def _check_size(count: int, spec: ModelSpec) -> None:
+    if not 0 < count <= spec.max_rows:
+        raise InvalidInference(f"a batch has 1 to {spec.max_rows} payments for model '{spec.name}', not {count}")
+
+
+async def _encode_all(encoder: PaymentEncoder, payments: Sequence[risk_pb2.Payment]) -> tuple[Rows, Wrong]:
+    """The payments that can be assessed, and what is wrong with the others."""
+    rows: Rows = {}
+    wrong: Wrong = {}
+    for place, payment in enumerate(payments):
+        try:
+            rows[place] = encoder.encode(payment, f"payments[{place}]")
+        except InvalidInference as error:
+            wrong[place] = str(error)
+        await asyncio.sleep(0)  # others get their turn in between: a payment takes about a millisecond to encode
+    _set_aside(encoder, rows, wrong)
+    return rows, wrong
+
+
+def _set_aside(encoder: PaymentEncoder, rows: Rows, wrong: Wrong) -> None:
+    """Move what the model itself refuses from `rows` to `wrong`: in a batch it would take its request out with it."""
+    if not rows:
+        return
+    places = list(rows)
+    for row, complaint in bad_rows(encoder.join(list(rows.values()), 0.0, "")).items():
+        place = places[row]
+        del rows[place]
+        wrong[place] = f"payments[{place}]: {complaint}"
