@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from headrace_models import features, wire
+from headrace_models.attempts import ATTEMPT_TABLES, PAYMENT_TABLES
 from headrace_models.features import HOUR_US, ID_BUCKETS
 from headrace_models.retries import PAD
+from headrace_models.vocabulary import of_attempts as vocabulary
 
-PAYMENT_TABLES: Final = (512, 256, 64, 16, 4, 4)
-"""Entries for mcc, country, currency, channel, three_ds, network_token."""
-ATTEMPT_TABLES: Final = (16, 16, 16)
-"""Entries for outcome, advice, action + 1."""
+__all__ = ["Acceptance", "AcceptanceConfig", "build", "vocabulary"]
+
 MOMENT: Final = 5
 """hour (sin, cos), weekday, day of the month (sin, cos)."""
 
@@ -57,7 +57,13 @@ class Acceptance(nn.Module):
         self.attempt_age = nn.Linear(2, width)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
-                width, config.heads, config.hidden, dropout=config.dropout, activation="gelu", batch_first=True, norm_first=True
+                width,
+                config.heads,
+                config.hidden,
+                dropout=config.dropout,
+                activation="gelu",
+                batch_first=True,
+                norm_first=True,
             )
             for _ in range(config.layers)
         )
@@ -65,12 +71,12 @@ class Acceptance(nn.Module):
         self.action = nn.Embedding(len(wire.ACTIONS), width)
         self.then = nn.Linear(MOMENT + 1, width)
         self.head = nn.Sequential(nn.Linear(3 * width, 128), nn.GELU(), nn.Linear(128, 32), nn.GELU(), nn.Linear(32, 1))
-        self.platt: Tensor
-        self.register_buffer("platt", torch.tensor([1.0, 0.0]))
+        self.calibration: Tensor
+        self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
 
     def forward(self, inputs: dict[str, Tensor], lengths: dict[str, Tensor]) -> dict[str, Tensor]:
         logit_BK = self.logits(inputs, lengths)
-        p_BK = torch.sigmoid(self.platt[0] * logit_BK + self.platt[1])
+        p_BK = torch.sigmoid(self.calibration[0] * logit_BK + self.calibration[1])
         return {"approve": torch.where(inputs["candidates"] == PAD, 0.0, p_BK)}
 
     def logits(self, inputs: dict[str, Tensor], lengths: dict[str, Tensor]) -> Tensor:

@@ -19,7 +19,10 @@ from headrace_models.history import Columns, Index, Stream
 CAP: Final = 16
 """Attempts that are looked at: the newest."""
 PAYMENT_CODES: Final = ("mcc", "country", "currency", "channel", "three_ds", "network_token")
+PAYMENT_TABLES: Final = (512, 256, 64, 16, 4, 4)
+"""Entries of each code's table; a code beyond them wraps round."""
 ATTEMPT_CODES: Final = ("outcome", "advice", "action")
+ATTEMPT_TABLES: Final = (16, 16, 16)
 CANDIDATES: Final = len(wire.ACTIONS)
 
 
@@ -40,7 +43,7 @@ class AttemptTimeline:
         retried = lengths > 0
         decided[retried] = events.ts[past[ends[retried] - 1]]
         codes = (events.mcc, events.country, events.currency, events.channel, events.three_ds, events.network_token)
-        columns = {
+        columns: Columns = {
             "payment_ts": decided[:, None],
             "payment_amount": events.amount[rows, None],
             "payment_codes": np.stack([code[rows] for code in codes], 1).astype(np.int32),

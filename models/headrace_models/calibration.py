@@ -91,7 +91,8 @@ def score_edges(p: Floats, weight: Floats) -> Floats:
     rarity = 10 ** (-DECADES * np.arange(1, SCORES) / (SCORES - 1))
     order = np.argsort(-p, kind="stable")
     share = np.cumsum(weight[order]) / weight.sum()
-    return p[order][np.searchsorted(share, rarity, side="left").clip(max=len(p) - 1)]
+    edges: Floats = p[order][np.searchsorted(share, rarity, side="left").clip(max=len(p) - 1)]
+    return edges
 
 
 def _log_loss(logit: Floats, label: Floats, weight: Floats) -> float:

@@ -26,6 +26,7 @@ def contradictions(spec: ModelSpec) -> Iterator[str]:
     yield from _tensors("inputs", spec.inputs, spec.axes)
     yield from _tensors("outputs", spec.outputs, spec.axes)
     yield from _outputs(spec)
+    yield from _extras(spec)
     if spec.signal is not None and not spec.signal.name:
         yield "signal.name: is empty"
     yield from _axes(spec)
@@ -100,6 +101,22 @@ def _outputs(spec: ModelSpec) -> Iterator[str]:
     for i, tensor in enumerate(spec.inputs):
         if tensor.tolerance is not None:
             yield f"inputs.{i}.tolerance: is asked of outputs only"
+
+
+def _extras(spec: ModelSpec) -> Iterator[str]:
+    declared = {axis.name for axis in spec.axes}
+    yield from _twice("extras", (*spec.outputs, *spec.extras))
+    for i, tensor in enumerate(spec.extras):
+        yield from (f"extras.{i}.{complaint}" for complaint in _tensor(tensor, declared))
+        yield from _sizes(f"extras.{i}.", {"costs_rows": tensor.costs_rows})
+        if tensor.axis is not None:
+            yield f"extras.{i}.axis: outputs have fixed dims"
+        if tensor.labels and tensor.dims != (len(tensor.labels),):
+            yield f"extras.{i}.labels: {len(tensor.labels)} names for dims {list(tensor.dims)}"
+    for where, tensors in (("inputs", spec.inputs), ("outputs", spec.outputs)):
+        for i, tensor in enumerate(tensors):
+            if tensor.labels or tensor.costs_rows:
+                yield f"{where}.{i}: labels and costs_rows are asked of extras only"
 
 
 def _axes(spec: ModelSpec) -> Iterator[str]:

@@ -74,6 +74,8 @@ def _read(path: Path, rename: Mapping[str, str]) -> pa.Table:
             table = csv.read_csv(path, convert_options=text)
     except (OSError, UnicodeDecodeError, pa.ArrowInvalid) as error:
         raise DatasetError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+    if absent := [name for name in rename if name not in table.column_names]:
+        raise DatasetError(f"{path}: has no column {absent[0]} to rename")
     return table.rename_columns([rename.get(name, name) for name in table.column_names])
 
 
@@ -155,7 +157,8 @@ class _Reader:
         wrong[-1] = name in ("ts", "amount", "card_id", "merchant_id")
         index = column.indices.fill_null(len(column.dictionary)).to_numpy(zero_copy_only=False)
         self._set_aside(f"{name} cannot be read", wrong[index])
-        return codes[index]
+        found: Column = codes[index]
+        return found
 
 
 def _ranks(ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:
@@ -202,4 +205,5 @@ def _repeated(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """True from an id's second row on."""
     again = np.ones(len(ids), bool)
     again[np.unique(ids, return_index=True)[1]] = False
-    return again & (ids != 0)
+    repeated: npt.NDArray[np.bool_] = again & (ids != 0)
+    return repeated

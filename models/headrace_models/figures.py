@@ -57,7 +57,7 @@ def recall_at_false_positives(of: Judged, rate: float) -> float:
     negatives, weight = of.p[~of.positive], of.weight[~of.positive]
     order = np.argsort(-negatives, kind="stable")
     share = np.cumsum(weight[order]) / weight.sum()
-    threshold = negatives[order][min(np.searchsorted(share, rate), len(order) - 1)]
+    threshold = negatives[order][min(int(np.searchsorted(share, rate)), len(order) - 1)]
     caught = of.weight * of.positive * (of.p > threshold)
     return float(caught.sum() / (of.weight * of.positive).sum())
 
@@ -65,7 +65,7 @@ def recall_at_false_positives(of: Judged, rate: float) -> float:
 def reliability(of: Judged, bins: int = 15) -> npt.NDArray[np.float64]:
     """[bins, 3]: share of traffic, mean `p` and share of positives, by bins of equal traffic."""
     order = np.argsort(of.p, kind="stable")
-    share = np.cumsum(of.weight[order]) / of.weight.sum()
+    share = (np.cumsum(of.weight[order]) - of.weight[order] / 2) / of.weight.sum()
     place = np.minimum((share * bins).astype(int), bins - 1)
     weight = np.bincount(place, of.weight[order], bins)
     mean = np.bincount(place, (of.weight * of.p)[order], bins) / np.maximum(weight, 1e-12)

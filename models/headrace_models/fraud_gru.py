@@ -19,8 +19,10 @@ from torch.nn import functional
 
 from headrace_models import features
 from headrace_models.calibration import Calibration
-from headrace_models.features import HOUR_US
 from headrace_models.layers.embedding import EventEmbedding
+from headrace_models.vocabulary import of_events as vocabulary
+
+__all__ = ["FraudGru", "FraudGruConfig", "State", "build", "vocabulary"]
 
 BITS: Final = 64
 SEEN: Final = 3
@@ -36,7 +38,7 @@ class FraudGruConfig:
 
     width: int = 96
     hidden: int = 128
-    dropout: float = 0.3
+    dropout: float = 0.5
     """Of what the head reads, in training."""
 
 
@@ -65,7 +67,10 @@ class FraudGru(nn.Module):
         self.recur = nn.Linear(config.hidden, 3 * config.hidden)
         self.decay = nn.Parameter(torch.full((config.hidden,), -4.0))
         self.card = nn.Sequential(
-            nn.Dropout(config.dropout), nn.Linear(config.hidden + config.width, 96), nn.GELU(), nn.Dropout(config.dropout)
+            nn.Dropout(config.dropout),
+            nn.Linear(config.hidden + config.width, 96),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
         )
         self.stats = nn.Sequential(nn.Linear(STATS, 32), nn.GELU())
         self.head = nn.Sequential(nn.Linear(96 + 32, 32), nn.GELU(), nn.Linear(32, 1))
@@ -101,7 +106,7 @@ class FraudGru(nn.Module):
         return logit_B, State(after_BX, features.folded_ids(inputs, row_N, ends_B, before.ids_BX))
 
     def _unroll(self, gates_N: Tensor, gap_h_N: Tensor, h_BH: Tensor, lengths_B: Tensor) -> Tensor:
-        """The hidden state after each row's last event. Longest rows first, so that the living ones lead: no padding."""
+        """The hidden state after each row's last event. Longest rows first: the living ones lead, none is padded."""
         lengths, order = torch.sort(lengths_B, descending=True)
         starts = (torch.cumsum(lengths_B, 0) - lengths_B)[order]
         place_B = order.to(h_BH.device)

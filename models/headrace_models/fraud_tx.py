@@ -12,12 +12,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from headrace_models import collate, features
+from headrace_models import collate, explain, features
 from headrace_models.calibration import Calibration
 from headrace_models.features import EventFeatures
 from headrace_models.layers.attention import Block, angles
 from headrace_models.layers.embedding import EventEmbedding
-from headrace_models.vocabulary import vocabulary
+from headrace_models.vocabulary import of_events as vocabulary
 
 __all__ = ["FraudTx", "FraudTxConfig", "build", "vocabulary"]
 
@@ -35,7 +35,7 @@ class FraudTxConfig:
     layers: int = 2
     hidden: int = 256
     merchant_width: int = 48
-    dropout: float = 0.3
+    dropout: float = 0.5
     """Of what the head reads, in training."""
 
 
@@ -72,6 +72,10 @@ class FraudTx(nn.Module):
         logit_B = self.logits(inputs, lengths)
         p_B, score_B = self.calibration(logit_B, lengths["card"].to(logit_B.device))
         return {"p": p_B[:, None], "score": score_B[:, None]}
+
+    def extras(self, inputs: dict[str, Tensor], lengths: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What is only computed for the rows that ask for it."""
+        return {"top_factors": explain.top_factors(self.logits, inputs, lengths)}
 
     def logits(self, inputs: dict[str, Tensor], lengths: dict[str, Tensor]) -> Tensor:
         """Uncalibrated, [B]: what training optimises."""

@@ -127,12 +127,17 @@ def probabilities(
     return policy
 
 
-def choose(  # noqa: PLR0913  a decision has that many sides
-    approve: npt.ArrayLike, options: Allowed, amount: float, cost: float, draw: float, candidates: Sequence[int] = tuple(range(8))
+def choose(
+    approve: npt.ArrayLike,
+    options: Allowed,
+    amount: float,
+    cost: float,
+    draw: float,
+    candidates: Sequence[int] = tuple(range(8)),
 ) -> Choice:
     """Decide. `approve`: the model's P(approved), [K]; `draw`: uniform in [0, 1), the caller's randomness."""
     policy = probabilities(approve, options.mask, amount, cost)
-    place = int(min(np.searchsorted(np.cumsum(policy), draw, side="right"), len(policy) - 1))
+    place = min(int(np.searchsorted(np.cumsum(policy), draw, side="right")), len(policy) - 1)
     if place == len(candidates):
         rule = "" if options.mask.any() else next(filter(None, options.rules), "")
         return Choice(STOP, float(policy[-1]), 0.0, rule)

@@ -47,6 +47,10 @@ class TensorSpec:
     ordered: bool = False
     optional: bool = False
     """An input a caller may leave out: it is zeros then."""
+    labels: tuple[str, ...] = ()
+    """Of an extra: what its entries are called."""
+    costs_rows: int = 0
+    """Of an extra: as many rows as computing it for one costs."""
     tolerance: float | None = None
     """How far an output may be from what it should be. None = exact for integers, a rounding error for floats."""
 
@@ -104,6 +108,8 @@ class ModelSpec:
     vocabulary: str = ""
     """Digest of what the model's codes mean. Empty = nothing to compare with the code's."""
     signal: Signal | None = None
+    extras: tuple[TensorSpec, ...] = ()
+    """Outputs for the rows that ask for them: `extras(inputs, lengths)` of the module."""
 
 
 def parse(tree: Any) -> ModelSpec:

@@ -24,6 +24,13 @@ WEIGHTS: Final = "weights.safetensors"
 GOLDEN: Final = "golden.npz"
 
 
+class _Plain(yaml.SafeDumper):
+    """Writes out what is shared in memory, instead of anchors that refer to it."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002  the base class's name
+        return True
+
+
 def write(
     directory: Path, module: torch.nn.Module, described: Mapping[str, Any], inputs: Arrays, lengths: Arrays
 ) -> spec.ModelSpec:
@@ -32,10 +39,10 @@ def write(
     `described` is `spec.yaml` without name and version, which the directory says, and without the files and the
     digest, which follow. A `model.py` must lie there already. Raises: spec.SpecError when it could not be served.
     """
-    from safetensors.torch import save_file  # noqa: PLC0415  reading a spec must not need torch
+    from safetensors.torch import save  # noqa: PLC0415  reading a spec must not need torch
 
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(module.state_dict(), directory / WEIGHTS)
+    (directory / WEIGHTS).write_bytes(save(module.state_dict()))  # not save_file: nobody else could read its file
     _write_golden(directory / GOLDEN, module.eval(), inputs, lengths)
     tree = {
         "name": directory.absolute().parent.name,
@@ -45,7 +52,9 @@ def write(
         "digest": spec.digest(directory / WEIGHTS),
         "golden": GOLDEN,
     }
-    (directory / "spec.yaml").write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    (directory / "spec.yaml").write_text(
+        yaml.dump(tree, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8"
+    )
     written = spec.load_spec(directory)
     spec.verify_golden(spec.load_module(written, directory), written, directory)
     return written

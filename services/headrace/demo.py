@@ -82,7 +82,7 @@ def settings_of_the_demo(settings: Settings) -> Settings:
 
 def simulate_day() -> Day:
     """The late simulated day whose share of fraud is nearest to one per cent, with the histories it has by then."""
-    events = simulator.simulate(SEED, **WORLD)  # type: ignore[arg-type]
+    events = simulator.simulate(SEED, **WORLD)
     day = (events.ts - simulator.START_US) // wire.DAY_US
     fraud = events.label == wire.LABEL_FRAUD
     late = range(int(WORLD["days"]) - 15, int(WORLD["days"]) - 1)

@@ -28,7 +28,10 @@ from headrace.cluster import Cluster
 from headrace.errors import InvalidInference, NotServing
 from headrace.serving.deploy import LocalDeployer
 from headrace.telemetry import reading
-from headrace_models import evaluate, spec
+from headrace_models import spec
+from headrace_models.training.evaluate import REPOSITORY
+
+SHIPPED = REPOSITORY / "fraud-tx" / "1"
 
 Run = Callable[..., Any]
 
@@ -107,8 +110,8 @@ def test_every_client_people_have_scores_through_the_gateway(run: Run, tmp_path:
 
 
 def test_golden_payments_get_their_golden_scores_whatever_rides_along(run: Run, tmp_path: Path, root: Path) -> None:
-    found = spec.load_spec(evaluate.SHIPPED)
-    inputs, lengths, outputs = spec.golden(found, evaluate.SHIPPED)
+    found = spec.load_spec(SHIPPED)
+    inputs, lengths, outputs = spec.golden(found, SHIPPED)
     ends = {axis: np.cumsum(values) for axis, values in lengths.items()}
 
     def row(i: int) -> Any:

@@ -1,4 +1,4 @@
-"""The figures that judge a model, against ones worked out by hand."""
+"""From a logit to a probability and to a score that keeps its meaning; and the buckets of padding."""
 
 from __future__ import annotations
 
@@ -7,49 +7,70 @@ import pytest
 import torch
 
 from headrace_models import calibration, collate
-
-P = np.array([0.9, 0.8, 0.7, 0.6, 0.55, 0.5])
-LABEL = np.array([True, False, True, False, False, True])
-
-
-def test_auc_counts_the_pairs_in_order() -> None:
-    assert calibration.auc(P, LABEL) == pytest.approx(5 / 9)  # 3 + 2 + 0 of nine pairs
-    assert calibration.auc(np.ones(6), LABEL) == pytest.approx(0.5)
-
-
-def test_average_precision_is_the_mean_precision_at_each_fraud() -> None:
-    assert calibration.average_precision(P, LABEL) == pytest.approx((1 + 2 / 3 + 3 / 6) / 3)
+from headrace_models.calibration import Calibration
 
 
 def test_platt_finds_the_line_that_made_the_labels_even_from_thinned_rows() -> None:
     rng = np.random.default_rng(1)
-    logit = rng.normal(0, 2, 40_000)
-    label = rng.random(40_000) < calibration.sigmoid(0.7 * logit - 3)
+    logit = rng.normal(0, 2, 80_000)
+    label = rng.random(80_000) < calibration.sigmoid(0.7 * logit - 3)
+    kept = label | (rng.random(80_000) < 0.25)
+    weight = np.where(label, 1.0, 4.0)[kept]
 
-    a, b = calibration.fit_platt(logit, label.astype(float), beta=0.1)
+    a, b = calibration.fit_platt(logit[kept], label[kept].astype(float), weight, prior=np.log(0.1))
 
     assert a == pytest.approx(0.7, abs=0.05)
     assert b == pytest.approx(-3, abs=0.1)
 
 
-def test_scores_mean_rarity() -> None:
-    p = np.random.default_rng(2).random(200_000)
-    edges = torch.from_numpy(calibration.score_edges(p)).float()
+def test_scores_mean_rarity_whatever_the_probabilities() -> None:
+    rng = np.random.default_rng(2)
+    for p in (rng.random(200_000), rng.random(200_000) ** 8 * 0.01):
+        edges = torch.from_numpy(calibration.score_edges(p, np.ones(len(p)))).double()
+        scores = torch.searchsorted(edges, torch.from_numpy(p), right=True).numpy()
 
-    scores = calibration.to_score(torch.from_numpy(p).float(), edges).numpy()
+        assert scores.min() == 0
+        assert scores.max() == 99
+        assert (scores >= 25).mean() == pytest.approx(0.0977, rel=0.05)
+        assert (scores >= 50).mean() == pytest.approx(0.0095, rel=0.1)
+        assert (scores >= 75).mean() == pytest.approx(0.00093, rel=0.2)
+        assert (np.diff(scores[np.argsort(p)]) >= 0).all()
 
-    assert scores.min() == 0
-    assert scores.max() == 99
-    assert (scores >= 50).mean() == pytest.approx(0.01, rel=0.1)
-    assert (scores >= 75).mean() == pytest.approx(0.001, rel=0.2)
-    assert (np.diff(scores[np.argsort(p)]) >= 0).all()
+
+def test_thinned_traffic_has_the_edges_of_the_whole() -> None:
+    rng = np.random.default_rng(3)
+    p = rng.random(300_000) ** 4
+    top = p > 0.9
+    kept = top | (rng.random(len(p)) < 0.2)
+
+    whole = calibration.score_edges(p, np.ones(len(p)))
+    thinned = calibration.score_edges(p[kept], np.where(top, 1.0, 5.0)[kept])
+
+    assert np.abs(whole - thinned).max() < 0.02
 
 
-def test_a_confident_and_right_model_is_calibrated() -> None:
-    p = np.repeat([0.1, 0.8], 5000)
-    label = np.concatenate([np.arange(5000) < 500, np.arange(5000) < 4000])
+def test_short_histories_are_calibrated_apart() -> None:
+    rng = np.random.default_rng(4)
+    n = 60_000
+    logit, length = rng.normal(0, 2, n), rng.integers(1, 20, n)
+    short = length <= calibration.SHORT
+    label = rng.random(n) < calibration.sigmoid(np.where(short, 0.5 * logit - 1, logit - 3))
 
-    assert calibration.calibration_error(p, label, bins=2) < 1e-9
+    fitted = Calibration()
+    fitted.fit(logit, length, label.astype(float), np.ones(n), kept=1.0)
+
+    assert fitted.platt[1].numpy() == pytest.approx([0.5, -1], abs=0.1)
+    p, score = fitted(torch.tensor([1.0, 1.0]), torch.tensor([2, 10]))
+    assert p[0] > p[1]
+    assert score[0] > score[1]
+
+
+def test_a_calibration_is_named_by_its_numbers() -> None:
+    first, other = Calibration(), Calibration()
+    assert first.version() == other.version()
+    other.edges[3] += 0.001
+    assert first.version() != other.version()
+    assert len(first.version()) == 12
 
 
 def test_every_row_is_in_the_smallest_bucket_it_fits_and_empty_ones_in_none() -> None:

@@ -14,7 +14,10 @@ import torch
 from safetensors.torch import save_file
 from tests import toy
 
-from headrace_models import evaluate, spec, vocabulary, wire
+from headrace_models import spec, vocabulary, wire
+from headrace_models.training.evaluate import REPOSITORY
+
+SHIPPED = REPOSITORY / "fraud-tx" / "1"
 
 AMOUNT, TOTAL, COUNT = (*toy.DESCRIBED["inputs"], *toy.DESCRIBED["outputs"])
 
@@ -182,10 +185,10 @@ def test_a_vocabulary_that_is_the_codes_loads(directory: Path) -> None:
 def test_a_channel_that_changes_places_makes_the_shipped_weights_worthless(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    directory = Path(shutil.copytree(evaluate.SHIPPED, tmp_path / "fraud-tx" / "1"))
+    directory = Path(shutil.copytree(SHIPPED, tmp_path / "fraud-tx" / "1"))
     monkeypatch.setattr(wire, "CHANNELS", ("", "contactless", "chip", *wire.CHANNELS[3:]))
 
-    assert vocabulary.vocabulary() in refused(directory)
+    assert vocabulary.of_events() in refused(directory)
 
 
 def test_code_may_hold_dataclasses_with_postponed_annotations(tmp_path: Path) -> None:

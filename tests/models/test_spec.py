@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from tests import toy
 
-from headrace_models import evaluate, spec, vocabulary
+from headrace_models import spec, vocabulary
+from headrace_models.training.evaluate import REPOSITORY
+
+SHIPPED = REPOSITORY / "fraud-tx" / "1"
 
 AMOUNT, TOTAL, COUNT = (*toy.DESCRIBED["inputs"], *toy.DESCRIBED["outputs"])
 EVENTS = toy.DESCRIBED["axes"][0]
@@ -36,7 +39,20 @@ def warmup(**changes: Any) -> dict[str, Any]:
     return {"warmup": [{"rows": 1, "lengths": {"events": 8}} | changes]}
 
 
+def signal(**changes: Any) -> dict[str, Any]:
+    return {"signal": {"name": "fraud", "calibration_version": "1"} | changes}
+
+
+def extra(**changes: Any) -> dict[str, Any]:
+    why = {"name": "why", "datatype": "FP32", "dims": [2], "labels": ["a", "b"], "costs_rows": 3}
+    return {"extras": [why | changes]}
+
+
 TYPES = [
+    ({"signal": "fraud"}, "signal: expected a mapping, got 'fraud'"),
+    ({"signal": {}}, "signal: 'name' is missing"),
+    (signal(colour="red"), "signal: unknown key 'colour'"),
+    (signal(calibration_version=349058), "signal.calibration_version: expected a string, got 349058"),
     ({"version": "1"}, "version: expected an integer, got '1'"),
     ({"version": True}, "version: expected an integer, got True"),
     ({"version": 1.0}, "version: expected an integer, got 1.0"),
@@ -62,6 +78,14 @@ TYPES = [
     ({"axes": [{"name": "events"}]}, "axes.0: 'cap' is missing"),
 ]
 VALUES = [
+    (signal(name=""), "signal.name: is empty"),
+    (extra(costs_rows=0), "extras.0.costs_rows: must be from 1"),
+    (extra(labels=["a"]), "extras.0.labels: 1 names for dims [2]"),
+    (extra(name="total"), "extras.2.name: 'total' is there twice"),
+    (extra(dims=[-1, 2], axis="events"), "extras.0.axis: outputs have fixed dims"),
+    (inputs(labels=["a"]), "inputs.0: labels and costs_rows are asked of extras only"),
+    (inputs(optional=True), "inputs.0.optional: tensor 'amount' is ragged"),
+    (outputs(optional=True), "outputs.0: finite, minimum, ordered and optional are asked of inputs only"),
     ({"version": 0}, "describes toy/0, but lies in another directory"),
     ({"name": "other"}, "describes other/1, but lies in another directory"),
     ({"max_rows": 0}, "max_rows: must be from 1 to 2147483647, got 0"),
@@ -84,7 +108,7 @@ VALUES = [
     (inputs(tolerance=1), "inputs.0.tolerance: is asked of outputs only"),
     (outputs(dims=[-3]), "outputs.0.dims.0: must be from 1 to 2147483647, got -3"),
     (outputs(dims=[-1], axis="events"), "outputs.0.axis: outputs have fixed dims"),
-    (outputs(finite=True), "outputs.0: finite, minimum and ordered are asked of inputs only"),
+    (outputs(finite=True), "outputs.0: finite, minimum, ordered and optional are asked of inputs only"),
     (outputs(tolerance=-1), "outputs.0.tolerance: must be a number from 0, got -1"),
     (axes(cap=0), "axes.0.cap: must be from 1 to 2147483647, got 0"),
     ({"warmup": []}, "warmup: expected at least one shape, got none"),
@@ -161,5 +185,15 @@ def test_defaults_are_what_a_short_spec_gets(directory: Path) -> None:
     assert (found.max_rows, found.max_tokens, found.warmup) == (64, 8192, (spec.WarmUp(1),))
 
 
-def test_the_shipped_model_was_trained_with_the_codes_vocabulary() -> None:
-    assert spec.load_spec(evaluate.SHIPPED).vocabulary == vocabulary.vocabulary()
+def test_the_shipped_models_were_trained_with_the_codes_vocabulary() -> None:
+    for directory in REPOSITORY.glob("fraud-*/*"):
+        assert spec.load_spec(directory).vocabulary == vocabulary.of_events()
+    for directory in REPOSITORY.glob("acceptance/*"):
+        assert spec.load_spec(directory).vocabulary == vocabulary.of_attempts()
+
+
+def test_a_calibration_is_named_in_the_spec_by_its_numbers() -> None:
+    found = spec.load_spec(SHIPPED)
+    module = spec.load_module(found, SHIPPED)
+
+    assert found.signal == spec.Signal("fraud", module.calibration.version())  # type: ignore[operator, union-attr]

@@ -18,11 +18,22 @@ from headrace_models.events import Events
 from headrace_models.simulator import fraud, issuer, labels, life
 from headrace_models.simulator.calendar import START_US
 from headrace_models.simulator.delivery import deliver
-from headrace_models.simulator.issuer import STOPS
 from headrace_models.simulator.draft import NAMES, ORDINARY, Draft
+from headrace_models.simulator.issuer import STOPS
 from headrace_models.simulator.world import BINS_PER_ISSUER, COUNTRIES, CURRENCIES, ISSUERS, MCCS, World, populate
 
-__all__ = ["COUNTRIES", "CURRENCIES", "NAMES", "ORDINARY", "START_US", "STOPS", "Truth", "deliver", "simulate", "with_truth"]
+__all__ = [
+    "COUNTRIES",
+    "CURRENCIES",
+    "NAMES",
+    "ORDINARY",
+    "START_US",
+    "STOPS",
+    "Truth",
+    "deliver",
+    "simulate",
+    "with_truth",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +53,7 @@ def simulate(seed: int, **options: Any) -> Events:
     return with_truth(seed, **options)[0]
 
 
-def with_truth(  # noqa: PLR0913  the size of a world has that many dimensions
+def with_truth(
     seed: int,
     *,
     days: int = 120,

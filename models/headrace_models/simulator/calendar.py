@@ -57,7 +57,8 @@ def day_of_month(day: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """1..31; `day` counts from the start."""
     first = np.datetime64(START_US, "us").astype("datetime64[D]")
     date = first + day.astype("timedelta64[D]")
-    return (date - date.astype("datetime64[M]").astype("datetime64[D]")).astype(np.int64) + 1
+    since: npt.NDArray[np.int64] = (date - date.astype("datetime64[M]").astype("datetime64[D]")).astype(np.int64)
+    return since + 1
 
 
 def moments(

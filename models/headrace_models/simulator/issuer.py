@@ -120,7 +120,8 @@ def _causes(rng: np.random.Generator, world: World, draft: Draft) -> Ints:
         ]
     )
     edges = np.cumsum(weight / weight.sum(axis=0), axis=0)
-    return np.minimum((rng.random(len(draft)) > edges).sum(axis=0), HARD)
+    cause: Ints = np.minimum((rng.random(len(draft)) > edges).sum(axis=0), HARD)
+    return cause
 
 
 def _signs(rng: np.random.Generator, world: World, card: Ints, cause: Ints) -> tuple[Ints, Ints]:
@@ -200,7 +201,8 @@ def _chances(
         0.004,
     )
     tired = 0.85 ** (attempts - 1) * np.where(night, 0.8, 1.0) * np.exp(-0.4 * world.issuer_strict[issuer])[:, None]
-    return np.clip(helped * tired, 0.002, 0.97).astype(np.float32)
+    chances: npt.NDArray[np.float32] = np.clip(helped * tired, 0.002, 0.97).astype(np.float32)
+    return chances
 
 
 def _sigmoid(odds: Floats) -> Floats:

@@ -7,7 +7,7 @@ a card's and a merchant's usual amounts are log-normal; subscriptions are Poisso
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -131,7 +131,7 @@ def _devices(rng: np.random.Generator, cards: int) -> Ints:
     return np.where(rng.random(cards) < 0.05, np.maximum(own - 1, 0), own)
 
 
-def _subscriptions(rng: np.random.Generator, cards: int, mcc: Ints) -> dict[str, Ints | Floats]:
+def _subscriptions(rng: np.random.Generator, cards: int, mcc: Ints) -> dict[str, Any]:
     shape = (cards, MAX_SUBSCRIPTIONS)
     sellers = np.flatnonzero(np.isin(np.array(MCCS)[mcc], SUBSCRIPTION_MCCS))
     count = rng.poisson(0.7, cards)

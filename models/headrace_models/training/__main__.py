@@ -21,7 +21,7 @@ from headrace_models.datasets import DatasetError, read_events
 from headrace_models.events import Events
 from headrace_models.training import artefact, measure
 from headrace_models.training.artefact import Made
-from headrace_models.training.loop import Run
+from headrace_models.training.loop import CHECKPOINT_S, Run
 from headrace_models.training.recipes import RECIPES, Recipe
 from headrace_models.training.split import Split
 from headrace_models.training.tasks import FraudTask, Task, logits
@@ -40,6 +40,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--strict", action="store_true", help="stop at the first event that cannot be true")
     parser.add_argument("--epochs", type=int, help="at most so many; default: the recipe's")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--checkpoint-s", type=float, default=CHECKPOINT_S, help="seconds between two checkpoints")
     parser.add_argument("--fresh", action="store_true", help="begin anew, even where a killed run could be taken up")
     return parser.parse_args(arguments)
 
@@ -82,13 +83,13 @@ def make(
     return artefact.write(options.out / options.model / str(options.version), made)
 
 
-def training_events(
-    options: argparse.Namespace, recipe: Recipe
-) -> tuple[Events, simulator.Truth | None, str]:
+def training_events(options: argparse.Namespace, recipe: Recipe) -> tuple[Events, simulator.Truth | None, str]:
     """The events to learn from, what is known of how they came about, and where they are from, in words."""
     if options.events is None:
         world = ", ".join(f"{name} {value:,}" for name, value in recipe.world.items())
-        return *simulator.with_truth(recipe.how.seed, **recipe.world), f"The simulator ({world}), seed {recipe.how.seed}"
+        return *simulator.with_truth(
+            recipe.how.seed, **recipe.world
+        ), f"The simulator ({world}), seed {recipe.how.seed}"
     events, causes = read_events(options.events, dict(options.map or ()), strict=options.strict)
     for cause, count in causes.most_common():
         print(f"{options.events}: {count} rows set aside: {cause}", file=sys.stderr)
@@ -100,7 +101,9 @@ def calibrate(module: torch.nn.Module, task: Task, split: Split) -> None:
     block = split.reference
     logit, target = logits(module, task, block.rows), task.target(block.rows).astype(float)
     if isinstance(module, Acceptance):
-        module.platt.copy_(torch.from_numpy(fit_platt(logit, target, block.weight, prior=float(np.log(split.kept)))))
+        module.calibration.copy_(
+            torch.from_numpy(fit_platt(logit, target, block.weight, prior=float(np.log(split.kept))))
+        )
         return
     assert isinstance(module.calibration, Calibration), "This is a bug."
     module.calibration.fit(logit, measure.lengths(task, block.rows), target, block.weight, split.kept)
@@ -114,7 +117,7 @@ def _learn(options: argparse.Namespace, recipe: Recipe, task: Task, split: Split
         checkpoint.unlink(missing_ok=True)
     identity = f"{artefact.fingerprint(task.events)} {recipe.config} {how}"
     with Progress() as progress:
-        module = run.fit(progress, checkpoint, identity)
+        module = run.fit(progress, checkpoint, identity, options.checkpoint_s)
     checkpoint.unlink(missing_ok=True)
     return module, run.at.epoch
 

@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
-import yaml
-from safetensors.torch import save
 from torch import nn
 
-from headrace_models import spec
+from headrace_models import spec, writing
 from headrace_models.calibration import Calibration
 from headrace_models.events import Events
+from headrace_models.history import Columns
 from headrace_models.training.measure import Figures
 from headrace_models.training.recipes import Recipe
 from headrace_models.training.split import Block
-from headrace_models.training.tasks import Task, tensors
+from headrace_models.training.tasks import Task
 
 GOLDEN_ROWS: Final = 16
 
@@ -43,15 +41,25 @@ class Made:
 
 def write(directory: Path, made: Made) -> Path:
     """Write the directory of one version and read it back. Raises: spec.SpecError if it can't be served."""
-    directory.mkdir(parents=True, exist_ok=True)
-    module = made.module.eval()
-    (directory / "weights.safetensors").write_bytes(save(module.state_dict()))
-    _write_golden(directory / "golden.npz", made)
-    (directory / "spec.yaml").write_text(_spec_yaml(directory, made))
+    inputs, lengths = _golden(made)
+    writing.write(directory, made.module, described(made.recipe, made.module), inputs, lengths)
     (directory / "MODEL_CARD.md").write_text(_card(directory, made))
-    written = spec.load_spec(directory)
-    spec.verify_golden(spec.load_module(written, directory), written, directory)
     return directory
+
+
+def described(recipe: Recipe, module: nn.Module) -> dict[str, Any]:
+    """What spec.yaml says, but for names and digests."""
+    tree = {
+        "description": recipe.description,
+        "factory": recipe.factory,
+        "vocabulary": recipe.vocabulary(),
+        "config": dict(recipe.config),
+        **recipe.contract,
+    }
+    calibration = module.calibration
+    if isinstance(calibration, Calibration):
+        tree["signal"] = {"name": "fraud", "calibration_version": calibration.version()}
+    return tree
 
 
 def fingerprint(events: Events) -> str:
@@ -62,53 +70,26 @@ def fingerprint(events: Events) -> str:
     return digest.hexdigest()[:16]
 
 
-def _write_golden(path: Path, made: Made) -> None:
-    """The first test rows and some positives: inputs, lengths, and the outputs they get today."""
+def _golden(made: Made) -> tuple[Columns, Columns]:
+    """The first test rows and some positives: inputs and lengths."""
     rows = made.test.rows
     positive = rows[made.task.target(rows) > 0][: GOLDEN_ROWS // 2]
     rows = np.unique(np.concatenate([rows[: GOLDEN_ROWS - len(positive)], positive]))
-    inputs, lengths = tensors(made.task, rows)
+    columns, lengths = made.task.packed(rows)
+    inputs = {}
     for tree in made.recipe.contract["inputs"]:
-        if tree.get("optional"):
-            kind = spec.DATATYPES[tree["datatype"]]
-            inputs[tree["name"]] = torch.from_numpy(np.zeros((len(rows), *tree["dims"]), kind))
-    inputs = {tree["name"]: inputs[tree["name"]] for tree in made.recipe.contract["inputs"]}
-    lengths = {tree["name"]: lengths[tree["name"]] for tree in made.recipe.contract["axes"]}
-    with torch.inference_mode():
-        outputs = made.module(inputs, lengths)
-    groups = {"input": inputs, "lengths": lengths, "output": outputs}
-    arrays = {f"{kind}.{name}": value.numpy() for kind, group in groups.items() for name, value in group.items()}
-    np.savez_compressed(path, **arrays)
-
-
-def _spec_yaml(directory: Path, made: Made) -> str:
-    recipe = made.recipe
-    tree: dict[str, Any] = {
-        "name": directory.parent.name,
-        "version": int(directory.name),
-        "description": recipe.description,
-        "factory": recipe.factory,
-        "config": dict(recipe.config),
-        **recipe.contract,
-        "weights": "weights.safetensors",
-        "digest": spec.digest(directory / "weights.safetensors"),
-        "golden": "golden.npz",
-    }
-    return yaml.dump(tree, Dumper=_Plain, sort_keys=False, width=120)
-
-
-class _Plain(yaml.SafeDumper):
-    """Without anchors: what is shared in memory is written out."""
-
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002  the base class's name
-        return True
+        name = tree["name"]
+        # What is optional is zeros, as for a caller who leaves it out.
+        blank = np.zeros((len(rows), *tree["dims"]), spec.DATATYPES[tree["datatype"]]) if tree.get("optional") else None
+        inputs[name] = columns[name] if blank is None else blank
+    return inputs, {tree["name"]: lengths[tree["name"]] for tree in made.recipe.contract["axes"]}
 
 
 def _card(directory: Path, made: Made) -> str:
     calibration = getattr(made.module, "calibration", None)
     scores = (
-        "\nIt answers a calibrated probability `p` and a `score` from 0 to 99, on which 25 is the top 10 % of reference "
-        f"traffic,\n50 the top 1 % and 75 the top 0.1 %. Calibration `{calibration.version()}`.\n"
+        "\nIt answers a calibrated probability `p` and a `score` from 0 to 99, on which 25 is the top 10 % of\n"
+        f"reference traffic, 50 the top 1 % and 75 the top 0.1 %. Calibration `{calibration.version()}`.\n"
         if isinstance(calibration, Calibration)
         else ""
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ class Hyperparameters:
     batch_rows: int = 256
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
-    keep: Keep = Keep()
+    keep: Keep = field(default_factory=Keep)
     seed: int = 7
 
 
@@ -73,14 +72,18 @@ class Run:
     def over(self) -> bool:
         return self.at.epoch >= self._how.epochs or self.at.worse >= PATIENCE
 
-    def fit(self, progress: Progress, checkpoint: Path | None = None, identity: str = "") -> nn.Module:
+    def fit(
+        self, progress: Progress, checkpoint: Path | None = None, identity: str = "", every_s: float = CHECKPOINT_S
+    ) -> nn.Module:
         """Learn, and return the module of the epoch with the best average precision on the validation block.
 
-        `checkpoint` is written every 20 s and at every epoch's end; one that is there already is taken up again if it
+        `checkpoint` is written `every_s` seconds and at every epoch's end; one that is there already is taken up again if it
         is of the same `identity` (data, model, hyperparameters), else ignored.
         """
         if checkpoint is not None and self._restore(checkpoint, identity):
-            progress.console.print(f"going on from {checkpoint}: epoch {self.at.epoch + 1}, batch {self.at.batch}")
+            progress.console.print(
+                f"going on from {checkpoint}: epoch {self.at.epoch + 1}, batch {self.at.batch}", soft_wrap=True
+            )
         bar = progress.add_task("training", total=self._how.epochs * self._batches)
         written = time.monotonic()
         while not self.over:
@@ -89,7 +92,7 @@ class Run:
             if self.at.batch == self._batches:
                 self._end_epoch(progress)
                 written = 0.0
-            if checkpoint is not None and time.monotonic() - written > CHECKPOINT_S:
+            if checkpoint is not None and time.monotonic() - written > every_s:
                 self.save(checkpoint, identity)
                 written = time.monotonic()
             progress.update(bar, completed=self.at.epoch * self._batches + self.at.batch)
@@ -106,11 +109,12 @@ class Run:
                 "module": self.module.state_dict(),
                 "optimiser": self._optimiser.state_dict(),
                 "schedule": self._schedule.state_dict(),
+                "random": torch.get_rng_state(),
                 "at": {name: getattr(self.at, name) for name in Progressed.__slots__},
             },
             aside,
         )
-        os.replace(aside, path)
+        aside.replace(path)
 
     def _restore(self, path: Path, identity: str) -> bool:
         if not path.exists():
@@ -124,6 +128,7 @@ class Run:
         self.module.load_state_dict(saved["module"])
         self._optimiser.load_state_dict(saved["optimiser"])
         self._schedule.load_state_dict(saved["schedule"])
+        torch.set_rng_state(saved["random"])  # dropout goes on where it was
         self.at = Progressed(**saved["at"])
         return True
 
@@ -150,7 +155,9 @@ class Run:
         at = self.at
         at.history.append(found)
         at.epoch, at.batch = at.epoch + 1, 0
-        progress.console.print(f"epoch {at.epoch}: average precision {found:.4f} on the validation block")
+        progress.console.print(
+            f"epoch {at.epoch}: average precision {found:.4f} on the validation block", soft_wrap=True
+        )
         if found > at.best:
             at.best, at.worse = found, 0
             at.best_state = {name: value.clone() for name, value in self.module.state_dict().items()}

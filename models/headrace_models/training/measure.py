@@ -28,7 +28,7 @@ def probabilities(module: nn.Module, task: Task, rows: Index) -> Probabilities:
     """The module's calibrated answers."""
     logit = logits(module, task, rows)
     if isinstance(module, Acceptance):
-        a, b = (float(value) for value in module.platt)
+        a, b = (float(value) for value in module.calibration)
         return sigmoid(a * logit + b)
     short = (lengths(task, rows) <= 3).astype(int)
     platt = module.calibration.platt.numpy().astype(float)  # type: ignore[union-attr, operator]
@@ -66,7 +66,9 @@ def of_fraud(module: nn.Module, task: FraudTask, block: Block, truth: simulator.
     return found
 
 
-def of_acceptance(module: nn.Module, task: AcceptanceTask, block: Block, truth: simulator.Truth | None = None) -> Figures:
+def of_acceptance(
+    module: nn.Module, task: AcceptanceTask, block: Block, truth: simulator.Truth | None = None
+) -> Figures:
     """The main figures, of retries apart; with the simulator's `truth`, what choosing by the model would bring."""
     of = judged(task, block, probabilities(module, task, block.rows))
     retry = task.events.attempt_no[block.rows] > 1
@@ -93,7 +95,10 @@ def _policies(module: nn.Module, task: AcceptanceTask, rows: Index, truth: simul
     """Share of the retries that each way of choosing would have had approved: exact, for every outcome is simulated."""
     chances = truth.chances[rows].astype(float)
     approve = np.concatenate(
-        [module(*tensors(task, part))["approve"].detach().numpy() for part in np.array_split(rows, len(rows) // 2048 + 1)]
+        [
+            module(*tensors(task, part))["approve"].detach().numpy()
+            for part in np.array_split(rows, len(rows) // 2048 + 1)
+        ]
     )
     pick = np.arange(len(rows))
     plus_24h = wire.ACTIONS.index("plus_24h")

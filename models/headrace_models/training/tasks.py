@@ -40,7 +40,7 @@ class Task(Protocol):
 
 
 class FraudTask:
-    """Is this payment fraud?"""
+    """Whether a payment is fraud."""
 
     def __init__(self, events: Events, *, stale_us: int = 0) -> None:
         self.events = events
@@ -53,7 +53,8 @@ class FraudTask:
         return self._timeline.packed(rows)
 
     def target(self, rows: Index) -> npt.NDArray[np.float32]:
-        return (self.events.label[rows] == wire.LABEL_FRAUD).astype(np.float32)
+        target: npt.NDArray[np.float32] = (self.events.label[rows] == wire.LABEL_FRAUD).astype(np.float32)
+        return target
 
     def logit(self, module: nn.Module, tensors: Tensors, rows: Index) -> Tensor:  # noqa: ARG002  one logit a row
         found: Tensor = module.logits(*tensors)  # type: ignore[operator]
@@ -61,7 +62,7 @@ class FraudTask:
 
 
 class AcceptanceTask:
-    """Will this attempt be approved? Learnt from the action that was taken; the others are counterfactual."""
+    """Whether an attempt will be approved. Learnt from the action that was taken; the others are counterfactual."""
 
     def __init__(self, events: Events) -> None:
         self.events = events
@@ -74,7 +75,8 @@ class AcceptanceTask:
         return self._timeline.packed(rows)
 
     def target(self, rows: Index) -> npt.NDArray[np.float32]:
-        return (self.events.outcome[rows] == wire.APPROVED).astype(np.float32)
+        target: npt.NDArray[np.float32] = (self.events.outcome[rows] == wire.APPROVED).astype(np.float32)
+        return target
 
     def logit(self, module: nn.Module, tensors: Tensors, rows: Index) -> Tensor:
         taken = torch.from_numpy(self.events.action[rows].astype(np.int64))[:, None]

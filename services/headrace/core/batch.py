@@ -42,6 +42,11 @@ class Batch:
         self.keep([rider for rider in self.riders if rider.outcome is None])
 
     @property
+    def wants_extras(self) -> bool:
+        """Somebody on board asks for what is only computed for those who do."""
+        return any(rider.inference.wants_extras for rider in self.riders)
+
+    @property
     def latest_deadline(self) -> float:
         return max((rider.inference.deadline for rider in self.riders), default=0.0)
 
@@ -85,7 +90,7 @@ def split(spec: ModelSpec, columns: Sequence[bytes], first_row: int, rows: int) 
     """The part of every output column that belongs to the rider in `first_row`."""
     return [
         column[first_row * tensor.entry_bytes : (first_row + rows) * tensor.entry_bytes]
-        for tensor, column in zip(spec.outputs, columns, strict=True)
+        for tensor, column in zip(spec.answers, columns, strict=False)  # extras are there if anybody asked
     ]
 
 

@@ -24,7 +24,9 @@ class Inference:
     priority: int = 0
     id: str = ""
     outputs: tuple[int, ...] = ()
-    """Positions of the outputs asked for, in the caller's order."""
+    """Positions in the spec's `answers` of what was asked for, in the caller's order."""
+    wants_extras: bool = False
+    """It asked for an output that is only computed for those who do."""
     truncated: dict[str, int] = field(default_factory=dict)
     """Axis → oldest entries dropped because the row was longer than the cap."""
     row_lengths: tuple[tuple[int, ...], ...] | None = None
@@ -39,7 +41,7 @@ class Answer:
     """What one rider gets back."""
 
     columns: list[bytes]
-    """One entry per output of the spec, in its order, this rider's rows only."""
+    """One entry per output of the spec, and per extra where it asked for one; this rider's rows only."""
     batch_id: int
     batch_rows: int
     queue_us: int

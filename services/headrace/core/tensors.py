@@ -51,6 +51,12 @@ class TensorSpec:
     finite: bool = False
     minimum: int | None = None
     ordered: bool = False
+    optional: bool = False
+    """An input that a caller may leave out: it is zeros then."""
+    labels: tuple[str, ...] = ()
+    """What the entries of an extra are called."""
+    costs_rows: int = 0
+    """As many rows as an extra costs, for each row that asks for it."""
 
     @cached_property
     def dtype(self) -> np.dtype[np.generic]:
@@ -95,14 +101,22 @@ class ModelSpec:
     platform: str = "pytorch"
     signal: Signal | None = None
     """None: its answer is no signal, and RiskService does not ask it."""
+    extras: tuple[TensorSpec, ...] = ()
+    """Outputs for the requests that ask for them by name."""
 
     @cached_property
     def input_index(self) -> dict[str, int]:
         return {tensor.name: position for position, tensor in enumerate(self.inputs)}
 
     @cached_property
+    def answers(self) -> tuple[TensorSpec, ...]:
+        """Everything that can be asked for: the outputs, then the extras."""
+        return self.outputs + self.extras
+
+    @cached_property
     def output_index(self) -> dict[str, int]:
-        return {tensor.name: position for position, tensor in enumerate(self.outputs)}
+        """Name → position in `answers`."""
+        return {tensor.name: position for position, tensor in enumerate(self.answers)}
 
     @cached_property
     def axis_index(self) -> dict[str, int]:

@@ -45,16 +45,19 @@ def decode(request: service_pb2.ModelInferRequest, spec: ModelSpec, deadline: fl
             _keep_newest(columns, spec, position, rows, lengths[position])
             truncated[axis.name] = lengths[position] - axis.cap
             lengths[position] = axis.cap
+    outputs = _outputs(request, spec)
+    extra_rows = extras_cost(spec, outputs)
     return Inference(
         spec=spec,
         columns=columns,
         rows=rows,
         lengths=tuple(lengths),
-        tokens=rows * max(1, sum(lengths)),
+        tokens=rows * max(1, sum(lengths)) * (1 + extra_rows),
         deadline=deadline,
         priority=_priority(request),
         id=request.id,
-        outputs=_outputs(request, spec),
+        outputs=outputs,
+        wants_extras=extra_rows > 0,
         truncated=truncated,
     )
 
@@ -64,12 +67,17 @@ def timeout_us(request: service_pb2.ModelInferRequest) -> int:
     return request.parameters["timeout"].int64_param if "timeout" in request.parameters else 0
 
 
+def extras_cost(spec: ModelSpec, outputs: tuple[int, ...]) -> int:
+    """As many rows as the extras among these outputs cost, for each row."""
+    return sum(spec.answers[position].costs_rows for position in outputs) if spec.extras else 0
+
+
 def encode(inference: Inference, answer: Answer) -> service_pb2.ModelInferResponse:
     """The response: raw bytes, one entry per output asked for, in the caller's order."""
     spec = inference.spec
     response = service_pb2.ModelInferResponse(model_name=spec.name, model_version=spec.version, id=inference.id)
     for position in inference.outputs:
-        tensor = spec.outputs[position]
+        tensor = spec.answers[position]
         response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=(inference.rows, *tensor.dims))
         response.raw_output_contents.append(answer.columns[position])
     response.parameters["headrace_batch_rows"].int64_param = answer.batch_rows
@@ -118,7 +126,10 @@ def _take_slowly(request: Any, spec: ModelSpec) -> tuple[list[bytes], int, list[
     tensors, raws = _match(request, spec)
     rows = _rows(tensors, spec)
     lengths = _lengths(tensors, spec)
-    columns = [_data(t, raw, tensor, spec) for t, raw, tensor in zip(tensors, raws, spec.inputs, strict=True)]
+    columns = [
+        bytes(rows * tensor.entry_bytes) if given is None else _data(given, raw, tensor, spec)
+        for given, raw, tensor in zip(tensors, raws, spec.inputs, strict=True)
+    ]
     return columns, rows, lengths
 
 
@@ -142,7 +153,7 @@ def _match(request: Any, spec: ModelSpec) -> tuple[list[Any], list[bytes | None]
             )
         found[position] = tensor
         raws[position] = raw[place] if place < len(raw) else None
-    if None in found:
+    if any(given is None and not tensor.optional for given, tensor in zip(found, spec.inputs, strict=True)):
         _complain_of_missing(request, spec)
     if raw:
         _check_raw_count(request, spec)
@@ -151,7 +162,7 @@ def _match(request: Any, spec: ModelSpec) -> tuple[list[Any], list[bytes | None]
 
 def _complain_of_missing(request: Any, spec: ModelSpec) -> None:
     given = [tensor.name for tensor in request.inputs]
-    missing = [tensor.name for tensor in spec.inputs if tensor.name not in given]
+    missing = [tensor.name for tensor in spec.inputs if tensor.name not in given and not tensor.optional]
     raise InvalidInference(
         f"expected {len(spec.inputs)} inputs but got {len(given)} inputs for model '{spec.name}'. "
         f"Got input(s) [{_quoted(given)}], but missing required input(s) [{_quoted(missing)}]. "

@@ -274,6 +274,7 @@ class Dispatcher:
             batch_id=batch.record.span_id,
             backlog_s=backlog_s,
             row_tracestates=_tracestates(batch),
+            wants_extras=_wants_extras(batch),
         )
 
     def _cap_s(self, link: ReplicaLink, *, last: bool) -> float:
@@ -310,6 +311,13 @@ class Dispatcher:
             probe.cancel()
         await asyncio.gather(*self._probes, return_exceptions=True)
         await asyncio.gather(*(link.close() for link in self._links.values()))
+
+
+def _wants_extras(batch: Batch) -> bytes:
+    """One byte a row; none at all where nobody asks."""
+    if not batch.wants_extras:
+        return b""
+    return b"".join([bytes([rider.inference.wants_extras]) * rider.inference.rows for rider in batch.riders])
 
 
 def _tracestates(batch: Batch) -> dict[int, str]:

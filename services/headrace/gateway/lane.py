@@ -234,7 +234,8 @@ class Lane:
 
 
 def _check_size(batch: Batch, answer: replica_pb2.PackedAnswer) -> None:
-    expected = [tensor.entry_bytes * batch.rows for tensor in batch.spec.outputs]
+    tensors = batch.spec.answers if batch.wants_extras else batch.spec.outputs
+    expected = [tensor.entry_bytes * batch.rows for tensor in tensors]
     if len(answer.status) != batch.rows or [len(column) for column in answer.columns] != expected:
         raise BrokenContract("the replica's answer does not have the shape its spec promises")
 

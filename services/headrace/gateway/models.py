@@ -136,6 +136,7 @@ def _spec(wire: control_pb2.ModelSpec) -> ModelSpec:
         max_rows=wire.max_rows,
         max_tokens=wire.max_tokens,
         platform=wire.platform,
+        extras=_tensors(wire.extras),
         signal=Signal(wire.signal.name, wire.signal.calibration_version) if wire.HasField("signal") else None,
     )
 
@@ -150,6 +151,9 @@ def _tensors(wire: Iterable[control_pb2.TensorSpec]) -> tuple[TensorSpec, ...]:
             finite=tensor.finite,
             minimum=tensor.minimum if tensor.bounded_below else None,
             ordered=tensor.ordered,
+            optional=tensor.optional,
+            labels=tuple(tensor.labels),
+            costs_rows=tensor.costs_rows,
         )
         for tensor in wire
     )

@@ -30,6 +30,9 @@ MAX_MCC: Final = 9999
 YEARS_S: Final = (-62_135_596_800, 253_402_300_799)
 """Years 1 to 9999. Source: google/protobuf/timestamp.proto."""
 
+FACTORS: Final = "top_factors"
+"""The extra that explains a score: what hiding each factor would take from its log odds."""
+
 Event = dict[str, Any]
 
 
@@ -65,15 +68,22 @@ class PaymentEncoder:
         stats = _stats(payment.merchant_stats, f"{where}.merchant_stats")
         return self._row(wire.payment_columns(event, cards, merchants, stats), len(cards) + 1, where)
 
-    def join(self, rows: Sequence[Row], deadline: float, request_id: str) -> Inference:
-        """One inference of several payments; `deadline` is on the gateway's clock, seconds."""
+    def join(self, rows: Sequence[Row], deadline: float, request_id: str, *, explain: bool = False) -> Inference:
+        """One inference of several payments; `deadline` is on the gateway's clock, seconds.
+
+        Raises: InvalidInference when it shall explain and the model cannot.
+        """
+        if explain and FACTORS not in self.spec.output_index:
+            raise InvalidInference(f"model '{self.spec.name}' does not explain its scores")
         lengths = tuple(row.lengths for row in rows)
+        costs = 1 + (self.spec.answers[self.spec.output_index[FACTORS]].costs_rows if explain else 0)
         return Inference(
             spec=self.spec,
             columns=[b"".join(parts) for parts in zip(*(row.columns for row in rows), strict=True)],
             rows=len(rows),
             lengths=lengths[0],
-            tokens=sum(max(1, sum(row)) for row in lengths),
+            tokens=sum(max(1, sum(row)) for row in lengths) * costs,
+            wants_extras=explain,
             deadline=deadline,
             id=request_id,
             row_lengths=None if len(set(lengths)) == 1 else lengths,
@@ -82,6 +92,9 @@ class PaymentEncoder:
     def _row(self, columns: wire.Columns, card_events: int, where: str) -> Row:
         parts, lengths = [], [0] * len(self.spec.axes)
         for tensor, position in zip(self.spec.inputs, self.spec.input_axes, strict=True):
+            if tensor.name not in columns:  # optional: zeros
+                parts.append(bytes(tensor.entry_bytes))
+                continue
             values = columns[tensor.name][0]
             if position >= 0:
                 axis = self.spec.axes[position]
@@ -103,12 +116,14 @@ def _why_not_askable(spec: ModelSpec) -> str:
         return "it declares no signal"
     for name, kind in (("p", "f"), ("score", "i")):
         position = spec.output_index.get(name)
-        if position is None or spec.outputs[position].dtype.kind != kind or spec.outputs[position].dims != (1,):
+        if position is None or spec.answers[position].dtype.kind != kind or spec.answers[position].dims != (1,):
             return f"it has no output '{name}' of one number"
     made = _columns_made()
     lengths: dict[int, int] = {}
     for tensor, axis in zip(spec.inputs, spec.input_axes, strict=True):
         column = made.get(tensor.name)
+        if column is None and tensor.optional:
+            continue
         if column is None or not _fits(tensor, column):
             return f"its input '{tensor.name}' is no column of a payment"
         if axis >= 0 and lengths.setdefault(axis, column.shape[1]) != column.shape[1]:

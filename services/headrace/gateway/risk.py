@@ -67,7 +67,8 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
         if not request.HasField("payment"):
             raise InvalidInference("payment is missing")
         row = encoder.encode(request.payment, "payment")
-        answer = await lane.score(encoder.join([row], deadline, request.request_id), record)
+        inference = encoder.join([row], deadline, request.request_id, explain=request.explain)
+        answer = await lane.score(inference, record)
         return risk_pb2.ScoreResponse(
             request_id=request.request_id,
             signals=signals_of(lane.spec, answer, self._cuts),
@@ -86,7 +87,8 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
         rows, wrong = await _encode_all(encoder, request.payments)
         if not rows:
             raise InvalidInference(f"no payment can be assessed: {wrong[0]}")
-        answer = await lane.score(encoder.join(list(rows.values()), deadline, request.request_id), record)
+        inference = encoder.join(list(rows.values()), deadline, request.request_id, explain=request.explain)
+        answer = await lane.score(inference, record)
         signals = dict(zip(rows, signals_of(lane.spec, answer, self._cuts), strict=True))
         return risk_pb2.ScoreBatchResponse(
             request_id=request.request_id,

@@ -23,6 +23,9 @@ LEVELS: Final = (
     risk_pb2.RISK_LEVEL_HIGHEST,
 )
 
+MAX_FACTORS: Final = 5
+"""How many are told: those that raise the score most."""
+
 Cuts = tuple[int, int, int]
 """Scores at which normal, elevated and highest begin, ascending."""
 
@@ -37,6 +40,7 @@ def signals_of(spec: ModelSpec, answer: Answer, cuts: Cuts) -> list[risk_pb2.Sig
     p, score = _output(spec, answer, "p"), _output(spec, answer, "score")
     if not (((p >= 0) & (p <= 1)).all() and ((score >= 0) & (score <= MAX_SCORE)).all()):
         raise BrokenContract("the model's answer is not a probability and a score")
+    factors = _factors(spec, answer)
     now = Timestamp()
     now.FromNanoseconds(time.time_ns())
     return [
@@ -49,8 +53,9 @@ def signals_of(spec: ModelSpec, answer: Answer, cuts: Cuts) -> list[risk_pb2.Sig
             model=spec.name,
             model_version=spec.version,
             calibration_version=_signal(spec).calibration_version,
+            top_factors=factors[row] if factors else (),
         )
-        for probability, points in zip(p.tolist(), score.tolist(), strict=True)
+        for row, (probability, points) in enumerate(zip(p.tolist(), score.tolist(), strict=True))
     ]
 
 
@@ -66,9 +71,22 @@ def not_assessed(spec: ModelSpec, reason: str) -> risk_pb2.Signal:
     )
 
 
+def _factors(spec: ModelSpec, answer: Answer) -> list[list[risk_pb2.Factor]]:
+    """Of each row, what raises its score, most first; empty where nobody asked."""
+    position = spec.output_index.get("top_factors", len(answer.columns))
+    if position >= len(answer.columns) or not answer.columns[position]:
+        return []
+    labels = spec.answers[position].labels
+    rows = np.frombuffer(answer.columns[position], "<f4").reshape(-1, len(labels))
+    return [
+        [risk_pb2.Factor(name=labels[i], log_odds=row[i]) for i in np.argsort(-row)[:MAX_FACTORS] if row[i] > 0]
+        for row in rows
+    ]
+
+
 def _output(spec: ModelSpec, answer: Answer, name: str) -> npt.NDArray[Any]:
     position = spec.output_index[name]
-    return np.frombuffer(answer.columns[position], spec.outputs[position].dtype)
+    return np.frombuffer(answer.columns[position], spec.answers[position].dtype)
 
 
 def _signal(spec: ModelSpec) -> Signal:

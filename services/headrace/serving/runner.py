@@ -29,6 +29,7 @@ FAILED: Final = replica_pb2.ROW_STATUS_FAILED
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 Columns = dict[str, npt.NDArray[np.generic]]
+Tensors = tuple[disk.TensorSpec, ...]
 
 
 @dataclass(slots=True)
@@ -38,6 +39,8 @@ class Unpacked:
     columns: Columns
     lengths: dict[str, npt.NDArray[np.int64]]
     rows: int
+    wants_extras: npt.NDArray[np.bool_] | None = None
+    """Which rows ask for the model's extras; None = nobody does."""
 
 
 @dataclass(slots=True)
@@ -88,8 +91,8 @@ class Runner:
         self.stopwatch.unpacked()
         outputs = self._compute(some, status, alive)
         if len(alive):
-            self._mark_not_finite(outputs, status, alive)
-        columns = [self._pack(tensor, outputs, status, alive) for tensor in self._spec.outputs]
+            self._mark_not_finite(self._answered(unpacked), outputs, status, alive)
+        columns = [self._pack(tensor, outputs, status, alive) for tensor in self._answered(unpacked)]
         return Computed(
             columns=columns,
             status=status.tobytes(),
@@ -113,10 +116,29 @@ class Runner:
         self.stopwatch.copied()
         with torch.inference_mode():
             answers: dict[str, Tensor] = self._module(inputs, lengths)
+            extras = self._extras(some)
             self.stopwatch.computed()
             outputs = {tensor.name: answers[tensor.name].cpu().numpy() for tensor in self._spec.outputs}
+            outputs |= {name: values.cpu().numpy() for name, values in extras.items()}
         self.stopwatch.fetched()
         return outputs
+
+    def _extras(self, some: Unpacked) -> dict[str, Tensor]:
+        """The module's extras for the rows that ask for them, zeros for the others: [rows, …] each."""
+        if some.wants_extras is None:
+            return {}
+        wanted = np.flatnonzero(some.wants_extras)
+        asking = take(some, wanted, self._spec)
+        inputs = {name: self._to_device(column) for name, column in asking.columns.items()}
+        lengths = {name: torch.from_numpy(values) for name, values in asking.lengths.items()}
+        found = self._module.extras(inputs, lengths) if len(wanted) else {}  # type: ignore[operator]
+        full = {}
+        for tensor in self._spec.extras:
+            kind = torch.from_numpy(np.empty(0, disk.DATATYPES[tensor.datatype])).dtype
+            full[tensor.name] = torch.zeros(some.rows, *tensor.dims, dtype=kind, device=self.device)
+            if len(wanted):
+                full[tensor.name][torch.from_numpy(wanted).to(self.device)] = found[tensor.name]
+        return full
 
     def _to_device(self, column: npt.NDArray[np.generic]) -> Tensor:
         tensor = torch.from_numpy(column)
@@ -137,7 +159,7 @@ class Runner:
             }
         except ValueError as error:
             raise BrokenContract(f"the columns do not fit the spec: {error}") from error
-        unpacked = Unpacked(columns, lengths, batch.rows)
+        unpacked = Unpacked(columns, lengths, batch.rows, _wants_extras(batch))
         self._check(unpacked)
         return unpacked
 
@@ -184,9 +206,15 @@ class Runner:
         blank = {name: np.zeros_like(values) for name, values in known.items()}
         return {name: np.concatenate([(answer or blank)[name] for answer in answers]) for name in known}
 
-    def _mark_not_finite(self, outputs: Columns, status: npt.NDArray[np.uint8], alive: npt.NDArray[np.int64]) -> None:
+    def _answered(self, batch: Unpacked) -> Tensors:
+        """What such a batch is answered with."""
+        return self._spec.outputs if batch.wants_extras is None else self._spec.outputs + self._spec.extras
+
+    def _mark_not_finite(
+        self, tensors: Tensors, outputs: Columns, status: npt.NDArray[np.uint8], alive: npt.NDArray[np.int64]
+    ) -> None:
         """Check what came out; after this a row's status is final. Raises: BrokenContract for another shape."""
-        for tensor in self._spec.outputs:
+        for tensor in tensors:
             values = outputs[tensor.name]
             if values.shape != (len(alive), *tensor.dims):
                 raise BrokenContract(f"output '{tensor.name}' has shape {values.shape}")
@@ -215,6 +243,14 @@ class Runner:
         return int(count({name: torch.from_numpy(values) for name, values in some.lengths.items()})) or some.rows
 
 
+def _wants_extras(batch: replica_pb2.PackedBatch) -> npt.NDArray[np.bool_] | None:
+    if not batch.wants_extras:
+        return None
+    if len(batch.wants_extras) != batch.rows:
+        raise BrokenContract("it is not said of every row whether it wants extras")
+    return np.frombuffer(batch.wants_extras, np.uint8) > 0
+
+
 def _remaining_s(batch: replica_pb2.PackedBatch) -> npt.NDArray[np.float64]:
     if len(batch.remaining_s) != 8 * batch.rows:
         raise BrokenContract("not every row has a remaining time")
@@ -232,7 +268,8 @@ def take(batch: Unpacked, rows: npt.NDArray[np.int64], spec: disk.ModelSpec) -> 
     """Some rows of a batch, in this order; a row may come more than once."""
     entries = {name: _entries(lengths, rows) for name, lengths in batch.lengths.items()}
     columns = {t.name: batch.columns[t.name][entries[t.axis] if t.axis else rows] for t in spec.inputs}
-    return Unpacked(columns, {name: lengths[rows] for name, lengths in batch.lengths.items()}, len(rows))
+    lengths = {name: values[rows] for name, values in batch.lengths.items()}
+    return Unpacked(columns, lengths, len(rows), None if batch.wants_extras is None else batch.wants_extras[rows])
 
 
 def _entries(lengths: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -110,6 +110,7 @@ def wire_spec(model: FoundModel) -> control_pb2.ModelSpec:
         max_tokens=spec.max_tokens,
         platform="pytorch",
         signal=_signal(spec.signal),
+        extras=_tensors(spec.extras),
     )
 
 
@@ -130,6 +131,9 @@ def _tensors(tensors: Iterable[disk.TensorSpec]) -> list[control_pb2.TensorSpec]
             bounded_below=tensor.minimum is not None,
             minimum=tensor.minimum or 0,
             ordered=tensor.ordered,
+            optional=tensor.optional,
+            labels=tensor.labels,
+            costs_rows=tensor.costs_rows,
         )
         for tensor in tensors
     ]

@@ -57,7 +57,7 @@ class Lease(_message.Message):
     def __init__(self, lease_ms: _Optional[int] = ...) -> None: ...
 
 class ModelSpec(_message.Message):
-    __slots__ = ("name", "version", "digest", "inputs", "outputs", "axes", "max_rows", "max_tokens", "platform", "signal")
+    __slots__ = ("name", "version", "digest", "inputs", "outputs", "axes", "max_rows", "max_tokens", "platform", "extras", "signal")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,7 @@ class ModelSpec(_message.Message):
     MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PLATFORM_FIELD_NUMBER: _ClassVar[int]
+    EXTRAS_FIELD_NUMBER: _ClassVar[int]
     SIGNAL_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
@@ -77,8 +78,9 @@ class ModelSpec(_message.Message):
     max_rows: int
     max_tokens: int
     platform: str
+    extras: _containers.RepeatedCompositeFieldContainer[TensorSpec]
     signal: SignalSpec
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., axes: _Optional[_Iterable[_Union[Axis, _Mapping]]] = ..., max_rows: _Optional[int] = ..., max_tokens: _Optional[int] = ..., platform: _Optional[str] = ..., signal: _Optional[_Union[SignalSpec, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., axes: _Optional[_Iterable[_Union[Axis, _Mapping]]] = ..., max_rows: _Optional[int] = ..., max_tokens: _Optional[int] = ..., platform: _Optional[str] = ..., extras: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., signal: _Optional[_Union[SignalSpec, _Mapping]] = ...) -> None: ...
 
 class SignalSpec(_message.Message):
     __slots__ = ("name", "calibration_version")
@@ -89,7 +91,7 @@ class SignalSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., calibration_version: _Optional[str] = ...) -> None: ...
 
 class TensorSpec(_message.Message):
-    __slots__ = ("name", "datatype", "dims", "axis", "finite", "bounded_below", "minimum", "ordered")
+    __slots__ = ("name", "datatype", "dims", "axis", "finite", "bounded_below", "minimum", "ordered", "optional", "labels", "costs_rows")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DATATYPE_FIELD_NUMBER: _ClassVar[int]
     DIMS_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +100,9 @@ class TensorSpec(_message.Message):
     BOUNDED_BELOW_FIELD_NUMBER: _ClassVar[int]
     MINIMUM_FIELD_NUMBER: _ClassVar[int]
     ORDERED_FIELD_NUMBER: _ClassVar[int]
+    OPTIONAL_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    COSTS_ROWS_FIELD_NUMBER: _ClassVar[int]
     name: str
     datatype: str
     dims: _containers.RepeatedScalarFieldContainer[int]
@@ -106,7 +111,10 @@ class TensorSpec(_message.Message):
     bounded_below: bool
     minimum: int
     ordered: bool
-    def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., dims: _Optional[_Iterable[int]] = ..., axis: _Optional[str] = ..., finite: _Optional[bool] = ..., bounded_below: _Optional[bool] = ..., minimum: _Optional[int] = ..., ordered: _Optional[bool] = ...) -> None: ...
+    optional: bool
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    costs_rows: int
+    def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., dims: _Optional[_Iterable[int]] = ..., axis: _Optional[str] = ..., finite: _Optional[bool] = ..., bounded_below: _Optional[bool] = ..., minimum: _Optional[int] = ..., ordered: _Optional[bool] = ..., optional: _Optional[bool] = ..., labels: _Optional[_Iterable[str]] = ..., costs_rows: _Optional[int] = ...) -> None: ...
 
 class Axis(_message.Message):
     __slots__ = ("name", "cap", "required")

@@ -72,16 +72,18 @@ class Payment(_message.Message):
     def __init__(self, event: _Optional[_Union[PaymentEvent, _Mapping]] = ..., card_history: _Optional[_Iterable[_Union[PaymentEvent, _Mapping]]] = ..., merchant_history: _Optional[_Iterable[_Union[PaymentEvent, _Mapping]]] = ..., merchant_stats: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("model", "version", "request_id", "payment")
+    __slots__ = ("model", "version", "request_id", "payment", "explain")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PAYMENT_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     request_id: str
     payment: Payment
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., request_id: _Optional[str] = ..., payment: _Optional[_Union[Payment, _Mapping]] = ...) -> None: ...
+    explain: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., request_id: _Optional[str] = ..., payment: _Optional[_Union[Payment, _Mapping]] = ..., explain: _Optional[bool] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
     __slots__ = ("request_id", "signals", "truncated_card_events", "batch_rows", "queue_us")
@@ -98,16 +100,18 @@ class ScoreResponse(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., signals: _Optional[_Iterable[_Union[Signal, _Mapping]]] = ..., truncated_card_events: _Optional[int] = ..., batch_rows: _Optional[int] = ..., queue_us: _Optional[int] = ...) -> None: ...
 
 class ScoreBatchRequest(_message.Message):
-    __slots__ = ("model", "version", "request_id", "payments")
+    __slots__ = ("model", "version", "request_id", "payments", "explain")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PAYMENTS_FIELD_NUMBER: _ClassVar[int]
+    EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     request_id: str
     payments: _containers.RepeatedCompositeFieldContainer[Payment]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., request_id: _Optional[str] = ..., payments: _Optional[_Iterable[_Union[Payment, _Mapping]]] = ...) -> None: ...
+    explain: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., request_id: _Optional[str] = ..., payments: _Optional[_Iterable[_Union[Payment, _Mapping]]] = ..., explain: _Optional[bool] = ...) -> None: ...
 
 class ScoreBatchResponse(_message.Message):
     __slots__ = ("request_id", "assessments", "batch_rows", "queue_us")
@@ -130,7 +134,7 @@ class Assessment(_message.Message):
     def __init__(self, signals: _Optional[_Iterable[_Union[Signal, _Mapping]]] = ..., truncated_card_events: _Optional[int] = ...) -> None: ...
 
 class Signal(_message.Message):
-    __slots__ = ("name", "evaluated_at", "probability", "score", "level", "model", "model_version", "calibration_version", "degraded_reason")
+    __slots__ = ("name", "evaluated_at", "probability", "score", "level", "model", "model_version", "calibration_version", "degraded_reason", "top_factors")
     NAME_FIELD_NUMBER: _ClassVar[int]
     EVALUATED_AT_FIELD_NUMBER: _ClassVar[int]
     PROBABILITY_FIELD_NUMBER: _ClassVar[int]
@@ -140,6 +144,7 @@ class Signal(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     CALIBRATION_VERSION_FIELD_NUMBER: _ClassVar[int]
     DEGRADED_REASON_FIELD_NUMBER: _ClassVar[int]
+    TOP_FACTORS_FIELD_NUMBER: _ClassVar[int]
     name: str
     evaluated_at: _timestamp_pb2.Timestamp
     probability: float
@@ -149,4 +154,13 @@ class Signal(_message.Message):
     model_version: str
     calibration_version: str
     degraded_reason: str
-    def __init__(self, name: _Optional[str] = ..., evaluated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., probability: _Optional[float] = ..., score: _Optional[int] = ..., level: _Optional[_Union[RiskLevel, str]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., calibration_version: _Optional[str] = ..., degraded_reason: _Optional[str] = ...) -> None: ...
+    top_factors: _containers.RepeatedCompositeFieldContainer[Factor]
+    def __init__(self, name: _Optional[str] = ..., evaluated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., probability: _Optional[float] = ..., score: _Optional[int] = ..., level: _Optional[_Union[RiskLevel, str]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., calibration_version: _Optional[str] = ..., degraded_reason: _Optional[str] = ..., top_factors: _Optional[_Iterable[_Union[Factor, _Mapping]]] = ...) -> None: ...
+
+class Factor(_message.Message):
+    __slots__ = ("name", "log_odds")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LOG_ODDS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    log_odds: float
+    def __init__(self, name: _Optional[str] = ..., log_odds: _Optional[float] = ...) -> None: ...
