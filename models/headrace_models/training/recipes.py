@@ -115,7 +115,7 @@ RECIPES: Final = {
             config={"width": 192, "heads": 3, "layers": 4, "hidden": 768, "merchant_width": 96},
             task=FraudTask,
             contract=TWO_STREAMS | {"max_rows": 256, "max_tokens": 32_768},
-            how=Hyperparameters(epochs=2, learning_rate=5e-4, keep=MOST),
+            how=Hyperparameters(epochs=2, learning_rate=5e-4),
             world=WORLD,
         ),
         Recipe(
