@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from headrace_models import features, wire
+from headrace_models import segments, wire
 from headrace_models.attempts import ATTEMPT_TABLES, PAYMENT_TABLES
 from headrace_models.features import HOUR_US, ID_BUCKETS
 from headrace_models.retries import PAD
@@ -128,7 +128,7 @@ class Acceptance(nn.Module):
     def _attempts(self, inputs: dict[str, Tensor], lengths_B: Tensor) -> Tensor:
         """One token a past attempt, [N, D]."""
         codes_NC, ts_N = inputs["attempt_codes"].long(), inputs["attempt_ts"]
-        row_N = features.rows_of(lengths_B).to(ts_N.device)
+        row_N = segments.of(lengths_B).row_N.to(ts_N.device)
         age_h_N = (inputs["payment_ts"][row_N, 0] - ts_N).clamp(min=0).float() / HOUR_US
         age_N2 = torch.stack([torch.log1p(age_h_N) / 4, torch.exp(-age_h_N)], 1)
         x_ND: Tensor = self.attempt_age(age_N2)

@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from headrace_models.features import rows_of
+from headrace_models import segments
 
 Inputs = dict[str, Tensor]
 Lengths = dict[str, Tensor]
@@ -52,7 +52,7 @@ def _without_events(inputs: Inputs, lengths: Lengths, last: int | None) -> Varia
     """The card's newest `last` events before the payment in hand were never there; None: none of them was."""
     length_B = lengths["card"]
     dropped_B = length_B - 1 if last is None else torch.minimum(length_B - 1, torch.full_like(length_B, last))
-    row_N = rows_of(length_B)
+    row_N = segments.of(length_B).row_N
     from_end_N = torch.cumsum(length_B, 0)[row_N] - 1 - torch.arange(len(row_N))
     keep_N = ((from_end_N == 0) | (from_end_N > dropped_B[row_N])).to(inputs["card_ts"].device)
     kept = {name: values[keep_N] if name.startswith("card_") else values for name, values in inputs.items()}
@@ -93,4 +93,4 @@ def _as_before(inputs: Inputs, lengths: Lengths, name: str, place: int) -> Varia
 
 
 def _rows_and_ends(length_B: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    return rows_of(length_B).to(like.device), (torch.cumsum(length_B, 0) - 1).to(like.device)
+    return segments.of(length_B).row_N.to(like.device), (torch.cumsum(length_B, 0) - 1).to(like.device)

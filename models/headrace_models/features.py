@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from headrace_models.segments import Segments
+
 HOUR_US = 3_600_000_000
 ID_BUCKETS = 4096
 """Buckets for the ids that are embedded (devices, issuer ranges): hashing keeps tables small and unknowns harmless."""
@@ -31,19 +33,18 @@ class EventFeatures(NamedTuple):
     """float32 [N]: hours before the payment in hand."""
 
 
-def card_events(ts_N: Tensor, amount_N: Tensor, codes_N5: Tensor, ids_N3: Tensor, lengths_B: Tensor) -> EventFeatures:
+def card_events(inputs: dict[str, Tensor], rows: Segments) -> EventFeatures:
     """The card's own stream; the last event of each row is the payment in hand."""
-    row_N = rows_of(lengths_B).to(ts_N.device)
-    ends_B = torch.cumsum(lengths_B, 0).to(ts_N.device) - 1
-    unlabelled = torch.zeros_like(codes_N5[:, :1])
-    return _features(ts_N, amount_N, torch.cat([codes_N5, unlabelled], 1), ids_N3, row_N, ts_N[ends_B])
+    codes_N5 = inputs["card_codes"]
+    codes_N6 = torch.cat([codes_N5, torch.zeros_like(codes_N5[:, :1])], 1)  # its labels are nobody's input
+    now_B = inputs["card_ts"][rows.end_B]
+    return _features(inputs["card_ts"], inputs["card_amount"], codes_N6, inputs["card_ids"], rows, now_B)
 
 
-def merchant_events(
-    ts_N: Tensor, amount_N: Tensor, codes_N6: Tensor, ids_N3: Tensor, lengths_B: Tensor, now_B: Tensor
-) -> EventFeatures:
+def merchant_events(inputs: dict[str, Tensor], rows: Segments, now_B: Tensor) -> EventFeatures:
     """The merchant's stream, as seen at `now_B`, the moments of the payments in hand (microseconds)."""
-    return _features(ts_N, amount_N, codes_N6, ids_N3, rows_of(lengths_B).to(ts_N.device), now_B)
+    ts_N, amount_N, codes_N6, ids_N3 = (inputs[f"merchant_{name}"] for name in ("ts", "amount", "codes", "ids"))
+    return _features(ts_N, amount_N, codes_N6, ids_N3, rows, now_B)
 
 
 def merchant_stats(stats_B8: Tensor) -> Tensor:
@@ -62,16 +63,16 @@ class FoldedEvents(NamedTuple):
     """float32 [N]: mean of log amounts up to and including each event."""
 
 
-def folded_events(inputs: dict[str, Tensor], row_N: Tensor, mean_B: Tensor, ids_B5: Tensor) -> FoldedEvents:
+def folded_events(inputs: dict[str, Tensor], rows: Segments, mean_B: Tensor, ids_B5: Tensor) -> FoldedEvents:
     """The card's events after a state: `mean_B` of its log amounts, `ids_B5` its last moment, count and bitmaps."""
     ts_N, codes_N5, ids_N3 = inputs["card_ts"], inputs["card_codes"], inputs["card_ids"]
-    first_N = torch.ones_like(row_N, dtype=torch.bool)
-    first_N[1:] = row_N[1:] != row_N[:-1]
+    row_N = rows.row_N
+    first_N = rows.begin_N == torch.arange(len(row_N), device=row_N.device)
     log_amount_N = torch.log1p(inputs["card_amount"].clamp(0, 1e7))
     count_N, last_N = ids_B5[row_N, 1], ids_B5[row_N, 0]
     gap_us_N = _gap_us(ts_N, row_N) + torch.where(first_N & (count_N > 0), ts_N - last_N, 0)
     gap_h_N = gap_us_N.clamp(min=0).float() / HOUR_US
-    mean_N = _mean_so_far(log_amount_N, row_N, mean_B, ids_B5[:, 1])
+    mean_N = _mean_so_far(log_amount_N, rows, mean_B, ids_B5[:, 1])
     previous_N = torch.roll(codes_N5[:, 4], 1)
     previous_N = torch.where(first_N, inputs["previous_outcome"][row_N, 0], previous_N)
     unseen = [
@@ -89,15 +90,16 @@ def folded_events(inputs: dict[str, Tensor], row_N: Tensor, mean_B: Tensor, ids_
     return FoldedEvents(found, gap_h_N, mean_N)
 
 
-def folded_ids(inputs: dict[str, Tensor], row_N: Tensor, ends_B: Tensor, ids_B5: Tensor) -> Tensor:
+def folded_ids(inputs: dict[str, Tensor], rows: Segments, ids_B5: Tensor) -> Tensor:
     """The integers of the state after these events, int64 [B, 5]."""
-    count_B = ids_B5[:, 1] + torch.bincount(row_N, minlength=len(ends_B))
+    row_N = rows.row_N
+    count_B = ids_B5[:, 1] + rows.cu_B1.diff()
     bitmaps = []
     for i, bit_N in enumerate(_seen_bits(inputs["card_codes"], inputs["card_ids"])):
         once_N = _first_seen(bit_N, row_N).long() << bit_N
         now_B = torch.zeros_like(count_B).index_add(0, row_N, once_N)  # each bit once: adding is or-ing
         bitmaps.append(ids_B5[:, 2 + i] | now_B)
-    return torch.stack([inputs["card_ts"][ends_B], count_B, *bitmaps], 1)
+    return torch.stack([inputs["card_ts"][rows.end_B], count_B, *bitmaps], 1)
 
 
 def _seen_bits(codes_N5: Tensor, ids_N3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,20 +107,16 @@ def _seen_bits(codes_N5: Tensor, ids_N3: Tensor) -> tuple[Tensor, Tensor, Tensor
     return ids_N3[:, 1] & 63, codes_N5[:, 1].long() * 2654435761 >> 16 & 63, ids_N3[:, 0] & 63
 
 
-def rows_of(lengths_B: Tensor) -> Tensor:
-    """The row each packed event belongs to, int64 [N]."""
-    return torch.repeat_interleave(torch.arange(len(lengths_B)), lengths_B)
-
-
 def _features(
-    ts_N: Tensor, amount_N: Tensor, codes_N6: Tensor, ids_N3: Tensor, row_N: Tensor, now_B: Tensor
+    ts_N: Tensor, amount_N: Tensor, codes_N6: Tensor, ids_N3: Tensor, rows: Segments, now_B: Tensor
 ) -> EventFeatures:
+    row_N = rows.row_N
     amount_N = amount_N.clamp(0, 1e7)
     log_amount_N = torch.log1p(amount_N)
     gap_s_N = _gap_us(ts_N, row_N).float() / 1e6
     numerics = [
         log_amount_N / 4,
-        log_amount_N - _mean_so_far(log_amount_N, row_N),
+        log_amount_N - _mean_so_far(log_amount_N, rows),
         torch.log1p(gap_s_N) / 8,
         *_hour(ts_N),
         _weekday(ts_N),
@@ -154,14 +152,14 @@ def _weekday(ts_N: Tensor) -> Tensor:
 
 
 def _mean_so_far(
-    values_N: Tensor, row_N: Tensor, mean_B: Tensor | None = None, count_B: Tensor | None = None
+    values_N: Tensor, rows: Segments, mean_B: Tensor | None = None, count_B: Tensor | None = None
 ) -> Tensor:
     """Mean of the row's values up to and including each event, after `count_B` earlier ones with `mean_B`.
 
     In double: a row's result must not depend on which rows were packed in front of it.
     """
     total_N = torch.cumsum(values_N.double(), 0)
-    begin_N = torch.searchsorted(row_N, row_N)
+    begin_N, row_N = rows.begin_N, rows.row_N
     before_N = torch.where(begin_N > 0, total_N[(begin_N - 1).clamp(min=0)], 0.0)
     count_N = torch.arange(len(values_N), device=values_N.device) - begin_N + 1
     sum_N = total_N - before_N

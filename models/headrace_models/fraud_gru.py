@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from headrace_models import features
+from headrace_models import features, segments
 from headrace_models.calibration import Calibration
 from headrace_models.layers.embedding import EventEmbedding
 from headrace_models.vocabulary import of_events as vocabulary
@@ -94,16 +94,15 @@ class FraudGru(nn.Module):
 
     def _fold(self, inputs: dict[str, Tensor], lengths_B: Tensor) -> tuple[Tensor, State]:
         before = State(inputs["state_h"], inputs["state_ids"])
-        row_N = features.rows_of(lengths_B).to(inputs["card_ts"].device)
-        ends_B = torch.cumsum(lengths_B, 0).to(row_N.device) - 1
-        events = features.folded_events(inputs, row_N, before.h_BX[:, -1], before.ids_BX)
+        rows = segments.of(lengths_B).to(inputs["card_ts"].device)
+        events = features.folded_events(inputs, rows, before.h_BX[:, -1], before.ids_BX)
         x_ND = self.embed(events.features)
         h_BH = self._unroll(self.enter(x_ND), events.gap_h, before.h_BX[:, :-1], lengths_B)
-        card_BD = self.card(torch.cat([h_BH, x_ND[ends_B]], 1))
+        card_BD = self.card(torch.cat([h_BH, x_ND[rows.end_B]], 1))
         stats_BD = self.stats(features.merchant_stats(inputs["merchant_stats"]))
         logit_B: Tensor = self.head(torch.cat([card_BD, stats_BD], 1))[:, 0]
-        after_BX = torch.cat([h_BH, events.mean_log_amount[ends_B, None]], 1)
-        return logit_B, State(after_BX, features.folded_ids(inputs, row_N, ends_B, before.ids_BX))
+        after_BX = torch.cat([h_BH, events.mean_log_amount[rows.end_B, None]], 1)
+        return logit_B, State(after_BX, features.folded_ids(inputs, rows, before.ids_BX))
 
     def _unroll(self, gates_N: Tensor, gap_h_N: Tensor, h_BH: Tensor, lengths_B: Tensor) -> Tensor:
         """The hidden state after each row's last event. Longest rows first: the living ones lead, none is padded."""

@@ -59,7 +59,8 @@ def test_only_the_scored_event_is_computed_in_the_last_block_and_nothing_is_lost
     """The last block's short cut against the whole block, event by event."""
     block = module("fraud-tx").blocks[-1]  # type: ignore[index]
     x = torch.randn(5, 16, 64)
-    turn = fraud_tx.angles(torch.randn(5, 16), 32)
+    cos, sin = fraud_tx.angles(torch.randn(5, 16), 32)
+    turn = cos[:, None], sin[:, None]
     last = torch.tensor([15, 0, 7, 3, 15])
 
     with torch.inference_mode():

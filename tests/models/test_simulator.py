@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from headrace_models import features, figures, simulator, wire
+from headrace_models import features, figures, segments, simulator, wire
 from headrace_models.events import Events
 from headrace_models.history import Timeline
 from headrace_models.simulator import Truth, calendar, draft, fraud, issuer, labels, populate
@@ -113,8 +113,8 @@ def test_no_derived_feature_gives_fraud_away() -> None:
     late = np.concatenate([late[is_fraud], rng.choice(late[~is_fraud], 20_000, replace=False)])
     is_fraud = truth.scenario[late] != simulator.ORDINARY
     inputs, lengths = Timeline(events).packed(late)
-    ts, amount, codes, ids = (torch.from_numpy(inputs[f"card_{name}"]) for name in ("ts", "amount", "codes", "ids"))
-    numerics = features.card_events(ts, amount, codes, ids, torch.from_numpy(lengths["card"])).numerics.numpy()
+    tensors = {name: torch.from_numpy(values) for name, values in inputs.items()}
+    numerics = features.card_events(tensors, segments.of(torch.from_numpy(lengths["card"]))).numerics.numpy()
     in_hand = numerics[np.cumsum(lengths["card"]) - 1]
     columns = {f"numeric {i}": in_hand[:, i] for i in range(features.NUMERICS)}
     columns |= {name: inputs["merchant_stats"][:, i] for i, name in enumerate(wire.MERCHANT_STATS)}

@@ -77,8 +77,8 @@ class Run:
     ) -> nn.Module:
         """Learn, and return the module of the epoch with the best average precision on the validation block.
 
-        `checkpoint` is written every `every_s` seconds and at the end of an epoch; one that is there already is taken up
-        again if it is of the same `identity` (data, model, hyperparameters), else ignored.
+        `checkpoint` is written every `every_s` seconds and at the end of an epoch; one that is there already is taken
+        up again if it is of the same `identity` (data, model, hyperparameters), else ignored.
         """
         if checkpoint is not None and self._restore(checkpoint, identity):
             progress.console.print(

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -16,6 +19,7 @@ import torch
 from torch import Tensor
 
 from headrace.errors import BrokenContract, ModelFailed
+from headrace.serving.recorded import Recorded, recordable
 from headrace.serving.stopwatch import CudaStopwatch, Stopwatch
 from headrace.v1 import replica_pb2
 from headrace_models import spec as disk
@@ -70,12 +74,20 @@ class Runner:
         """Its context is gone for good: every later batch would fail. Only another process helps."""
         self.stopwatch = CudaStopwatch() if device == "cuda" else Stopwatch()
         self._dtypes = [np.dtype(disk.DATATYPES[tensor.datatype]) for tensor in spec.inputs]
+        self._recorded = Recorded(module, spec) if device == "cuda" and recordable(module) else None
 
     @property
     def precision(self) -> str:
-        """Of the weights: float32, bfloat16, …; empty when there are none."""
-        first = next(self._module.parameters(), None)
-        return "" if first is None else str(first.dtype).removeprefix("torch.")
+        """Of most of the weights: float32, bfloat16, …; empty when there are none."""
+        counts: Counter[str] = Counter()
+        for parameter in self._module.parameters():
+            counts[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
+        return counts.most_common(1)[0][0] if counts else ""
+
+    def record(self) -> None:
+        """Record what is replayed in service: once, before the first batch. Nothing to do on a CPU."""
+        if self._recorded is not None:
+            self._recorded.record()
 
     def run(self, batch: replica_pb2.PackedBatch, waited_s: float) -> Computed:
         """Compute every row that still has time left; `waited_s` has passed since the batch was received.
@@ -111,17 +123,24 @@ class Runner:
             raise ModelFailed("the device failed") from error
 
     def _forward(self, some: Unpacked) -> Columns:
-        inputs = {name: self._to_device(column) for name, column in some.columns.items()}
-        lengths = {name: torch.from_numpy(values) for name, values in some.lengths.items()}
+        compute = self._staged(some)
         self.stopwatch.copied()
         with torch.inference_mode():
-            answers: dict[str, Tensor] = self._module(inputs, lengths)
+            answers = compute()
             extras = self._extras(some)
             self.stopwatch.computed()
             outputs = {tensor.name: answers[tensor.name].cpu().numpy() for tensor in self._spec.outputs}
             outputs |= {name: values.cpu().numpy() for name, values in extras.items()}
         self.stopwatch.fetched()
         return outputs
+
+    def _staged(self, some: Unpacked) -> Callable[[], dict[str, Tensor]]:
+        """The pass over these rows, their columns on the device: recorded where it can be, else as it is."""
+        if self._recorded is not None and (graph := self._recorded.stage(some.columns, some.lengths, some.rows)):
+            return partial(graph.replay, some.rows)
+        inputs = {name: self._to_device(column) for name, column in some.columns.items()}
+        lengths = {name: torch.from_numpy(values) for name, values in some.lengths.items()}
+        return partial(self._module, inputs, lengths)
 
     def _extras(self, some: Unpacked) -> dict[str, Tensor]:
         """The module's extras for the rows that ask for them, zeros for the others: [rows, …] each."""

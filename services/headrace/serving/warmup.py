@@ -25,7 +25,14 @@ class Warmed:
 
 
 def warm_up(runner: Runner, spec: disk.ModelSpec) -> list[Warmed]:
-    """Run every warm-up shape of the spec on zeros. Raises: StartupError when one fails or is answered misshapen."""
+    """Record what is replayed, then run every warm-up shape of the spec on zeros.
+
+    Raises: StartupError when one fails or is answered misshapen.
+    """
+    try:
+        runner.record()
+    except Exception as error:  # a module is foreign code, and the device's memory may be taken
+        raise StartupError(f"{spec.name}/{spec.version}: cannot be recorded: {disk.one_line(error)}") from error
     return [
         Warmed(shape, tuple(_timed(runner, spec, zeros(spec, shape)) for _ in range(REPEATS))) for shape in spec.warmup
     ]

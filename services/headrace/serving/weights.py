@@ -89,11 +89,14 @@ def load(model: FoundModel, device: str) -> torch.nn.Module:
 
 
 def place(module: torch.nn.Module, directory: Path, device: str) -> torch.nn.Module:
-    """The module on its device. Raises: StartupError."""
+    """The module on its device, in the precision it chooses there. Raises: StartupError."""
     try:
-        return module.to(device)
+        module = module.to(device)
+        if device == "cuda" and hasattr(module, "on_cuda"):
+            module.on_cuda()  # type: ignore[operator]
     except Exception as error:  # the module is foreign code, and there may be no such device
         raise StartupError(f"{directory}: cannot be put on {device}: {disk.one_line(error)}") from error
+    return module
 
 
 def wire_spec(model: FoundModel) -> control_pb2.ModelSpec:
