@@ -50,7 +50,7 @@ bench: $(RUN) ## Measure this machine: build/bench/results.json
 	@$(BIN)/python benchmarks/bench.py
 
 train: $(RUN) ## Train MODEL (default fraud-tx) on simulated payments, or on EVENTS=file.csv|file.parquet
-	@$(BIN)/python -m headrace_models.train --model $(or $(MODEL),fraud-tx) $(if $(EVENTS),--events $(EVENTS)) --out $(or $(OUT),build/models)
+	@$(BIN)/headrace train --model $(or $(MODEL),fraud-tx) $(if $(EVENTS),--events $(EVENTS)) --out $(or $(OUT),build/models)
 
 protos: $(RUN) ## Regenerate services/headrace/v1 from protos/, and renew the baseline unless something breaks
 	@$(BIN)/buf breaking protos --against $(BASELINE)

@@ -2,8 +2,8 @@
 
 Two generators at each concurrency: NVIDIA's perf_analyzer where there is one ($PERF_ANALYZER, else on PATH), and
 the project's own, a separate process that compares every answer with the one it must be. Then the gateway's
-memory over 100,000 requests, and what tracing costs: two gateways before the same replica, one of which traces
-everything and one nothing, loaded in turn.
+memory over 100,000 requests, what tracing costs (two gateways before the same replica, one of which traces everything
+and one nothing, loaded in turn), and what padding costs (`ragged.py`: the runner alone).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import ragged
 import span_cost
 import torch
 from rich.console import Console
@@ -125,6 +126,7 @@ async def measure(options: argparse.Namespace, questions: Path) -> dict[str, Any
         {},
         engine=options.engine,
         model_dirs=[HERE / "repository"],
+        only=[MODEL],
         gateway__port=0,
         gateway__metrics_port=0,
         control__port=0,
@@ -279,6 +281,7 @@ def show(results: dict[str, Any]) -> None:
     console = Console()
     console.print(table)
     console.print("gateway memory:", results["memory"])
+    console.print("rows/s of the runner, bucketed and padded to the cap:", results["ragged"])
     tracing = Table("pair", "on /s", "off /s", "on p99", "off p99", "on µs", "off µs", title="tracing on and off")
     for number, pair in enumerate(results["tracing"]["pairs"]):
         cells = [pair[arm][name] for name in ("rps", "p99_ms", "gateway_cpu_us") for arm in ("on", "off")]
@@ -297,7 +300,8 @@ def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     questions = OUT / "w1.npz"
     make_questions(questions)
-    results = asyncio.run(measure(options, questions))
+    padding = {} if options.only_tracing else ragged.measure()  # before there is a cluster to share the cores with
+    results = {**asyncio.run(measure(options, questions)), "ragged": padding}
     (OUT / "results.json").write_text(json.dumps(results, indent=1))
     show(results)
 

@@ -1,7 +1,7 @@
 """Packed rows ⇄ padded buckets. The one place that knows how ragged rows become rectangles.
 
-A bucket holds rows of similar length, padded to the bucket's edge; computing by bucket costs a fraction of
-padding all rows to the longest. Shapes: N = events of all rows, B = rows, L = a bucket's length.
+A bucket holds rows of similar length, padded to the longest of them; computing by bucket costs a fraction of padding
+all rows to the cap. Shapes: N = events of all rows, B = rows, L = a bucket's length.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BUCKETS = (8, 16, 32, 64, 128)
 
 
 def by_bucket(lengths_B: Tensor, buckets: Sequence[int] = BUCKETS) -> Iterator[tuple[Tensor, int]]:
-    """Groups of rows and the length each group is padded to; rows of length 0 are in no group.
+    """Groups of rows and the length each is padded to, its longest row's; rows of length 0 are in no group.
 
     Raises: ValueError for a row longer than the last bucket.
     """
@@ -27,7 +27,8 @@ def by_bucket(lengths_B: Tensor, buckets: Sequence[int] = BUCKETS) -> Iterator[t
     which_B = torch.where(lengths_B == 0, -1, which_B)
     for bucket in torch.unique(which_B).tolist():
         if bucket >= 0:
-            yield torch.nonzero(which_B == bucket).flatten(), int(edges[bucket])
+            rows = torch.nonzero(which_B == bucket).flatten()
+            yield rows, int(lengths_B[rows].max())
 
 
 def pad(packed_N: Tensor, lengths_B: Tensor, rows: Tensor, length: int) -> Tensor:

@@ -144,6 +144,16 @@ def replica(
     _run(lambda stopped: process.serve_until(model_dir, control, settings, stopped))
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def train(context: typer.Context) -> None:
+    """Train a model, on simulated payments or on your own events; `headrace train --help` says how."""
+    from headrace_models.training.__main__ import main as run  # noqa: PLC0415  torch is loaded here
+
+    sys.exit(run(context.args))
+
+
 @app.command()
 def demo(engine: EngineOption = None, config_file: ConfigOption = None) -> None:
     """Stream a simulated day of payments through a cluster of its own, and say what it found."""

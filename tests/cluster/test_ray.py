@@ -30,6 +30,7 @@ def test_killed_stopped_and_without_control_on_ray_serve_no_caller_notices(
         None,
         {},
         model_dirs=[root / "benchmarks" / "repository"],
+        only=["fraud-tx", "w1-encoder", "w2-ragged"],
         models={"w1-encoder": {"replicas": 2}},
         gateway__port=0,
         gateway__metrics_port=0,

@@ -43,6 +43,7 @@ def local(tmp_path: Path, root: Path, **flags: Any) -> Cluster:
         {},
         engine="local",
         model_dirs=[root / "benchmarks" / "repository"],
+        only=["fraud-tx", "w1-encoder", "w2-ragged"],
         telemetry__trace_dir=tmp_path / "traces",
         telemetry__log_level="ERROR",
         **(free | flags),

@@ -51,7 +51,9 @@ def test_a_model_of_ones_own_answers_tritonclient_beside_the_shipped_one(run: Ru
             return answers, sorted(served), scorer.score(PAYMENT).p
 
     async def main() -> tuple[list[Any], list[str], float]:
-        async with cluster(tmp_path, root / "tests" / "fixtures" / "models") as running:
+        async with cluster(
+            tmp_path, root / "tests" / "fixtures" / "models", only=["fraud-tx", "sum-difference"]
+        ) as running:
             return await asyncio.to_thread(blocking, running.address)
 
     answers, served, p = run(main(), timeout_s=120)
@@ -93,5 +95,6 @@ def test_only_the_models_asked_for_are_started(tmp_path: Path, root: Path) -> No
     of_the_demo = Cluster(demo.settings_of_the_demo(everything.settings))
 
     assert [model.name for model in some.models] == ["sum-difference"]
-    assert [model.name for model in everything.models] == ["fraud-tx", "sum-difference"]
+    shipped = ["acceptance", "fraud-gru", "fraud-tx"]
+    assert [model.name for model in everything.models] == [*shipped, "sum-difference"]
     assert [model.name for model in of_the_demo.models] == ["fraud-tx"]

@@ -49,6 +49,7 @@ def traced(root: Path, endpoint: str, **flags: Any) -> Cluster:
         {},
         engine="local",
         model_dirs=[root / "benchmarks" / "repository"],
+        only=["fraud-tx", "w1-encoder", "w2-ragged"],
         telemetry__otlp_endpoint=endpoint,
         telemetry__log_level="ERROR",
         **(free | flags),

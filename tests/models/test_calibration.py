@@ -73,12 +73,12 @@ def test_a_calibration_is_named_by_its_numbers() -> None:
     assert len(first.version()) == 12
 
 
-def test_every_row_is_in_the_smallest_bucket_it_fits_and_empty_ones_in_none() -> None:
+def test_every_row_is_in_the_smallest_bucket_it_fits_padded_to_its_longest_and_empty_ones_in_none() -> None:
     lengths = torch.tensor([0, 1, 8, 9, 64, 128])
 
     groups = [(rows.tolist(), length) for rows, length in collate.by_bucket(lengths)]
 
-    assert groups == [([1, 2], 8), ([3], 16), ([4], 64), ([5], 128)]
-    assert collate.padded_tokens(lengths) == 16 + 16 + 64 + 128
+    assert groups == [([1, 2], 8), ([3], 9), ([4], 64), ([5], 128)]
+    assert collate.padded_tokens(lengths) == 16 + 9 + 64 + 128
     with pytest.raises(ValueError, match="a row of 129 events"):
         list(collate.by_bucket(torch.tensor([129])))

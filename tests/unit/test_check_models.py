@@ -97,4 +97,4 @@ def test_serving_only_a_model_that_is_not_there_is_refused_with_what_there_is(he
     code, _, stderr = headrace("serve", "--only", "fraud-tx", "--only", "nobody", "--engine", "local")
 
     assert code == 78
-    assert stderr == "headrace: only: there is no model 'nobody' (there is fraud-tx)\n"
+    assert stderr == "headrace: only: there is no model 'nobody' (there is acceptance, fraud-gru, fraud-tx)\n"

@@ -81,7 +81,9 @@ def test_only_the_models_asked_for_are_served_and_the_others_are_not_even_read(d
 
 
 def test_an_unknown_model_asked_for_is_refused_with_what_there_is() -> None:
-    with pytest.raises(StartupError, match=r"no model 'w3' \(there is acceptance, fraud-gru, fraud-tx, w1-encoder, w2-ragged\)"):
+    with pytest.raises(
+        StartupError, match=r"no model 'w3' \(there is acceptance, fraud-gru, fraud-tx, w1-encoder, w2-ragged\)"
+    ):
         weights.discover([REPOSITORY, weights.shipped_models()], ["w2-ragged", "w3"])
 
 
