@@ -72,17 +72,19 @@ class Acceptance(nn.Module):
         self.then = nn.Linear(MOMENT + 1, width)
         self.head = nn.Sequential(nn.Linear(3 * width, 128), nn.GELU(), nn.Linear(128, 32), nn.GELU(), nn.Linear(32, 1))
         self.calibration: Tensor
-        self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
+        """[2, 2]: (a, b) of first attempts and of retries."""
+        self.register_buffer("calibration", torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
 
     def forward(self, inputs: dict[str, Tensor], lengths: dict[str, Tensor]) -> dict[str, Tensor]:
         logit_BK = self.logits(inputs, lengths)
-        p_BK = torch.sigmoid(self.calibration[0] * logit_BK + self.calibration[1])
-        return {"approve": torch.where(inputs["candidates"] == PAD, 0.0, p_BK)}
+        a_B1, b_B1 = self.calibration[(lengths["attempt"] > 0).long().to(logit_BK.device)][:, :, None].unbind(1)
+        known_BK = (inputs["candidates"] > PAD) & (inputs["candidates"] < len(wire.ACTIONS))
+        return {"approve": torch.where(known_BK, torch.sigmoid(a_B1 * logit_BK + b_B1), 0.0)}
 
     def logits(self, inputs: dict[str, Tensor], lengths: dict[str, Tensor]) -> Tensor:
         """Uncalibrated, [B, K]."""
         context_BD = self._context(inputs, lengths["attempt"])
-        candidate_BK = inputs["candidates"].clamp(min=0).long()
+        candidate_BK = inputs["candidates"].clamp(0, len(wire.ACTIONS) - 1).long()
         delay_h_BK = torch.tensor(wire.DELAY_H, device=candidate_BK.device)[candidate_BK]
         then_BK = inputs["payment_ts"] + (delay_h_BK * HOUR_US).long()
         action_BKD = self.action(candidate_BK) + self.then(_moment(then_BK, torch.log1p(delay_h_BK)))

@@ -37,18 +37,18 @@ class AttemptTimeline:
         """The wire columns of the decisions that led to these events, packed; every action is a candidate."""
         events, rows = self.events, np.asarray(rows, np.int64)
         past, lengths = self._groups.before(rows, events.ts[rows], CAP)
-        lengths = np.where(events.attempt_group[rows] == 0, 0, lengths)
-        ends = np.cumsum(lengths)
-        decided = events.ts[rows].copy()
         retried = lengths > 0
-        decided[retried] = events.ts[past[ends[retried] - 1]]
+        # What was there when it was decided: the payment as its last attempt left it, if there was one.
+        known = rows.copy()
+        known[retried] = past[np.cumsum(lengths)[retried] - 1]
+        number = np.where(events.attempt_no[rows] > 0, events.attempt_no[rows], lengths + 1)
         codes = (events.mcc, events.country, events.currency, events.channel, events.three_ds, events.network_token)
         columns: Columns = {
-            "payment_ts": decided[:, None],
+            "payment_ts": events.ts[known, None],
             "payment_amount": events.amount[rows, None],
-            "payment_codes": np.stack([code[rows] for code in codes], 1).astype(np.int32),
+            "payment_codes": np.stack([code[known] for code in codes], 1).astype(np.int32),
             "issuer_bin": events.issuer_bin[rows, None],
-            "attempt_no": np.maximum(events.attempt_no[rows, None], 1).astype(np.int32),
+            "attempt_no": number[:, None].astype(np.int32),
             "attempt_ts": events.ts[past],
             "attempt_codes": np.stack([events.outcome[past], events.advice[past], events.action[past]], 1),
             "candidates": np.tile(np.arange(CANDIDATES, dtype=np.int32), (len(rows), 1)),
@@ -64,18 +64,21 @@ def columns(
     """One decision as the tensors of `acceptance`, each [1, …]; up to 8 `candidates`, names of `wire.ACTIONS`.
 
     `attempts`: those made so far, in any order, with `ts`, `outcome`, `advice_code` and `action`. The decision is
-    made at the payment's `ts`. Raises: ValueError or KeyError, naming the field that cannot be encoded.
+    made at the payment's `ts`, which has the flags of its last attempt. Raises: ValueError or KeyError, naming the
+    field that cannot be encoded.
     """
     if not 0 < len(candidates) <= CANDIDATES:
         raise ValueError(f"{len(candidates)} candidate actions, expected 1 to {CANDIDATES}")
-    known = sorted(attempts, key=lambda attempt: wire.moment_us(attempt, "ts"))[-CAP:]
+    now_us = wire.moment_us(payment, "ts")
+    made = [attempt for attempt in attempts if wire.moment_us(attempt, "ts") <= now_us]
+    known = sorted(made, key=lambda attempt: wire.moment_us(attempt, "ts"))[-CAP:]
     actions = [wire.field_code(action, "action") for action in candidates]
     return {
-        "payment_ts": np.array([[wire.moment_us(payment, "ts")]], np.int64),
+        "payment_ts": np.array([[now_us]], np.int64),
         "payment_amount": np.array([[wire.amount_of(payment)]], np.float32),
         "payment_codes": np.array([[wire.field_code(payment.get(name), name) for name in PAYMENT_CODES]], np.int32),
         "issuer_bin": np.array([[wire.hash_id(str(payment.get("issuer_bin") or ""))]], np.int64),
-        "attempt_no": np.array([[len(attempts) + 1]], np.int32),
+        "attempt_no": np.array([[len(made) + 1]], np.int32),
         "attempt_ts": np.array([[wire.moment_us(one, "ts") for one in known]], np.int64).reshape(1, -1),
         "attempt_codes": _attempt_codes(known),
         "candidates": np.array([actions + [-1] * (CANDIDATES - len(actions))], np.int32),

@@ -26,10 +26,9 @@ OPTIONAL: Final = (
     "device_id", "issuer_bin", "outcome", "label_ts", "attempt_group", "attempt_no", "action", "propensity", "three_ds",
     "network_token", "advice_code",
 )  # fmt: skip
-LABEL_DELAY_US: Final = 30 * wire.DAY_US
-"""When a label without `label_ts` counts as known."""
+EARLIEST_US: Final = 946_684_800_000_000
 LATEST_US: Final = 4_102_444_800_000_000
-"""2100-01-01: later moments are a unit gone wrong."""
+"""2000-01-01 and 2100-01-01: moments outside are a unit gone wrong."""
 
 Column = npt.NDArray[Any]
 
@@ -66,9 +65,9 @@ def _read(path: Path, rename: Mapping[str, str]) -> pa.Table:
 
     try:
         if path.suffix == ".parquet":
-            table = parquet.read_table(path)
+            table = _in_microseconds(parquet.read_table(path))
         else:  # everything is text: a reader that guesses makes 4123 of 004123, and two cards one
-            with path.open() as file:
+            with path.open(encoding="utf-8-sig") as file:
                 header = file.readline().strip().split(",")
             text = csv.ConvertOptions(column_types={name.strip('"'): pa.string() for name in header})
             table = csv.read_csv(path, convert_options=text)
@@ -77,6 +76,17 @@ def _read(path: Path, rename: Mapping[str, str]) -> pa.Table:
     if absent := [name for name in rename if name not in table.column_names]:
         raise DatasetError(f"{path}: has no column {absent[0]} to rename")
     return table.rename_columns([rename.get(name, name) for name in table.column_names])
+
+
+def _in_microseconds(table: pa.Table) -> pa.Table:
+    """Moments of a finer unit cut to ours."""
+    import pyarrow as pa  # noqa: PLC0415  as above
+
+    for place, field in enumerate(table.schema):
+        if pa.types.is_timestamp(field.type):
+            column = table.column(place).cast(pa.timestamp("us", field.type.tz), safe=False)
+            table = table.set_column(place, field.name, column)
+    return table
 
 
 def _check_columns(path: Path, table: pa.Table, *, strict: bool) -> None:
@@ -113,16 +123,17 @@ class _Reader:
             "issuer_bin": number("issuer_bin", wire.hash_id),
             "amount": self._encode("amount", float, np.nan, np.float32),
             "label": number("label", wire.label_code).astype(np.int8),
-            "label_ts": np.where(label_ts == 0, ts + LABEL_DELAY_US, label_ts),
+            "label_ts": np.where(label_ts == 0, ts + wire.LABEL_DELAY_US, label_ts),
             "attempt_group": number("attempt_group", wire.hash_id),
-            "attempt_no": number("attempt_no", lambda value: int(value or 0)).astype(np.int32),
+            "attempt_no": number("attempt_no", _whole).astype(np.int32),
             "action": self._encode("action", wire.action_code, -1).astype(np.int32),
             "propensity": self._encode("propensity", lambda value: float(value or "nan"), np.nan, np.float32),
             "three_ds": number("three_ds", wire.flag_code).astype(np.int8),
             "network_token": number("network_token", wire.flag_code).astype(np.int8),
             "advice": number("advice_code", partial(wire.field_code, name="advice_code")).astype(np.int32),
         }
-        for name in ("mcc", "country", "currency", "channel", "outcome"):
+        columns["mcc"] = number("mcc", lambda value: wire.mcc_code(_whole(value))).astype(np.int32)
+        for name in ("country", "currency", "channel", "outcome"):
             columns[name] = number(name, partial(wire.field_code, name=name)).astype(np.int32)
         self._judge(columns)
         return columns
@@ -133,10 +144,10 @@ class _Reader:
     def _judge(self, columns: Mapping[str, Column]) -> None:
         """Set aside what can be read but cannot be true. A row counts under its first cause."""
         amount = columns["amount"]
-        self._set_aside("duplicate event_id", _repeated(self._ids))
         self._set_aside("event_id is empty", self._ids == 0)
         self._set_aside("amount is not a positive number", ~(np.isfinite(amount) & (amount > 0)))
         self._set_aside("label_ts before ts", columns["label_ts"] < columns["ts"])
+        self._set_aside("duplicate event_id", _repeated(self._ids, ~self.bad))
 
     def _set_aside(self, cause: str, rows: npt.NDArray[np.bool_]) -> None:
         self._unreadable[cause] = rows & ~self.bad
@@ -183,6 +194,8 @@ def _text(value: Any) -> Any:
     """A value as the encoders take it: text, or a number where the file has numbers."""
     if hasattr(value, "isoformat"):
         return value.isoformat()
+    if isinstance(value, float) and value != value:  # noqa: PLR0124  NaN: a gap
+        return ""
     if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
         value = int(value)
     return str(value).strip()
@@ -196,14 +209,23 @@ def _needed_id(value: str) -> int:
 
 def _moment(value: Any) -> int:
     moment = wire.timestamp_us(value)
-    if not 0 < moment < LATEST_US:
-        raise ValueError(f"'{value}' is not a moment between 1970 and 2100")
+    if not EARLIEST_US <= moment < LATEST_US:
+        raise ValueError(f"'{value}' is not a moment between 2000 and 2100")
     return moment
 
 
-def _repeated(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """True from an id's second row on."""
-    again = np.ones(len(ids), bool)
-    again[np.unique(ids, return_index=True)[1]] = False
-    repeated: npt.NDArray[np.bool_] = again & (ids != 0)
-    return repeated
+def _whole(value: str) -> int:
+    """An integer, also where a table with gaps has made it 5411.0; empty is 0."""
+    number = float(value or 0)
+    if not number.is_integer():
+        raise ValueError(f"'{value}' is not a whole number")
+    return int(number)
+
+
+def _repeated(ids: npt.NDArray[np.int64], good: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """True from the second good row of an id on."""
+    rows = np.flatnonzero(good)
+    again = np.zeros(len(ids), bool)
+    again[rows] = True
+    again[rows[np.unique(ids[rows], return_index=True)[1]]] = False
+    return again

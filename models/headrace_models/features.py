@@ -69,6 +69,7 @@ def folded_events(inputs: dict[str, Tensor], rows: Segments, mean_B: Tensor, ids
     row_N = rows.row_N
     first_N = rows.begin_N == torch.arange(len(row_N), device=row_N.device)
     log_amount_N = torch.log1p(inputs["card_amount"].clamp(0, 1e7))
+    ids_B5 = _of_a_history(ids_B5)
     count_N, last_N = ids_B5[row_N, 1], ids_B5[row_N, 0]
     gap_us_N = _gap_us(ts_N, row_N) + torch.where(first_N & (count_N > 0), ts_N - last_N, 0)
     gap_h_N = gap_us_N.clamp(min=0).float() / HOUR_US
@@ -92,7 +93,7 @@ def folded_events(inputs: dict[str, Tensor], rows: Segments, mean_B: Tensor, ids
 
 def folded_ids(inputs: dict[str, Tensor], rows: Segments, ids_B5: Tensor) -> Tensor:
     """The integers of the state after these events, int64 [B, 5]."""
-    row_N = rows.row_N
+    row_N, ids_B5 = rows.row_N, _of_a_history(ids_B5)
     count_B = ids_B5[:, 1] + rows.cu_B1.diff()
     bitmaps = []
     for i, bit_N in enumerate(_seen_bits(inputs["card_codes"], inputs["card_ids"])):
@@ -100,6 +101,11 @@ def folded_ids(inputs: dict[str, Tensor], rows: Segments, ids_B5: Tensor) -> Ten
         now_B = torch.zeros_like(count_B).index_add(0, row_N, once_N)  # each bit once: adding is or-ing
         bitmaps.append(ids_B5[:, 2 + i] | now_B)
     return torch.stack([inputs["card_ts"][rows.end_B], count_B, *bitmaps], 1)
+
+
+def _of_a_history(ids_B5: Tensor) -> Tensor:
+    """The integers of a state; all 0 where it has seen no event."""
+    return torch.where(ids_B5[:, 1:2] > 0, ids_B5, 0)
 
 
 def _seen_bits(codes_N5: Tensor, ids_N3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,7 +119,7 @@ def _features(
     row_N = rows.row_N
     amount_N = amount_N.clamp(0, 1e7)
     log_amount_N = torch.log1p(amount_N)
-    gap_s_N = _gap_us(ts_N, row_N).float() / 1e6
+    gap_s_N = _gap_us(ts_N, row_N).clamp(min=0).float() / 1e6
     numerics = [
         log_amount_N / 4,
         log_amount_N - _mean_so_far(log_amount_N, rows),

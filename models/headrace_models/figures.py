@@ -91,5 +91,7 @@ def bootstrap(of: Judged, group: npt.NDArray[np.int64], *, draws: int = 200, see
     found = []
     for _ in range(draws):
         times = np.bincount(rng.integers(0, len(groups), len(groups)), minlength=len(groups))
-        found.append(average_precision(Judged(of.p, of.positive, of.weight * times[which])))
+        drawn = Judged(of.p, of.positive, of.weight * times[which])
+        if (drawn.weight * drawn.positive).any():  # few positives: a draw may have none of them
+            found.append(average_precision(drawn))
     return float(np.quantile(found, 0.025)), float(np.quantile(found, 0.975))

@@ -127,8 +127,7 @@ class Timeline:
         row = np.repeat(np.arange(len(rows)), lengths)
         recent = ts[row] - events.ts[day] <= wire.HOUR_US
         outcome = events.outcome[day]
-        # What has become known by now: a report that arrives at this very moment counts, hence the + 1.
-        fortnight, month = (self._reports.count(rows, ts + 1, window) for window in wire.REPORTS_US)
+        fortnight, month = (self._reports.count(rows, ts, window) for window in wire.REPORTS_US)
 
         def count(of: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
             return np.bincount(row[of], minlength=len(rows))
@@ -146,7 +145,7 @@ class Timeline:
         )
 
     def _known_label(self, index: Index, now: Index) -> npt.NDArray[np.int32]:
-        return np.where(self.events.label_ts[index] <= now, self.events.label[index], wire.LABEL_UNKNOWN).astype(
+        return np.where(self.events.label_ts[index] < now, self.events.label[index], wire.LABEL_UNKNOWN).astype(
             np.int32
         )
 

@@ -19,6 +19,8 @@ from headrace_models import wire
 VERSION: Final = "2026-04-18"
 PAD: Final = -1
 """Not an action: a candidate's place that is not used."""
+NO_ACTION: Final = "no-action"
+"""The rule that forbids what is no action."""
 STOP: Final = -1
 """The choice not to try again."""
 VISA, MASTERCARD = "visa", "mastercard"
@@ -66,6 +68,7 @@ class Allowed:
     mask: Mask
     rules: tuple[str, ...]
     """The rule that forbids each candidate; empty where it is allowed."""
+    candidates: tuple[int, ...] = tuple(range(len(wire.ACTIONS)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +96,13 @@ def allowed(
     if scheme not in SCHEMES:
         raise ValueError(f"scheme '{scheme}' is not one of {', '.join(SCHEMES)}")
     rules = tuple(_rule(scheme, advice, attempted_h, action) for action in candidates)
-    return Allowed(np.array([not rule for rule in rules]), rules)
+    return Allowed(np.array([not rule for rule in rules]), rules, tuple(candidates))
 
 
 def _rule(scheme: str, advice: Sequence[str], attempted_h: Sequence[float], action: int) -> str:
     """The first rule that forbids an action; empty: none does."""
     if action == PAD:
-        return "no-action"
+        return NO_ACTION
     for never in NEVER:
         if never.scheme == scheme and never.advice in advice:
             return never.rule
@@ -127,19 +130,12 @@ def probabilities(
     return policy
 
 
-def choose(
-    approve: npt.ArrayLike,
-    options: Allowed,
-    amount: float,
-    cost: float,
-    draw: float,
-    candidates: Sequence[int] = tuple(range(8)),
-) -> Choice:
-    """Decide. `approve`: the model's P(approved), [K]; `draw`: uniform in [0, 1), the caller's randomness."""
+def choose(approve: npt.ArrayLike, options: Allowed, amount: float, cost: float, draw: float) -> Choice:
+    """Decide. `approve`: the model's P(approved) of the candidates; `draw`: the caller's randomness, from 0 below 1."""
     policy = probabilities(approve, options.mask, amount, cost)
     place = min(int(np.searchsorted(np.cumsum(policy), draw, side="right")), len(policy) - 1)
-    if place == len(candidates):
-        rule = "" if options.mask.any() else next(filter(None, options.rules), "")
-        return Choice(STOP, float(policy[-1]), 0.0, rule)
+    if place == len(options.candidates):
+        broken = [rule for rule in options.rules if rule not in ("", NO_ACTION)]
+        return Choice(STOP, float(policy[-1]), 0.0, broken[0] if broken and not options.mask.any() else "")
     value = float(np.asarray(approve, float)[place]) * amount - cost
-    return Choice(candidates[place], float(policy[place]), value, "")
+    return Choice(options.candidates[place], float(policy[place]), value, "")

@@ -87,6 +87,8 @@ MERCHANT_STATS: Final = (
 REPORTS_US: Final = (14 * DAY_US, 30 * DAY_US)
 """Windows in which reports of fraud are counted, by when they arrived: that is days or weeks after the fraud."""
 SMALL_AMOUNT: Final = 5.0
+LABEL_DELAY_US: Final = 30 * DAY_US
+"""When a label without `label_ts` counts as known, in training and in serving: so long after its event."""
 
 
 @lru_cache(maxsize=65_536)
@@ -155,9 +157,9 @@ def payment_columns(
     """One payment with its histories as the tensors of `fraud-tx`, each [1, …].
 
     Histories come in any order; events that are not strictly earlier than the payment, and the payment itself,
-    are left out; the newest `CARD_CAP` - 1 and `MERCHANT_CAP` stay. A label counts from its `label_ts` on (at
-    once, where an event has none). `merchant_stats` are computed from the merchant's history where not given.
-    Raises: ValueError or KeyError, naming the field that cannot be encoded.
+    are left out; the newest `CARD_CAP` - 1 and `MERCHANT_CAP` stay. A label counts once its `label_ts` is past
+    (`LABEL_DELAY_US` after the event, where it has none). `merchant_stats` are computed from the merchant's history
+    where not given. Raises: ValueError or KeyError, naming the field that cannot be encoded.
     """
     now_us = moment_us(payment, "ts")
     cards = earlier(card_history, payment)[-(CARD_CAP - 1) :]
@@ -284,7 +286,7 @@ def amount_of(event: Event) -> float:
 
 def _without_future(event: Event, now_us: int) -> Event:
     """The event as it was known at `now_us`: a label that came later is not there yet."""
-    return event if _known_since(event) <= now_us else {**event, "label": ""}
+    return event if _known_since(event) < now_us else {**event, "label": ""}
 
 
 def _stats(history: Sequence[Event], now_us: int) -> npt.NDArray[np.float32]:
@@ -300,11 +302,11 @@ def _stats(history: Sequence[Event], now_us: int) -> npt.NDArray[np.float32]:
         known_1d=len(outcomes),
         declined_1d=sum(code != APPROVED for code in outcomes),
         cards_1d=len({_text(event, "card_id") for event in day}),
-        reports_14d=sum(age < REPORTS_US[0] for age in reported),
-        reports_30d=sum(age < REPORTS_US[1] for age in reported),
+        reports_14d=sum(0 < age <= REPORTS_US[0] for age in reported),
+        reports_30d=sum(0 < age <= REPORTS_US[1] for age in reported),
         small_1h=sum(amount_of(event) < SMALL_AMOUNT for event in hour),
     )
 
 
 def _known_since(event: Event) -> int:
-    return moment_us(event, "label_ts" if _text(event, "label_ts") else "ts")
+    return moment_us(event, "label_ts") if _text(event, "label_ts") else moment_us(event, "ts") + LABEL_DELAY_US

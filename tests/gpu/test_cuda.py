@@ -78,7 +78,7 @@ def test_a_replayed_pass_equals_the_one_that_was_recorded(runner: Runner, batche
     runner._recorded = graphs
 
     for first, second, third in zip(replayed, again, launched, strict=True):
-        assert np.array_equal(first, second)
+        assert np.abs(first - second).max() < 1e-5  # sums by index come in any order there
         assert np.abs(first - third).max() < FP32
 
 

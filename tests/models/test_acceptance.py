@@ -53,6 +53,15 @@ def test_a_decision_knows_the_attempts_before_it_and_not_what_came_of_it() -> No
         assert lengths["attempt"][0] == len(before) == events.attempt_no[row] - 1
         assert columns["payment_ts"][0, 0] == events.ts[before[-1]]
         assert columns["attempt_codes"][:, 0].tolist() == events.outcome[before].tolist()
+        assert columns["payment_codes"][0, 5] == events.network_token[before[-1]]  # not what the action made of it
+
+
+def test_an_action_that_does_not_exist_is_no_action() -> None:
+    inputs, lengths = tensors(world(), retries()[:3])
+    inputs["candidates"][:, 0] = 99
+
+    with torch.inference_mode():
+        assert torch.equal(model()(inputs, lengths)["approve"][:, 0], torch.zeros(3))
 
 
 def test_a_first_attempt_has_nothing_behind_it() -> None:
@@ -97,15 +106,18 @@ def test_a_client_sends_what_training_saw() -> None:
         for i in mates[mates < row]
     ]  # fmt: skip
     trained, lengths = world().packed(np.array([row]))
+    last = mates[mates < row][-1]
     letters = {wire.letters_code(c): c for c in (*simulator.COUNTRIES, *simulator.CURRENCIES)}
     payment = {
         "ts": made[-1]["ts"], "amount": float(events.amount[row]), "mcc": int(events.mcc[row]),
         "country": letters[int(events.country[row])], "currency": letters[int(events.currency[row])],
         "channel": wire.CHANNELS[events.channel[row]],
-        "three_ds": ["", 0, 1][events.three_ds[row]], "network_token": ["", 0, 1][events.network_token[row]],
+        "three_ds": ["", 0, 1][events.three_ds[last]], "network_token": ["", 0, 1][events.network_token[last]],
     }  # fmt: skip
 
-    sent = attempts.columns(payment, made[::-1])
+    later = {"ts": payment["ts"] + 1, "outcome": "approved", "action": "now"}
+
+    sent = attempts.columns(payment, [later, *made[::-1]])
 
     for name, values in sent.items():
         if name == "issuer_bin":

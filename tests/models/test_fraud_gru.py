@@ -145,7 +145,7 @@ def test_a_history_beyond_the_cap_is_rebuilt_from_its_window_and_differs_by_litt
     events = timeline().events
     cards, counts = np.unique(events.card, return_counts=True)
     index = np.flatnonzero(events.card == cards[np.argmax(counts)])
-    assert len(index) > wire.CARD_CAP + 50
+    assert len(index) > wire.CARD_CAP + 40
     window, lengths = columns([int(index[-1])])
     codes = np.stack([getattr(events, name)[index] for name in ("mcc", "country", "currency", "channel", "outcome")], 1)
     ids = np.stack([events.merchant[index], events.device[index], events.issuer_bin[index]], 1)

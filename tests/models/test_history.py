@@ -55,12 +55,27 @@ def test_a_label_is_seen_from_the_moment_it_is_known() -> None:
         columns = world().columns(int(row))
         for ts, label in zip(columns["merchant_ts"][0], columns["merchant_codes"][0, :, 5], strict=True):
             index = moment[int(ts)]
-            known = events.label_ts[index] <= events.ts[row]
+            known = events.label_ts[index] < events.ts[row]
             assert label == (events.label[index] if known else wire.LABEL_UNKNOWN)
             seen, unseen = seen + known, unseen + (not known)
 
     assert seen > 10
     assert unseen > 100
+
+
+def test_a_payments_own_label_is_never_among_its_features() -> None:
+    """Not even where a file says that it was known at the very moment of the payment."""
+    events = world().events
+    fraud = np.flatnonzero(events.label == wire.LABEL_FRAUD)[-20:]
+    label_ts = events.label_ts.copy()
+    label_ts[fraud] = events.ts[fraud]
+    at_once, never = replace(events, label_ts=label_ts), events.label.copy()
+    for row in fraud:
+        never[row] = wire.LABEL_UNKNOWN
+        blind = replace(at_once, label=never)
+        seen, unseen = (Timeline(one).columns(int(row)) for one in (at_once, blind))
+        assert all(np.array_equal(seen[name], unseen[name]) for name in seen)
+        never[row] = wire.LABEL_FRAUD
 
 
 def test_a_store_that_lags_shows_less_and_the_payment_all_the_same() -> None:
@@ -109,7 +124,8 @@ def test_a_client_sends_what_training_saw(tmp_path: Path, row: int) -> None:
         for i in range(2000)
     ]
     for event in rows:
-        event["label_ts"] = event["ts"] + int(rng.integers(1, 40)) * wire.DAY_US if event["label"] else ""
+        known = event["label"] and rng.random() < 0.8  # the others count 30 days later, here and there
+        event["label_ts"] = event["ts"] + int(rng.integers(0, 40)) * wire.DAY_US if known else ""
     path = tmp_path / "events.csv"
     path.write_text("\n".join([",".join(rows[0]), *(",".join(map(str, event.values())) for event in rows)]))
     timeline = Timeline(datasets.read_events(path)[0])

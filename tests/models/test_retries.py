@@ -29,12 +29,14 @@ def test_every_advice_of_every_network(scheme: str, advice: str) -> None:
 
 @pytest.mark.parametrize("limit", retries.LIMITS)
 def test_every_limit_at_its_border(limit: retries.Limit) -> None:
-    ago = [limit.window_h - 1e-6] * limit.attempts if limit.window_h > 100 else [0.5] * limit.attempts
+    now = EVERYTHING[:1]
+    within, outside = [limit.window_h - 1e-6] * limit.attempts, [limit.window_h] * limit.attempts
 
-    assert limit.rule in retries.allowed(limit.scheme, [], ago).rules
-    assert limit.rule not in retries.allowed(limit.scheme, [], ago[:-1]).rules
+    assert limit.rule in retries.allowed(limit.scheme, [], within, now).rules
+    assert limit.rule not in retries.allowed(limit.scheme, [], within[:-1], now).rules
+    assert limit.rule not in retries.allowed(limit.scheme, [], outside, now).rules
     other = VISA if limit.scheme == MASTERCARD else MASTERCARD
-    assert limit.rule not in retries.allowed(other, [], ago).rules
+    assert limit.rule not in retries.allowed(other, [], within, now).rules
 
 
 def test_an_action_is_judged_at_the_moment_it_would_happen() -> None:
@@ -87,6 +89,18 @@ def test_when_everything_is_forbidden_the_answer_is_not_to_retry_and_which_rule_
     choice = retries.choose([0.9] * 8, options, 100, 0.1, 0.3)
 
     assert (choice.action, choice.rule, choice.propensity) == (retries.STOP, "visa-category-1", 1.0)
+
+
+def test_what_is_no_action_does_not_hide_the_rule_that_ends_a_payment() -> None:
+    options = retries.allowed(VISA, ["visa_category_1"], [], [retries.PAD, 0])
+
+    assert retries.choose([0.9, 0.9], options, 100, 0.1, 0.3).rule == "visa-category-1"
+
+
+def test_a_choice_names_the_candidate_and_not_its_place() -> None:
+    options = retries.allowed(VISA, [], [], [4, 2])
+
+    assert retries.choose([0.9, 0.0], options, 100, 0.1, 0.5).action == 4
 
 
 def test_the_likeliest_action_is_chosen_most_and_a_hopeless_payment_is_left_alone() -> None:

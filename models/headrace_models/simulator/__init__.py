@@ -84,7 +84,8 @@ def _finish(
     inside = attempts.ts < world.days * wire.DAY_US
     order = np.flatnonzero(inside)[np.argsort(attempts.ts[inside], kind="stable")]
     ts = START_US + attempts.ts[order]
-    ts += np.arange(len(ts)) - np.searchsorted(ts, ts)  # no two events in one microsecond
+    place = np.arange(len(ts))
+    ts = np.maximum.accumulate(ts - place) + place  # no two events in one microsecond
     payment = attempts.payment[order]
     paid = draft.take(payment)
     outcome, number = attempts.outcome[order], attempts.number[order]

@@ -26,7 +26,7 @@ from headrace_models.simulator.draft import (
     channels,
     new_devices,
 )
-from headrace_models.simulator.world import Floats, World
+from headrace_models.simulator.world import Floats, Ints, World
 
 SHARES: Final = np.array([0.44, 0.20, 0.28, 0.08])
 """Share of the fraudulent payments that each kind brings, in the order of the kinds."""
@@ -75,7 +75,7 @@ def _take_overs(rng: np.random.Generator, world: World, wanted: int, day_p: Floa
     merchant = np.where(rng.random(rows) < 0.5, rng.choice(world.online, rows, p=shares), anywhere)
     amount = np.exp(rng.uniform(np.log(60), np.log(700), rows))
     amount[first] = rng.uniform(0.9, 3.2, count)
-    card = rng.integers(0, world.cards, count)
+    card = _victims(rng, world, rng.integers(0, world.cards, count), begin)
     stranger = new_devices(rng, world, count)
     device = np.where(rng.random(count) < OWN_DEVICE, world.card_device[card], stranger)
     abroad = rng.choice(world.merchant_country, count)
@@ -94,10 +94,16 @@ def _take_overs(rng: np.random.Generator, world: World, wanted: int, day_p: Floa
     )
 
 
+def _victims(rng: np.random.Generator, world: World, card: Ints, day: Ints) -> Ints:
+    """These cards, or, where one does not exist yet on its day, another that does."""
+    there_before = np.flatnonzero(world.card_opened < 0)
+    return np.where(world.card_opened[card] < day, card, rng.choice(there_before, len(card)))
+
+
 def _testing(rng: np.random.Generator, world: World, wanted: int, day_p: Floats) -> Draft:
     """15 to 60 cards, half of the bursts from one range of numbers, about five minutes apart."""
     count = max(1, round(wanted / 37))
-    n = rng.integers(15, 60, count)
+    n = rng.integers(15, 61, count)
     episode = np.repeat(np.arange(count), n)
     begin = (rng.choice(world.days, count, p=day_p) + rng.random(count)) * wire.DAY_US
     gaps = rng.exponential(300e6, len(episode))
@@ -109,7 +115,7 @@ def _testing(rng: np.random.Generator, world: World, wanted: int, day_p: Floats)
     devices = new_devices(rng, world, count * 8).reshape(count, 8)
     return Draft(
         ts=np.minimum(ts, world.days * wire.DAY_US - 1),
-        card=_tested_cards(rng, world, episode, count),
+        card=_victims(rng, world, _tested_cards(rng, world, episode, count), ts // wire.DAY_US),
         merchant=merchant,
         device=devices[episode, rng.integers(0, 8, rows)],
         amount=np.exp(rng.uniform(np.log(0.5), np.log(12), rows)),

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from headrace_models import wire
 from headrace_models.simulator import calendar
-from headrace_models.simulator.draft import ECOMMERCE, Draft
+from headrace_models.simulator.draft import ECOMMERCE, TAKE_OVER, TESTING, Draft
 from headrace_models.simulator.world import Floats, Ints, World
 
 FUNDS, RISK, DOWN, DATA, HARD = range(5)
@@ -141,7 +141,7 @@ def _signs(rng: np.random.Generator, world: World, card: Ints, cause: Ints) -> t
 
 def _retry(rng: np.random.Generator, world: World, draft: Draft, cause: Ints, last: Attempts) -> Attempts:
     """Those refused attempts that somebody tries again."""
-    held = (draft.channel[last.payment] >= ECOMMERCE) & (draft.scenario[last.payment] < 1)
+    held = (draft.channel[last.payment] >= ECOMMERCE) & ~np.isin(draft.scenario[last.payment], (TAKE_OVER, TESTING))
     again = held & (last.outcome != wire.APPROVED) & ~np.isin(last.advice, NEVER) & (rng.random(len(last)) >= STOPS)
     taken = np.flatnonzero(again)
     payment = last.payment[taken]
@@ -188,7 +188,8 @@ def _chances(
     reformat, token, route = (np.arange(len(wire.ACTIONS)) == wire.ACTIONS.index(name) for name in wire.ACTIONS[5:])
     likes = [world.issuer_likes[issuer, i][:, None] for i in range(3)]
     then = after[:, None] + (delay * wire.HOUR_US).astype(np.int64)
-    paid = calendar.day_of_month(then // wire.DAY_US) >= calendar.PAYDAY
+    day_then = calendar.day_of_month(then // wire.DAY_US)
+    paid = (day_then >= calendar.PAYDAY) | (day_then <= 2)
     night = calendar.hour_of(then) < 5
     helped = np.select(
         [why == FUNDS, why == RISK, why == DOWN, why == DATA],

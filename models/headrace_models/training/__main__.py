@@ -23,7 +23,7 @@ from headrace_models.training import artefact, measure
 from headrace_models.training.artefact import Made
 from headrace_models.training.loop import CHECKPOINT_S, Run
 from headrace_models.training.recipes import RECIPES, Recipe
-from headrace_models.training.split import Split
+from headrace_models.training.split import Split, is_retry
 from headrace_models.training.tasks import FraudTask, Task, logits
 
 ENOUGH_TO_LEARN, ENOUGH_TO_JUDGE = 20, 5
@@ -70,17 +70,18 @@ def make(
     module, epochs = _learn(options, recipe, task, split)
     calibrate(module, task, split)
     figures = measure.measure(module, task, split.test, truth)
-    if isinstance(task, FraudTask):
-        figures |= measure.stale(module, events, split.test)
-    for name in ("AUC", "average precision"):
-        print(f"{name}: {figures[name]:.4f}")
+    stale = measure.stale(module, events, split.test) if isinstance(task, FraudTask) else {}
+    for name, value in list(figures.items())[:2]:
+        print(f"{name}: {value:.4f}")
     minutes = (time.monotonic() - begun) / 60
     made = Made(
-        recipe=recipe, module=module, task=task, test=split.test, figures=figures,
+        recipe=recipe, module=module, task=task, test=split.test, figures=figures, stale=stale,
         baselines=_baselines(task, split), source=source,
         took=f"Trained in {minutes:.0f} minutes on {options.threads} CPU threads, {epochs} epochs.",
     )  # fmt: skip
-    return artefact.write(options.out / options.model / str(options.version), made)
+    directory = artefact.write(options.out / options.model / str(options.version), made)
+    _checkpoint(options).unlink(missing_ok=True)  # only now: until it is written, a kill costs no epoch
+    return directory
 
 
 def training_events(options: argparse.Namespace, recipe: Recipe) -> tuple[Events, simulator.Truth | None, str]:
@@ -101,9 +102,9 @@ def calibrate(module: torch.nn.Module, task: Task, split: Split) -> None:
     block = split.reference
     logit, target = logits(module, task, block.rows), task.target(block.rows).astype(float)
     if isinstance(module, Acceptance):
-        module.calibration.copy_(
-            torch.from_numpy(fit_platt(logit, target, block.weight, prior=float(np.log(split.kept))))
-        )
+        again = is_retry(task.events)[block.rows]
+        fits = [fit_platt(logit[some], target[some], block.weight[some]) for some in (~again, again) if some.any()]
+        module.calibration.copy_(torch.from_numpy(np.stack([fits[0], fits[-1]])))
         return
     assert isinstance(module.calibration, Calibration), "This is a bug."
     module.calibration.fit(logit, measure.lengths(task, block.rows), target, block.weight, split.kept)
@@ -112,23 +113,34 @@ def calibrate(module: torch.nn.Module, task: Task, split: Split) -> None:
 def _learn(options: argparse.Namespace, recipe: Recipe, task: Task, split: Split) -> tuple[torch.nn.Module, int]:
     how = recipe.how if options.epochs is None else replace(recipe.how, epochs=options.epochs)
     run = Run(lambda: recipe.build(dict(recipe.config)), task, split, how)
-    checkpoint = options.out / options.model / f"{options.version}.checkpoint"
+    checkpoint = _checkpoint(options)
     if options.fresh:
         checkpoint.unlink(missing_ok=True)
     identity = f"{artefact.fingerprint(task.events)} {recipe.config} {how}"
     with Progress() as progress:
         module = run.fit(progress, checkpoint, identity, options.checkpoint_s)
-    checkpoint.unlink(missing_ok=True)
     return module, run.at.epoch
 
 
+def _checkpoint(options: argparse.Namespace) -> Path:
+    path: Path = options.out / options.model / f"{options.version}.checkpoint"
+    return path
+
+
 def _check(task: Task, split: Split) -> None:
-    teach, judge = task.target(split.train).sum(), task.target(split.test.rows).sum()
-    if teach < ENOUGH_TO_LEARN or judge < ENOUGH_TO_JUDGE:
-        raise DatasetError(
-            f"{teach:.0f} positives to learn from and {judge:.0f} to judge by, with labels that were known in time; "
-            f"needed: {ENOUGH_TO_LEARN} and {ENOUGH_TO_JUDGE}"
-        )
+    blocks = {
+        "learn from": (split.train, ENOUGH_TO_LEARN),
+        "choose by": (split.validation.rows, ENOUGH_TO_JUDGE),
+        "calibrate on": (split.reference.rows, ENOUGH_TO_JUDGE),
+        "judge by": (split.test.rows, ENOUGH_TO_JUDGE),
+    }
+    for purpose, (rows, needed) in blocks.items():
+        positives = int(task.target(rows).sum())
+        for kind, count in (("positives", positives), ("negatives", len(rows) - positives)):
+            if count < needed:
+                raise DatasetError(
+                    f"{count} {kind} to {purpose}, with targets that were known in time; needed: {needed}"
+                )
 
 
 def _baselines(task: Task, split: Split) -> dict[str, measure.Figures]:

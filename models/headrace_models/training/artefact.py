@@ -32,6 +32,8 @@ class Made:
     task: Task
     test: Block
     figures: Figures
+    stale: Figures
+    """The same with histories that lag; empty where there are none."""
     baselines: Mapping[str, Figures]
     source: str
     """Where the events are from, in words."""
@@ -103,7 +105,7 @@ def _card(directory: Path, made: Made) -> str:
 Measured on the last twelfth of the time span, which nothing was trained, chosen or calibrated on; the interval draws
 cards with replacement. `python -m headrace_models.training.evaluate` measures them again.
 
-{_table(made.figures)}
+{_table(made.figures)}{_lagging(made)}
 ## Baselines
 
 The same rows to learn from and to be judged by, given {made.recipe.baselines}
@@ -127,6 +129,12 @@ calibrated for the share of positives in its data.
 def _table(figures: Figures) -> str:
     lines = [f"| {name} | {_number(value)} |\n" for name, value in figures.items()]
     return "| | |\n|---|---|\n" + "".join(lines)
+
+
+def _lagging(made: Made) -> str:
+    if not made.stale:
+        return ""
+    return f"\nWhen the last hours of every history have not arrived:\n\n{_table(made.stale)}"
 
 
 def _comparison(made: Made) -> str:

@@ -51,7 +51,7 @@ def payment_aggregates(events: Events, rows: Index) -> tuple[Table, npt.NDArray[
     for entity in (events.card, events.merchant):
         stream = Stream(entity, events.ts)
         totals = np.concatenate([[0.0], np.cumsum(log_amount[stream.order])])
-        declined = np.concatenate([[0], np.cumsum(events.outcome[stream.order] != wire.APPROVED)])
+        declined = np.concatenate([[0], np.cumsum(events.outcome[stream.order] > wire.APPROVED)])
         for window in WINDOWS_US:
             begin, end = stream.span(rows, ts, window)
             count = end - begin
@@ -87,12 +87,11 @@ def attempt_aggregates(events: Events, rows: Index) -> tuple[Table, npt.NDArray[
     started = np.concatenate([columns["attempt_ts"], [0]])[np.where(tried > 0, ends - tried, -1)]
     age_h = np.where(tried > 0, (decided - started) / wire.HOUR_US, 0.0)
     numbers = [
-        np.log1p(events.amount[rows].astype(float)), *_clock(then), month, events.attempt_no[rows], tried,
+        np.log1p(events.amount[rows].astype(float)), *_clock(then), month, columns["attempt_no"][:, 0], tried,
         np.log1p(age_h), np.log1p(delay_h),
     ]  # fmt: skip
     codes = [events.action[rows], last[:, 0], last[:, 1], last[:, 2], first[:, 0], events.issuer_bin[rows]]
-    codes += [c[rows] for c in (events.mcc, events.country, events.channel, events.three_ds, events.network_token)]
-    return np.stack(numbers, 1).astype(float), np.stack(codes, 1).astype(np.int64)
+    return np.stack(numbers, 1).astype(float), np.concatenate([np.stack(codes, 1), columns["payment_codes"]], 1)
 
 
 def _clock(ts: Index) -> list[npt.NDArray[Any]]:

@@ -10,10 +10,10 @@ from torch import nn
 
 from headrace_models import figures, simulator, wire
 from headrace_models.acceptance import Acceptance
-from headrace_models.calibration import sigmoid
+from headrace_models.calibration import SHORT, sigmoid
 from headrace_models.events import Events
 from headrace_models.figures import Judged
-from headrace_models.training.split import Block, Index
+from headrace_models.training.split import Block, Index, is_retry
 from headrace_models.training.tasks import AcceptanceTask, FraudTask, Task, logits, tensors
 
 ALERTS_A_DAY: Final = 100
@@ -28,9 +28,10 @@ def probabilities(module: nn.Module, task: Task, rows: Index) -> Probabilities:
     """The module's calibrated answers."""
     logit = logits(module, task, rows)
     if isinstance(module, Acceptance):
-        a, b = (float(value) for value in module.calibration)
-        return sigmoid(a * logit + b)
-    short = (lengths(task, rows) <= 3).astype(int)
+        kind = is_retry(task.events)[rows].astype(int)
+        platt = module.calibration.numpy().astype(float)
+        return sigmoid(platt[kind, 0] * logit + platt[kind, 1])
+    short = (lengths(task, rows) <= SHORT).astype(int)
     platt = module.calibration.platt.numpy().astype(float)  # type: ignore[union-attr, operator]
     found: Probabilities = sigmoid(platt[short, 0] * logit + platt[short, 1])
     return found
@@ -69,26 +70,25 @@ def of_fraud(module: nn.Module, task: FraudTask, block: Block, truth: simulator.
 def of_acceptance(
     module: nn.Module, task: AcceptanceTask, block: Block, truth: simulator.Truth | None = None
 ) -> Figures:
-    """The main figures, of retries apart; with the simulator's `truth`, what choosing by the model would bring."""
+    """Retries and first attempts apart; with the simulator's `truth`, what choosing by the model would bring."""
     of = judged(task, block, probabilities(module, task, block.rows))
-    retry = task.events.attempt_no[block.rows] > 1
-    low, high = figures.bootstrap(of, task.events.card[block.rows])
-    again = of.take(retry)
-    found = {
-        "AUC": figures.auc(of),
-        "average precision": figures.average_precision(of),
-        "average precision, lower 95 %": low,
-        "average precision, upper 95 %": high,
-        "calibration error (ECE)": figures.calibration_error(of),
-        "Brier score": figures.brier(of),
-        "attempts": len(of.p),
-        "AUC, retries alone": figures.auc(again),
-        "average precision, retries alone": figures.average_precision(again),
-        "calibration error (ECE), retries alone": figures.calibration_error(again),
-        "retries": int(retry.sum()),
-        "approved, retries as logged": float(again.positive.mean()),
-    }
-    return found if truth is None else found | _policies(module, task, block.rows[retry], truth)
+    again = is_retry(task.events)[block.rows]
+    found: Figures = {}
+    for kind, some in (("retries", again), ("first attempts", ~again)):
+        part = of.take(some)
+        if 0 < part.positive.sum() < len(part.p):
+            low, high = figures.bootstrap(part, task.events.card[block.rows][some])
+            found |= {
+                f"AUC, {kind}": figures.auc(part),
+                f"average precision, {kind}": figures.average_precision(part),
+                f"average precision, {kind}, lower 95 %": low,
+                f"average precision, {kind}, upper 95 %": high,
+                f"calibration error (ECE), {kind}": figures.calibration_error(part),
+                f"Brier score, {kind}": figures.brier(part),
+                f"approved, {kind} as logged": float(part.positive.mean()),
+                kind: len(part.p),
+            }
+    return found if truth is None else found | _policies(module, task, block.rows[again], truth)
 
 
 def _policies(module: nn.Module, task: AcceptanceTask, rows: Index, truth: simulator.Truth) -> Figures:
@@ -151,12 +151,11 @@ def compare(task: Task, block: Block, answers: dict[str, Any]) -> dict[str, Figu
     for name, answer in answers.items():
         of = judged(task, block, answer)
         if isinstance(task, AcceptanceTask):
-            again = of.take(task.events.attempt_no[block.rows] > 1)
-            found[name] = {
-                "AUC": figures.auc(of),
-                "average precision": figures.average_precision(of),
-                "AUC, retries alone": figures.auc(again),
-                "average precision, retries alone": figures.average_precision(again),
+            again = is_retry(task.events)[block.rows]
+            parts = {"retries": of.take(again), "first attempts": of.take(~again)}
+            found[name] = {f"AUC, {kind}": figures.auc(part) for kind, part in parts.items()}
+            found[name] |= {
+                f"average precision, {kind}": figures.average_precision(part) for kind, part in parts.items()
             }
         else:
             found[name] = ranking(of, task.events, block)

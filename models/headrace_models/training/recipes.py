@@ -88,9 +88,10 @@ class Recipe:
     """What the simulator is asked for, where no events are given."""
 
 
+STATE: Final = fraud_gru.FraudGruConfig().hidden + 1
 MOST: Final = Keep(train=100_000)
 EVERYTHING: Final = Keep(train=10**9, validation=10**9, reference=10**9, test=10**9)
-WORLD: Final = {"days": 150, "cards": 60_000, "merchants": 4_000, "fraud_share": 0.003}
+WORLD: Final = {"days": 180, "cards": 50_000, "merchants": 4_000, "fraud_share": 0.003}
 RECIPES: Final = {
     recipe.name: recipe
     for recipe in (
@@ -131,12 +132,12 @@ RECIPES: Final = {
                     *CARD,
                     STATS,
                     {"name": "previous_outcome", "datatype": "INT32", "dims": [1], "minimum": 0, "optional": True},
-                    {"name": "state_h", "datatype": "FP32", "dims": [129], "finite": True, "optional": True},
+                    {"name": "state_h", "datatype": "FP32", "dims": [STATE], "finite": True, "optional": True},
                     {"name": "state_ids", "datatype": "INT64", "dims": [fraud_gru.IDS], "optional": True},
                 ],
                 "outputs": [
                     *SIGNAL,
-                    {"name": "state_h", "datatype": "FP32", "dims": [129]},
+                    {"name": "state_h", "datatype": "FP32", "dims": [STATE]},
                     {"name": "state_ids", "datatype": "INT64", "dims": [fraud_gru.IDS]},
                 ],
                 "axes": [CARD_AXIS],

@@ -15,7 +15,9 @@ Index = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 PARTS: Final = 12
-"""Of the time span: two fill histories, five teach, three wait, one chooses and calibrates, one judges."""
+"""Of the time span: two fill histories, the last two choose and judge, what lies between teaches and waits."""
+MATURE: Final = 0.99
+"""Share of the targets that are known after one target delay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +55,24 @@ class Keep:
 def split_by_time(events: Events, eligible: Mask, positive: Mask, known_ts: Index, keep: Keep, seed: int) -> Split:
     """Divide the `eligible` events.
 
-    `known_ts`: when each event's target became known. A training target counts only if that was before the
-    validation block begins: unknown is not negative.
+    `known_ts`: when each event's target became known. Training ends one target delay before the validation block
+    begins, for positives and negatives alike, and what was not known by then does not count: unknown is not negative.
     """
     begin, end = int(events.ts[0]), int(events.ts[-1]) + 1
     edge = [begin + (end - begin) * part // PARTS for part in range(PARTS + 1)]
+    delay = int(np.quantile((known_ts - events.ts)[eligible], MATURE)) if eligible.any() else 0
     rng = np.random.default_rng(seed)
 
     def within(first: int, last: int) -> Mask:
-        return eligible & (events.ts >= edge[first]) & (events.ts < edge[last])
+        return eligible & (events.ts >= first) & (events.ts < last)
 
-    train, kept = _thin(rng, within(2, 7) & (known_ts <= edge[10]), positive, keep.train)
+    train, kept = _thin(rng, within(edge[2], edge[10] - delay) & (known_ts < edge[10]), positive, keep.train)
     return Split(
         train,
         kept,
-        _block(rng, within(10, 11), positive, keep.validation),
-        _block(rng, within(10, 11), positive, keep.reference),
-        _block(rng, within(11, 12), positive, keep.test),
+        _block(rng, within(edge[10], edge[11]), positive, keep.validation),
+        _block(rng, within(edge[10], edge[11]), positive, keep.reference),
+        _block(rng, within(edge[11], end), positive, keep.test),
     )
 
 
@@ -78,13 +81,22 @@ def labelled(events: Events) -> tuple[Mask, Mask, Index]:
     return events.label != wire.LABEL_UNKNOWN, events.label == wire.LABEL_FRAUD, events.label_ts
 
 
-def answered(events: Events) -> tuple[Mask, Mask, Index]:
+def answered(events: Events, seed: int) -> tuple[Mask, Mask, Index]:
     """For acceptance: attempts with a logged action and an answer, which were approved; known at once.
 
-    All retries, and one first attempt in sixteen: most of those are approved, and they are many.
+    All retries, and one first attempt in sixteen: most of those are approved, and they are many. The two are judged
+    and calibrated apart.
     """
     asked = (events.outcome != wire.PENDING) & (events.action >= 0)
-    return asked & ((events.attempt_no > 1) | (events.ts % 16 == 0)), events.outcome == wire.APPROVED, events.ts
+    drawn = np.random.default_rng(seed).random(len(events)) < 1 / 16
+    return asked & (is_retry(events) | drawn), events.outcome == wire.APPROVED, events.ts
+
+
+def is_retry(events: Events) -> Mask:
+    """Attempts that are not the first of their group."""
+    again: Mask = events.attempt_group != 0
+    again[np.unique(events.attempt_group, return_index=True)[1]] = False
+    return again
 
 
 def _block(rng: np.random.Generator, inside: Mask, positive: Mask, keep: int) -> Block:

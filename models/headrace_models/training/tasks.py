@@ -69,7 +69,7 @@ class AcceptanceTask:
         self._timeline = AttemptTimeline(events)
 
     def split(self, keep: Keep, seed: int) -> Split:
-        return split_by_time(self.events, *answered(self.events), keep, seed)
+        return split_by_time(self.events, *answered(self.events, seed), keep, seed)
 
     def packed(self, rows: Index) -> tuple[Columns, dict[str, Index]]:
         return self._timeline.packed(rows)

@@ -53,25 +53,39 @@ class Recorded:
     def __init__(self, module: torch.nn.Module, spec: disk.ModelSpec) -> None:
         self._module = module
         self._spec = spec
+        self._known = sizes(spec)
         self._graphs: dict[Size, _Graph] = {}
         self._pool: Any = None
 
     def record(self) -> None:
-        """Record every size. Slow: before the replica is ready."""
-        for size in sizes(self._spec):
+        """Record every size, and replay it once. Slow: before the replica is ready.
+
+        The largest first: the others then fit into memory that it has used.
+        """
+        for size in reversed(self._known):
             self._graphs[size] = graph = _Graph(self._module, self._spec, size)
             graph.record(self._pool)
+            graph.replay(1)
             self._pool = self._pool or graph.pool
+
+    def padded_tokens(self, lengths: Columns, rows: int) -> int | None:
+        """Events computed for a batch of these lengths, fillers included; None: it fits no graph."""
+        size = self._size(lengths, rows)
+        return None if size is None else size[1] * len(lengths)
 
     def stage(self, columns: Columns, lengths: Columns, rows: int) -> _Graph | None:
         """The graph for this batch with the batch in it, on its way to the device; None: it fits none."""
-        events = max((int(values.sum()) for values in lengths.values()), default=0)
-        size = fitting(list(self._graphs), rows, events)
+        size = self._size(lengths, rows)
         if size is None:
             return None
         graph = self._graphs[size]
         graph.fill(columns, lengths)
         return graph
+
+
+    def _size(self, lengths: Columns, rows: int) -> Size | None:
+        events = max((int(values.sum()) for values in lengths.values()), default=0)
+        return fitting(self._known, rows, events) if self._graphs else None
 
 
 class _Graph:

@@ -256,6 +256,8 @@ class Runner:
         return full.tobytes()
 
     def _padded_tokens(self, some: Unpacked) -> int:
+        if self._recorded is not None and (tokens := self._recorded.padded_tokens(some.lengths, some.rows)):
+            return tokens
         count = getattr(self._module, "padded_tokens", None)
         if count is None or not some.rows:
             return int(sum(lengths.sum() for lengths in some.lengths.values())) or some.rows
