@@ -23,6 +23,7 @@ class Toy(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(1))
         self.calls = 0
+        self.asked = []
 
     def forward(self, inputs, lengths):
         self.calls += 1
@@ -32,6 +33,15 @@ class Toy(nn.Module):
         total, count = total[:, None], count[:, None].clone()
         BROKEN
         return {"total": total, "count": count}
+
+    def extras(self, inputs, lengths):
+        self.asked.append(len(lengths["events"]))
+        amount, count = inputs["amount"], lengths["events"]
+        row = torch.repeat_interleave(torch.arange(len(count)), count)
+        total = torch.zeros(len(count)).index_add(0, row, amount)
+        why = torch.stack([total, count.float()], 1)
+        EXPLAINED
+        return {"why": why}
 
 
 def build(config):
@@ -49,14 +59,17 @@ DESCRIBED: dict[str, Any] = {
     "max_tokens": 64,
     "warmup": [{"rows": 1, "lengths": {"events": 8}}, {"rows": 8, "lengths": {"events": 4}}],
 }
+EXTRAS: list[dict[str, Any]] = [
+    {"name": "why", "datatype": "FP32", "dims": [2], "labels": ["amounts", "events"], "costs_rows": 2}
+]
 LENGTHS = np.array([1, 3, 8, 0, 5], np.int64)
 
 
-def write(folder: Path, broken: str = "pass", **described: Any) -> Path:
-    """`folder/toy/1`, whose forward pass has one statement more. Its golden rows are its own answers."""
+def write(folder: Path, broken: str = "pass", explained: str = "pass", **described: Any) -> Path:
+    """`folder/toy/1`, whose forward pass and extras have one statement more. Its golden rows are its own answers."""
     directory = folder / "toy" / "1"
     directory.mkdir(parents=True)
-    (directory / "model.py").write_text(SOURCE.replace("BROKEN", broken))
+    (directory / "model.py").write_text(SOURCE.replace("BROKEN", broken).replace("EXPLAINED", explained))
     module = runpy.run_path(str(directory / "model.py"))["build"]({})
     amounts = np.random.default_rng(0).normal(size=int(LENGTHS.sum())).astype(np.float32)
     writing.write(directory, module, DESCRIBED | described, {"amount": amounts}, {"events": LENGTHS})

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from headrace_models.schema import DATATYPES, ModelSpec, TensorSpec
+from headrace_models.schema import DATATYPES, TensorSpec
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -39,11 +39,10 @@ def tolerance(tensor: TensorSpec, device: str) -> float:
     return max(declared, ROUNDING_ON_A_GPU) if rounding and device != "cpu" else declared
 
 
-def furthest(spec: ModelSpec, found: Arrays, expected: Arrays, device: str) -> Distance:
+def furthest(tensors: Sequence[TensorSpec], found: Arrays, expected: Arrays, device: str) -> Distance:
     """The output that is worst off: one beyond its tolerance first, else the furthest."""
     distances = [
-        _distance(tensor, found[tensor.name], expected[tensor.name], tolerance(tensor, device))
-        for tensor in spec.outputs
+        _distance(tensor, found[tensor.name], expected[tensor.name], tolerance(tensor, device)) for tensor in tensors
     ]
     return worst_of(distances)
 

@@ -84,6 +84,8 @@ def _tensor(tensor: TensorSpec, axes: set[str]) -> Iterator[str]:
     yield from _sizes("dims.", {str(i): dim for i, dim in enumerate(tensor.dims) if (i, dim) != (0, -1)})
     if tensor.optional and tensor.axis is not None:
         yield f"optional: tensor '{tensor.name}' is ragged, and an empty row is left out already"
+    if tensor.optional and tensor.minimum is not None and tensor.minimum > 0:
+        yield f"optional: tensor '{tensor.name}' is zeros where it is left out, and its minimum forbids them"
     if tensor.ordered and tensor.dims != (-1,):
         yield f"ordered: tensor '{tensor.name}' is not one value an event, so it has no order"
     if tensor.minimum is not None and not -(2**63) <= tensor.minimum < 2**63:
@@ -91,13 +93,15 @@ def _tensor(tensor: TensorSpec, axes: set[str]) -> Iterator[str]:
 
 
 def _outputs(spec: ModelSpec) -> Iterator[str]:
-    for i, tensor in enumerate(spec.outputs):
+    named = [(f"outputs.{i}", tensor) for i, tensor in enumerate(spec.outputs)]
+    named += [(f"extras.{i}", tensor) for i, tensor in enumerate(spec.extras)]
+    for where, tensor in named:
         if tensor.axis is not None:
-            yield f"outputs.{i}.axis: outputs have fixed dims"
+            yield f"{where}.axis: outputs have fixed dims"
         if tensor.finite or tensor.ordered or tensor.minimum is not None or tensor.optional:
-            yield f"outputs.{i}: finite, minimum, ordered and optional are asked of inputs only"
+            yield f"{where}: finite, minimum, ordered and optional are asked of inputs only"
         if tensor.tolerance is not None and not 0 <= tensor.tolerance < float("inf"):
-            yield f"outputs.{i}.tolerance: must be a number from 0, got {tensor.tolerance}"
+            yield f"{where}.tolerance: must be a number from 0, got {tensor.tolerance}"
     for i, tensor in enumerate(spec.inputs):
         if tensor.tolerance is not None:
             yield f"inputs.{i}.tolerance: is asked of outputs only"
@@ -109,8 +113,6 @@ def _extras(spec: ModelSpec) -> Iterator[str]:
     for i, tensor in enumerate(spec.extras):
         yield from (f"extras.{i}.{complaint}" for complaint in _tensor(tensor, declared))
         yield from _sizes(f"extras.{i}.", {"costs_rows": tensor.costs_rows})
-        if tensor.axis is not None:
-            yield f"extras.{i}.axis: outputs have fixed dims"
         if tensor.labels and tensor.dims != (len(tensor.labels),):
             yield f"extras.{i}.labels: {len(tensor.labels)} names for dims {list(tensor.dims)}"
     for where, tensors in (("inputs", spec.inputs), ("outputs", spec.outputs)):

@@ -6,7 +6,7 @@ A spec that lies about an input is caught by the arrays, one that lies about an 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,9 +44,9 @@ def verify_golden(module: torch.nn.Module, spec: ModelSpec, directory: Path, *, 
         answers = _run(module, spec, inputs, lengths, device)
     except Exception as error:  # a module is foreign code
         raise SpecError(f"{directory}: the module fails on its golden rows: {one_line(error)}") from error
-    if complaint := misshapen(spec, answers, len(next(iter(expected.values())))):
+    if complaint := misshapen(spec.outputs, answers, len(next(iter(expected.values())))):
         raise SpecError(f"{directory}: {complaint}")
-    worst = furthest(spec, answers, expected, device)
+    worst = furthest(spec.outputs, answers, expected, device)
     if not worst.within:
         raise SpecError(
             f"{directory}: output '{worst.output}' of golden row {worst.row} is {worst.worst:g} away from its golden"
@@ -55,9 +55,9 @@ def verify_golden(module: torch.nn.Module, spec: ModelSpec, directory: Path, *, 
     return worst
 
 
-def misshapen(spec: ModelSpec, answers: Mapping[str, npt.NDArray[Any]], rows: int) -> str | None:
-    """What the spec says of the outputs and is not true of these."""
-    for tensor in spec.outputs:
+def misshapen(tensors: Sequence[TensorSpec], answers: Mapping[str, npt.NDArray[Any]], rows: int) -> str | None:
+    """What the spec says of these outputs and is not true of the answers."""
+    for tensor in tensors:
         if tensor.name not in answers:
             return f"the module gives no output '{tensor.name}'"
         found = answers[tensor.name]

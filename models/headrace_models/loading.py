@@ -71,6 +71,11 @@ def _build(code: ModuleType, spec: ModelSpec, directory: Path) -> torch.nn.Modul
     module = _call(lambda: factory(dict(spec.config)), f"{directory}: the factory {spec.factory}")
     if not isinstance(module, torch.nn.Module):
         raise SpecError(f"{directory}: the factory {spec.factory} made a {type(module).__name__}, not an nn.Module")
+    if spec.extras and not callable(getattr(module, "extras", None)):
+        made = type(module).__name__
+        raise SpecError(
+            f"{directory}: spec.yaml declares extras, but the {made} of {spec.factory} has no method extras"
+        )
     return module
 
 

@@ -111,6 +111,11 @@ class ModelSpec:
     extras: tuple[TensorSpec, ...] = ()
     """Outputs for the rows that ask for them: `extras(inputs, lengths)` of the module."""
 
+    @property
+    def extras_rows(self) -> int:
+        """As many rows as one that asks for extras costs on top of itself: all of them are computed at once."""
+        return sum(tensor.costs_rows for tensor in self.extras)
+
 
 def parse(tree: Any) -> ModelSpec:
     """Raises: SpecError that begins with the field's path."""

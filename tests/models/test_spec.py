@@ -79,12 +79,18 @@ TYPES = [
 ]
 VALUES = [
     (signal(name=""), "signal.name: is empty"),
+    (extra(finite=True), "extras.0: finite, minimum, ordered and optional are asked of inputs only"),
+    (extra(tolerance=-1.0), "extras.0.tolerance: must be a number from 0, got -1.0"),
     (extra(costs_rows=0), "extras.0.costs_rows: must be from 1"),
     (extra(labels=["a"]), "extras.0.labels: 1 names for dims [2]"),
     (extra(name="total"), "extras.2.name: 'total' is there twice"),
     (extra(dims=[-1, 2], axis="events"), "extras.0.axis: outputs have fixed dims"),
     (inputs(labels=["a"]), "inputs.0: labels and costs_rows are asked of extras only"),
     (inputs(optional=True), "inputs.0.optional: tensor 'amount' is ragged"),
+    (
+        {"inputs": [AMOUNT, {"name": "no", "datatype": "INT32", "dims": [1], "minimum": 1, "optional": True}]},
+        "inputs.1.optional: tensor 'no' is zeros where it is left out, and its minimum forbids them",
+    ),
     (outputs(optional=True), "outputs.0: finite, minimum, ordered and optional are asked of inputs only"),
     ({"version": 0}, "describes toy/0, but lies in another directory"),
     ({"name": "other"}, "describes other/1, but lies in another directory"),

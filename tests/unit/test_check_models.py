@@ -34,8 +34,8 @@ def test_a_sound_model_is_a_line_a_check_and_exit_code_0(headrace: Headrace, tmp
     code, stdout, stderr = headrace("models", "check", toy.write(tmp_path), "--device", "cpu")
 
     assert (code, stderr) == (0, "")
-    assert stdout.count("✓") == 13
-    assert len(stdout.splitlines()) == 14
+    assert stdout.count("✓") == 14
+    assert len(stdout.splitlines()) == 15
 
 
 def test_a_broken_law_is_one_line_on_stderr_that_names_the_directory(headrace: Headrace, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ Each docstring says what goes wrong in production where the law is broken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ import torch
 
 from headrace.serving import rows as made
 from headrace.serving import warmup
-from headrace.serving.runner import Columns
+from headrace.serving.runner import Columns, Unpacked
 from headrace.serving.trial import LawBroken, Trial, counted, described
 from headrace.serving.warmup import Warmed
 from headrace_models import spec as disk
@@ -67,9 +67,7 @@ def limits(trial: Trial) -> Measured:
     texts, figures = [], {}
     for name, batch in trial.full_batches():
         trial.answer(batch)
-        trial.runner.run(made.packed(batch, trial.spec), 0.0)
-        passed = trial.runner.stopwatch.read()
-        took_ms = round((passed.fetched_ns - passed.unpacked_ns) / 1e6, 3)
+        took_ms = _took_ms(trial, batch)
         texts.append(f"{described(batch)} in {took_ms:.1f} ms")
         figures[name] = {"rows": batch.rows, "tokens": made.tokens(batch), "ms": took_ms}
     return Measured("; ".join(texts), figures)
@@ -78,7 +76,7 @@ def limits(trial: Trial) -> Measured:
 def empty_rows(trial: Trial) -> Measured:
     """A new customer, without a single event on an axis that is not required, would get an error or NaN."""
     optional = [axis.name for axis in trial.spec.axes if not axis.required]
-    for axes in [*((axis,) for axis in optional), tuple(optional)]:
+    for axes in _axes_left_out(trial.spec):
         _answer_without(trial, axes)
     return Measured(f"answered without {', '.join(optional)}" if optional else "no axis may be empty")
 
@@ -134,6 +132,24 @@ def determinism(trial: Trial) -> Measured:
     return Measured(f"two runs differ by {distance.worst:.1g}", {"worst": distance.worst})
 
 
+def extras(trial: Trial) -> Measured:
+    """An explanation would depend on who else asks for one, or change the very score that it explains."""
+    if not trial.spec.extras:
+        return Measured("none are declared")
+    before, rows = trial.answer(trial.golden), range(trial.golden.rows)
+    together = _agreed([_extras_of(trial, rows), _extras_of(trial, rows[::2])], "all and some rows asking")
+    for axes in _axes_left_out(trial.spec):
+        nothing = made.emptied(trial.rows(0), trial.spec, axes)
+        _assert_finite(trial.answer(made.asking(nothing, [0])), f"a row without an event on {' and '.join(axes)}")
+    most = trial.most_asking()
+    _assert_finite(trial.answer(most), described(most))
+    after = trial.between(trial.answer(trial.golden), before)
+    if not after.within:
+        raise LawBroken(f"output '{after.output}' is {after.worst:g} away once extras were asked for")
+    took_ms = _took_ms(trial, most)
+    return Measured(f"{together.text}; {described(most)} in {took_ms:.1f} ms", {**together.figures, "ms": took_ms})
+
+
 LAWS: Final[dict[str, Callable[[Trial], Measured]]] = {
     "declared shapes": declared_shapes,
     "padding": padding,
@@ -144,6 +160,7 @@ LAWS: Final[dict[str, Callable[[Trial], Measured]]] = {
     "finite": finite,
     "inputs untouched": inputs_untouched,
     "determinism": determinism,
+    "extras": extras,
 }
 
 
@@ -160,6 +177,30 @@ def _agreed(measured: list[Distance], where: str) -> Measured:
     worst = worst_of(measured)
     figures = {"output": worst.output, "worst": worst.worst, "tolerance": worst.tolerance}
     return Measured(f"{where}: at most {worst.worst:.1g} away (tolerance {worst.tolerance:g})", figures)
+
+
+def _extras_of(trial: Trial, asking: Sequence[int]) -> Distance:
+    """How far the extras of the golden rows together are from those alone; a row that does not ask has zeros."""
+    found = trial.answer(made.asking(trial.golden, asking))
+    _assert_finite(found, f"golden rows, {len(asking)} of them asking for extras")
+    asks = np.isin(np.arange(trial.golden.rows), asking)
+    expected = {name: values.copy() for name, values in trial.extras_alone.items()}
+    for values in expected.values():
+        values[~asks] = 0
+    distance = trial.between_extras(found, expected)
+    return _within(distance, distance.row, f"in a batch of which {len(asking)} of {trial.golden.rows} rows ask for it")
+
+
+def _took_ms(trial: Trial, batch: Unpacked) -> float:
+    trial.runner.run(made.packed(batch, trial.spec), 0.0)
+    passed = trial.runner.stopwatch.read()
+    return round((passed.fetched_ns - passed.unpacked_ns) / 1e6, 3)
+
+
+def _axes_left_out(spec: disk.ModelSpec) -> list[tuple[str, ...]]:
+    """Each axis that may be empty, and all of them."""
+    optional = [axis.name for axis in spec.axes if not axis.required]
+    return [*((axis,) for axis in optional), tuple(optional)]
 
 
 def _answer_without(trial: Trial, axes: tuple[str, ...]) -> None:

@@ -6,8 +6,10 @@ Lengths and values stay what the spec allows, so that whatever a module does wit
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from headrace.serving.runner import Unpacked
 from headrace.v1 import replica_pb2
@@ -22,7 +24,19 @@ def joined(batches: Iterable[Unpacked]) -> Unpacked:
         {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns},
         {name: np.concatenate([part.lengths[name] for part in parts]) for name in parts[0].lengths},
         sum(part.rows for part in parts),
+        None if all(part.wants_extras is None for part in parts) else np.concatenate([_wanted(part) for part in parts]),
     )
+
+
+def asking(batch: Unpacked, rows: Iterable[int]) -> Unpacked:
+    """The same rows, of which these ask for the model's extras."""
+    wanted = np.zeros(batch.rows, np.bool_)
+    wanted[list(rows)] = True
+    return replace(batch, wants_extras=wanted)
+
+
+def _wanted(batch: Unpacked) -> npt.NDArray[np.bool_]:
+    return np.zeros(batch.rows, np.bool_) if batch.wants_extras is None else batch.wants_extras
 
 
 def stretched(batch: Unpacked, spec: disk.ModelSpec, lengths: Mapping[str, int], rows: int) -> Unpacked:
@@ -52,6 +66,7 @@ def emptied(batch: Unpacked, spec: disk.ModelSpec, axes: Iterable[str]) -> Unpac
         {t.name: batch.columns[t.name][: 0 if t.axis in gone else None] for t in spec.inputs},
         {name: lengths * (name not in gone) for name, lengths in batch.lengths.items()},
         batch.rows,
+        batch.wants_extras,
     )
 
 
@@ -71,4 +86,5 @@ def packed(batch: Unpacked, spec: disk.ModelSpec) -> replica_pb2.PackedBatch:
         columns=[batch.columns[tensor.name].tobytes() for tensor in spec.inputs],
         lengths=[batch.lengths[axis.name].astype("<i4").tobytes() for axis in spec.axes],
         remaining_s=np.full(batch.rows, np.inf, "<f8").tobytes(),
+        wants_extras=b"" if batch.wants_extras is None else batch.wants_extras.tobytes(),
     )

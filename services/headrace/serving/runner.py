@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from headrace.errors import BrokenContract, ModelFailed
+from headrace.errors import BrokenContract, HeadraceError, ModelFailed
 from headrace.serving.recorded import Recorded, recordable
 from headrace.serving.stopwatch import CudaStopwatch, Stopwatch
 from headrace.v1 import replica_pb2
@@ -34,6 +34,8 @@ warnings.filterwarnings("ignore", message="The given NumPy array is not writable
 
 Columns = dict[str, npt.NDArray[np.generic]]
 Tensors = tuple[disk.TensorSpec, ...]
+Rows = npt.NDArray[np.int64]
+Answers = dict[str, Tensor]
 
 
 @dataclass(slots=True)
@@ -103,8 +105,8 @@ class Runner:
         self.stopwatch.unpacked()
         outputs = self._compute(some, status, alive)
         if len(alive):
-            self._mark_not_finite(self._answered(unpacked), outputs, status, alive)
-        columns = [self._pack(tensor, outputs, status, alive) for tensor in self._answered(unpacked)]
+            self._mark_not_finite(self.answered(unpacked), outputs, status, alive)
+        columns = [self._pack(tensor, outputs, status, alive) for tensor in self.answered(unpacked)]
         return Computed(
             columns=columns,
             status=status.tobytes(),
@@ -130,33 +132,44 @@ class Runner:
             extras = self._extras(some)
             self.stopwatch.computed()
             outputs = {tensor.name: answers[tensor.name].cpu().numpy() for tensor in self._spec.outputs}
-            outputs |= {name: values.cpu().numpy() for name, values in extras.items()}
+            if some.wants_extras is not None:
+                outputs |= {tensor.name: self._spread(tensor, some.rows, extras) for tensor in self._spec.extras}
         self.stopwatch.fetched()
         return outputs
 
-    def _staged(self, some: Unpacked) -> Callable[[], dict[str, Tensor]]:
+    def _staged(self, some: Unpacked) -> Callable[[], Answers]:
         """The pass over these rows, their columns on the device: recorded where it can be, else as it is."""
         if self._recorded is not None and (graph := self._recorded.stage(some.columns, some.lengths, some.rows)):
             return partial(graph.replay, some.rows)
-        inputs = {name: self._to_device(column) for name, column in some.columns.items()}
-        lengths = {name: torch.from_numpy(values) for name, values in some.lengths.items()}
-        return partial(self._module, inputs, lengths)
+        return partial(self._module, *self._arguments(some))
 
-    def _extras(self, some: Unpacked) -> dict[str, Tensor]:
-        """The module's extras for the rows that ask for them, zeros for the others: [rows, …] each."""
-        if some.wants_extras is None:
-            return {}
-        wanted = np.flatnonzero(some.wants_extras)
-        asking = take(some, wanted, self._spec)
-        inputs = {name: self._to_device(column) for name, column in asking.columns.items()}
-        lengths = {name: torch.from_numpy(values) for name, values in asking.lengths.items()}
-        found = self._module.extras(inputs, lengths) if len(wanted) else {}  # type: ignore[operator]
-        full = {}
-        for tensor in self._spec.extras:
-            kind = torch.from_numpy(np.empty(0, disk.DATATYPES[tensor.datatype])).dtype
-            full[tensor.name] = torch.zeros(some.rows, *tensor.dims, dtype=kind, device=self.device)
-            if len(wanted):
-                full[tensor.name][torch.from_numpy(wanted).to(self.device)] = found[tensor.name]
+    def _arguments(self, some: Unpacked) -> tuple[Answers, Answers]:
+        inputs = {name: self._to_device(column) for name, column in some.columns.items()}
+        return inputs, {name: torch.from_numpy(values) for name, values in some.lengths.items()}
+
+    def _extras(self, some: Unpacked) -> list[tuple[Rows, Answers]]:
+        """What the module says to the rows that ask, a part at a time: a request may ask for more than memory holds."""
+        found = []
+        for rows in self._parts(some):
+            inputs, lengths = self._arguments(take(some, rows, self._spec))
+            found.append((rows, self._module.extras(inputs, lengths)))  # type: ignore[operator]
+        return found
+
+    def _parts(self, some: Unpacked) -> list[Rows]:
+        """The rows that ask, in parts that cost about as much as a batch may."""
+        if some.wants_extras is None or not some.wants_extras.any():
+            return []
+        asking = np.flatnonzero(some.wants_extras)
+        costs = self._spec.extras_rows * _tokens(some)[asking]
+        return np.split(asking, np.flatnonzero(np.diff((np.cumsum(costs) - 1) // self._spec.max_tokens)) + 1)
+
+    def _spread(self, tensor: disk.TensorSpec, rows: int, parts: list[tuple[Rows, Answers]]) -> npt.NDArray[np.generic]:
+        """One extra over all rows, zeros where nobody asked; of whatever datatype the module made it."""
+        if not parts:
+            return np.zeros((rows, *tensor.dims), disk.DATATYPES[tensor.datatype])
+        values = np.concatenate([_of_these(tensor, asking, found) for asking, found in parts])
+        full = np.zeros((rows, *tensor.dims), values.dtype)
+        full[np.concatenate([asking for asking, _ in parts])] = values
         return full
 
     def _to_device(self, column: npt.NDArray[np.generic]) -> Tensor:
@@ -183,6 +196,8 @@ class Runner:
         return unpacked
 
     def _check(self, batch: Unpacked) -> None:
+        if batch.wants_extras is not None and not self._spec.extras:
+            raise BrokenContract("the model has no extras")
         if any(len(lengths) != batch.rows for lengths in batch.lengths.values()):
             raise BrokenContract("an axis does not have a length for every row")
         if any(lengths.min(initial=0) < 0 for lengths in batch.lengths.values()):
@@ -200,7 +215,7 @@ class Runner:
             return {}
         try:
             return self.forward(some)
-        except ModelFailed:
+        except HeadraceError:
             raise
         except Exception as error:  # a module is foreign code: whatever it raises must stay within its batch
             if some.rows == 1:
@@ -213,7 +228,7 @@ class Runner:
         for row in range(some.rows):
             try:
                 answers.append(self.forward(take(some, np.array([row]), self._spec)))
-            except ModelFailed:
+            except HeadraceError:
                 raise
             except Exception:  # noqa: BLE001  as above: this row's own failure, found
                 status[alive[row]] = FAILED
@@ -225,7 +240,7 @@ class Runner:
         blank = {name: np.zeros_like(values) for name, values in known.items()}
         return {name: np.concatenate([(answer or blank)[name] for answer in answers]) for name in known}
 
-    def _answered(self, batch: Unpacked) -> Tensors:
+    def answered(self, batch: Unpacked) -> Tensors:
         """What such a batch is answered with."""
         return self._spec.outputs if batch.wants_extras is None else self._spec.outputs + self._spec.extras
 
@@ -256,8 +271,13 @@ class Runner:
         return full.tobytes()
 
     def _padded_tokens(self, some: Unpacked) -> int:
-        if self._recorded is not None and (tokens := self._recorded.padded_tokens(some.lengths, some.rows)):
-            return tokens
+        """Tokens computed for these rows, extras counted as the rows that they cost: as gateways count."""
+        recorded = 0 if self._recorded is None else self._recorded.padded_tokens(some.lengths, some.rows)
+        return (recorded or self._padded(some)) + sum(
+            self._spec.extras_rows * self._padded(take(some, rows, self._spec)) for rows in self._parts(some)
+        )
+
+    def _padded(self, some: Unpacked) -> int:
         count = getattr(self._module, "padded_tokens", None)
         if count is None or not some.rows:
             return int(sum(lengths.sum() for lengths in some.lengths.values())) or some.rows
@@ -270,6 +290,19 @@ def _wants_extras(batch: replica_pb2.PackedBatch) -> npt.NDArray[np.bool_] | Non
     if len(batch.wants_extras) != batch.rows:
         raise BrokenContract("it is not said of every row whether it wants extras")
     return np.frombuffer(batch.wants_extras, np.uint8) > 0
+
+
+def _of_these(tensor: disk.TensorSpec, asking: Rows, found: Answers) -> npt.NDArray[np.generic]:
+    """What the module says to the rows that ask. Raises: BrokenContract for another shape: numpy would broadcast it."""
+    values: npt.NDArray[np.generic] = found[tensor.name].cpu().numpy()
+    if values.shape != (shape := (len(asking), *tensor.dims)):
+        raise BrokenContract(f"output '{tensor.name}' has shape {list(values.shape)}, the spec says {list(shape)}")
+    return values
+
+
+def _tokens(batch: Unpacked) -> npt.NDArray[np.int64]:
+    """Of each row, at least one."""
+    return np.maximum(1, sum(batch.lengths.values(), np.zeros(batch.rows, np.int64)))
 
 
 def _remaining_s(batch: replica_pb2.PackedBatch) -> npt.NDArray[np.float64]:

@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from headrace.errors import BrokenContract
 from headrace.serving import rows as made
 from headrace.serving.runner import Columns, Runner, Unpacked, take
 from headrace_models import agreement
@@ -37,9 +38,11 @@ class Trial:
         try:
             # A copy: a module that writes to its inputs must not spoil the next batch.
             outputs = self.runner.forward(made.joined([batch]))
+        except BrokenContract as error:
+            raise LawBroken(str(error)) from error
         except Exception as error:  # a module is foreign code
             raise LawBroken(f"the module raised {disk.one_line(error)} on {described(batch)}") from error
-        if complaint := disk.misshapen(self.spec, outputs, batch.rows):
+        if complaint := disk.misshapen(self.runner.answered(batch), outputs, batch.rows):
             raise LawBroken(complaint)
         return outputs
 
@@ -56,13 +59,22 @@ class Trial:
         each = [self.answer(self.rows(row)) for row in range(self.golden.rows)]
         return {name: np.concatenate([answer[name] for answer in each]) for name in each[0]}
 
+    @cached_property
+    def extras_alone(self) -> Columns:
+        """The extras of each golden row that asks for them without company."""
+        each = [self.answer(made.asking(self.rows(row), [0])) for row in range(self.golden.rows)]
+        return {t.name: np.concatenate([answer[t.name] for answer in each]) for t in self.spec.extras}
+
     def distance(self, batch: Unpacked, rows: list[int]) -> Distance:
         """How far the first answers of the batch are from those of these golden rows alone."""
         found = {name: values[: len(rows)] for name, values in self.answer(batch).items()}
         return self.between(found, {name: values[rows] for name, values in self.alone.items()})
 
     def between(self, found: Columns, expected: Columns) -> Distance:
-        return agreement.furthest(self.spec, found, expected, self.runner.device)
+        return agreement.furthest(self.spec.outputs, found, expected, self.runner.device)
+
+    def between_extras(self, found: Columns, expected: Columns) -> Distance:
+        return agreement.furthest(self.spec.extras, found, expected, self.runner.device)
 
     def company(self, row: int) -> Iterator[tuple[str, Unpacked]]:
         """A golden row beside the longest and beside the shortest row that it may meet."""
@@ -89,6 +101,13 @@ class Trial:
         while order and not made.fits(made.joined([self.rows(*order), *mates]), self.spec):
             order = order[:-1]
         return order
+
+    def most_asking(self) -> Unpacked:
+        """As many rows at the caps as may ask for extras in one batch; never none."""
+        longest = row_tokens(self.spec)
+        rows = max(1, self.spec.max_tokens // (longest * (1 + self.spec.extras_rows)))
+        batch = self.stretched(made.lengths_within(self.spec, longest), min(rows, self.spec.max_rows))
+        return made.asking(batch, range(batch.rows))
 
     def full_batches(self) -> Iterator[tuple[str, Unpacked]]:
         """As many rows at the caps as fit; and max_rows rows, as long as they may then be."""

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The given NumPy array is not wri
 
 ORDER = [
     *("spec", "digest", "weights", "golden rows", "declared shapes", "padding", "batch-mates", "limits"),
-    *("empty rows", "warm-up", "finite", "inputs untouched", "determinism"),
+    *("empty rows", "warm-up", "finite", "inputs untouched", "determinism", "extras"),
 ]
 
 
