@@ -18,7 +18,7 @@ class Inference:
     lengths: tuple[int, ...]
     """Per ragged axis: the length of each of the request's rows, where they are equal (see `row_lengths`)."""
     tokens: int
-    """Events in it, summed over rows and axes, at least one a row."""
+    """Events in it, summed over rows and axes, at least one a row; more where it asks for extras."""
     deadline: float
     """When its caller stops waiting, on the gateway's clock, seconds."""
     priority: int = 0

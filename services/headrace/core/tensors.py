@@ -105,6 +105,11 @@ class ModelSpec:
     """Outputs for the requests that ask for them by name."""
 
     @cached_property
+    def extras_rows(self) -> int:
+        """As many rows as one that asks for extras costs on top of itself: all of them are computed at once."""
+        return sum(tensor.costs_rows for tensor in self.extras)
+
+    @cached_property
     def input_index(self) -> dict[str, int]:
         return {tensor.name: position for position, tensor in enumerate(self.inputs)}
 

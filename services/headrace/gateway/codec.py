@@ -46,18 +46,18 @@ def decode(request: service_pb2.ModelInferRequest, spec: ModelSpec, deadline: fl
             truncated[axis.name] = lengths[position] - axis.cap
             lengths[position] = axis.cap
     outputs = _outputs(request, spec)
-    extra_rows = extras_cost(spec, outputs)
+    wants_extras = max(outputs, default=-1) >= len(spec.outputs)
     return Inference(
         spec=spec,
         columns=columns,
         rows=rows,
         lengths=tuple(lengths),
-        tokens=rows * max(1, sum(lengths)) * (1 + extra_rows),
+        tokens=rows * max(1, sum(lengths)) * (1 + spec.extras_rows * wants_extras),
         deadline=deadline,
         priority=_priority(request),
         id=request.id,
         outputs=outputs,
-        wants_extras=extra_rows > 0,
+        wants_extras=wants_extras,
         truncated=truncated,
     )
 
@@ -65,11 +65,6 @@ def decode(request: service_pb2.ModelInferRequest, spec: ModelSpec, deadline: fl
 def timeout_us(request: service_pb2.ModelInferRequest) -> int:
     """Its `timeout` parameter, microseconds; 0 where it has none."""
     return request.parameters["timeout"].int64_param if "timeout" in request.parameters else 0
-
-
-def extras_cost(spec: ModelSpec, outputs: tuple[int, ...]) -> int:
-    """As many rows as the extras among these outputs cost, for each row."""
-    return sum(spec.answers[position].costs_rows for position in outputs) if spec.extras else 0
 
 
 def encode(inference: Inference, answer: Answer) -> service_pb2.ModelInferResponse:
@@ -122,7 +117,7 @@ def _take(request: Any, spec: ModelSpec) -> tuple[list[bytes], int, list[int]] |
 
 
 def _take_slowly(request: Any, spec: ModelSpec) -> tuple[list[bytes], int, list[int]]:
-    """What `_take` left: a request with typed contents, or one that is wrong. Raises: InvalidInference, Unsupported."""
+    """What `_take` left: typed contents, inputs left out, or something wrong. Raises: InvalidInference, Unsupported."""
     tensors, raws = _match(request, spec)
     rows = _rows(tensors, spec)
     lengths = _lengths(tensors, spec)
@@ -162,9 +157,12 @@ def _match(request: Any, spec: ModelSpec) -> tuple[list[Any], list[bytes | None]
 
 def _complain_of_missing(request: Any, spec: ModelSpec) -> None:
     given = [tensor.name for tensor in request.inputs]
-    missing = [tensor.name for tensor in spec.inputs if tensor.name not in given and not tensor.optional]
+    required = [tensor.name for tensor in spec.inputs if not tensor.optional]
+    missing = [name for name in required if name not in given]
+    most = len(spec.inputs)
+    expected = f"{most} inputs" if len(required) == most else f"number of inputs between {len(required)} and {most}"
     raise InvalidInference(
-        f"expected {len(spec.inputs)} inputs but got {len(given)} inputs for model '{spec.name}'. "
+        f"expected {expected} but got {len(given)} inputs for model '{spec.name}'. "
         f"Got input(s) [{_quoted(given)}], but missing required input(s) [{_quoted(missing)}]. "
         "Please provide all required input(s)."
     )
@@ -199,6 +197,8 @@ def _rows(tensors: list[Any], spec: ModelSpec) -> int:
     """The batch dimension all inputs agree on."""
     rows = -1
     for given, tensor in zip(tensors, spec.inputs, strict=True):
+        if given is None:  # optional, and left out
+            continue
         if given.datatype != tensor.datatype:
             raise InvalidInference(
                 f"inference input '{tensor.name}' data-type is '{given.datatype}', "

@@ -47,7 +47,8 @@ def config(spec: ModelSpec, settings: BatchingSettings) -> model_config_pb2.Mode
         backend="headrace",
         max_batch_size=rows,
         input=[
-            model_config_pb2.ModelInput(name=t.name, data_type=f"TYPE_{t.datatype}", dims=t.dims) for t in spec.inputs
+            model_config_pb2.ModelInput(name=t.name, data_type=f"TYPE_{t.datatype}", dims=t.dims, optional=t.optional)
+            for t in spec.inputs
         ],
         output=[
             model_config_pb2.ModelOutput(name=t.name, data_type=f"TYPE_{t.datatype}", dims=t.dims) for t in spec.outputs

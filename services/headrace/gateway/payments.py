@@ -19,6 +19,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from headrace.core.inference import Inference
 from headrace.core.tensors import ModelSpec, TensorSpec
 from headrace.errors import InvalidInference
+from headrace.gateway.signals import FACTORS
 from headrace.v1 import risk_pb2
 from headrace_models import wire
 
@@ -29,9 +30,6 @@ MAX_MCC: Final = 9999
 """Source: ISO 18245, four digits."""
 YEARS_S: Final = (-62_135_596_800, 253_402_300_799)
 """Years 1 to 9999. Source: google/protobuf/timestamp.proto."""
-
-FACTORS: Final = "top_factors"
-"""The extra that explains a score: what hiding each factor would take from its log odds."""
 
 Event = dict[str, Any]
 
@@ -73,16 +71,15 @@ class PaymentEncoder:
 
         Raises: InvalidInference when it shall explain and the model cannot.
         """
-        if explain and FACTORS not in self.spec.output_index:
+        if explain and not _explains(self.spec):
             raise InvalidInference(f"model '{self.spec.name}' does not explain its scores")
         lengths = tuple(row.lengths for row in rows)
-        costs = 1 + (self.spec.answers[self.spec.output_index[FACTORS]].costs_rows if explain else 0)
         return Inference(
             spec=self.spec,
             columns=[b"".join(parts) for parts in zip(*(row.columns for row in rows), strict=True)],
             rows=len(rows),
             lengths=lengths[0],
-            tokens=sum(max(1, sum(row)) for row in lengths) * costs,
+            tokens=sum(max(1, sum(row)) for row in lengths) * (1 + self.spec.extras_rows * explain),
             wants_extras=explain,
             deadline=deadline,
             id=request_id,
@@ -129,6 +126,11 @@ def _why_not_askable(spec: ModelSpec) -> str:
         if axis >= 0 and lengths.setdefault(axis, column.shape[1]) != column.shape[1]:
             return f"its input '{tensor.name}' shares an axis with another stream"
     return ""
+
+
+def _explains(spec: ModelSpec) -> bool:
+    """It has the extra that names what raised a score; an output of that name is something else."""
+    return any(t.name == FACTORS and t.datatype == "FP32" and t.labels for t in spec.extras)
 
 
 def _fits(tensor: TensorSpec, column: npt.NDArray[Any]) -> bool:

@@ -71,7 +71,7 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
         answer = await lane.score(inference, record)
         return risk_pb2.ScoreResponse(
             request_id=request.request_id,
-            signals=signals_of(lane.spec, answer, self._cuts),
+            signals=signals_of(lane.spec, answer, self._cuts, explain=request.explain),
             truncated_card_events=row.truncated_card_events,
             batch_rows=answer.batch_rows,
             queue_us=answer.queue_us,
@@ -89,7 +89,7 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
             raise InvalidInference(f"no payment can be assessed: {wrong[0]}")
         inference = encoder.join(list(rows.values()), deadline, request.request_id, explain=request.explain)
         answer = await lane.score(inference, record)
-        signals = dict(zip(rows, signals_of(lane.spec, answer, self._cuts), strict=True))
+        signals = dict(zip(rows, signals_of(lane.spec, answer, self._cuts, explain=request.explain), strict=True))
         return risk_pb2.ScoreBatchResponse(
             request_id=request.request_id,
             assessments=[

@@ -23,6 +23,8 @@ LEVELS: Final = (
     risk_pb2.RISK_LEVEL_HIGHEST,
 )
 
+FACTORS: Final = "top_factors"
+"""The extra that explains a score: what hiding each of its labels would take from the log odds."""
 MAX_FACTORS: Final = 5
 """How many are told: those that raise the score most."""
 
@@ -35,12 +37,15 @@ def level_of(score: int, cuts: Cuts) -> risk_pb2.RiskLevel:
     return LEVELS[bisect_right(cuts, score)]
 
 
-def signals_of(spec: ModelSpec, answer: Answer, cuts: Cuts) -> list[risk_pb2.Signal]:
-    """One signal a row. Raises: BrokenContract when the answer is not a probability and a score from 0 to 99."""
+def signals_of(spec: ModelSpec, answer: Answer, cuts: Cuts, *, explain: bool = False) -> list[risk_pb2.Signal]:
+    """One signal a row, with its reasons where they were asked for.
+
+    Raises: BrokenContract when the answer is not a probability and a score from 0 to 99.
+    """
     p, score = _output(spec, answer, "p"), _output(spec, answer, "score")
     if not (((p >= 0) & (p <= 1)).all() and ((score >= 0) & (score <= MAX_SCORE)).all()):
         raise BrokenContract("the model's answer is not a probability and a score")
-    factors = _factors(spec, answer)
+    factors = _factors(spec, answer) if explain else [[]] * len(p)
     now = Timestamp()
     now.FromNanoseconds(time.time_ns())
     return [
@@ -53,7 +58,7 @@ def signals_of(spec: ModelSpec, answer: Answer, cuts: Cuts) -> list[risk_pb2.Sig
             model=spec.name,
             model_version=spec.version,
             calibration_version=_signal(spec).calibration_version,
-            top_factors=factors[row] if factors else (),
+            top_factors=factors[row],
         )
         for row, (probability, points) in enumerate(zip(p.tolist(), score.tolist(), strict=True))
     ]
@@ -72,16 +77,11 @@ def not_assessed(spec: ModelSpec, reason: str) -> risk_pb2.Signal:
 
 
 def _factors(spec: ModelSpec, answer: Answer) -> list[list[risk_pb2.Factor]]:
-    """Of each row, what raises its score, most first; empty where nobody asked."""
-    position = spec.output_index.get("top_factors", len(answer.columns))
-    if position >= len(answer.columns) or not answer.columns[position]:
-        return []
-    labels = spec.answers[position].labels
-    rows = np.frombuffer(answer.columns[position], "<f4").reshape(-1, len(labels))
-    return [
-        [risk_pb2.Factor(name=labels[i], log_odds=row[i]) for i in np.argsort(-row)[:MAX_FACTORS] if row[i] > 0]
-        for row in rows
-    ]
+    """Of each row, what raises its score, most first."""
+    labels = spec.answers[spec.output_index[FACTORS]].labels
+    rows = _output(spec, answer, FACTORS).reshape(-1, len(labels)).tolist()
+    ranked = [sorted(zip(labels, row, strict=True), key=lambda factor: -factor[1])[:MAX_FACTORS] for row in rows]
+    return [[risk_pb2.Factor(name=name, log_odds=by) for name, by in row if by > 0] for row in ranked]
 
 
 def _output(spec: ModelSpec, answer: Answer, name: str) -> npt.NDArray[Any]:

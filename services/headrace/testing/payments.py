@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 
 import numpy as np
+import numpy.typing as npt
 
 from headrace.core.tensors import DATATYPES
 from headrace.serving import weights
@@ -28,13 +29,18 @@ class FakePaymentReplica(FakeReplica):
         for tensor, column in zip(self.spec.inputs, request.columns, strict=True):
             for row, part in enumerate(_rows(self.spec, tensor, column, request)):
                 checksums[row] = zlib.crc32(part, int(checksums[row]))
-        return replica_pb2.PackedAnswer(
-            columns=[
-                (checksums / np.float64(2**32)).astype("<f4").tobytes(),
-                (checksums % 100).astype("<i4").tobytes(),
-            ],
-            status=bytes(request.rows),
-        )
+        p, score = (checksums / np.float64(2**32)).astype("<f4"), (checksums % 100).astype("<i4")
+        columns = [p.tobytes(), score.tobytes()]
+        if request.wants_extras:
+            columns.append(_factors(checksums, request).tobytes())
+        return replica_pb2.PackedAnswer(columns=columns, status=bytes(request.rows))
+
+
+def _factors(checksums: npt.NDArray[np.uint32], request: replica_pb2.PackedBatch) -> npt.NDArray[np.float32]:
+    """From -3 to 3, another for each of the twelve; zeros where the row did not ask."""
+    factors = (checksums[:, None] // np.arange(1, 13) % 7).astype(np.float32) - 3
+    factors[np.frombuffer(request.wants_extras, np.uint8) == 0] = 0
+    return factors
 
 
 def _rows(

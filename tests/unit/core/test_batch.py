@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -87,6 +88,27 @@ def test_a_rider_with_a_bad_value_leaves_and_its_mates_stay() -> None:
         "input 'ts' is not in ascending order for model 'm'",
         "input 'key' has a value below 0 for model 'm'",
     ]
+
+
+def test_a_batch_wants_extras_as_long_as_somebody_on_board_does() -> None:
+    plain, asking, bad = (rider(np.full((2, 2), value), [1, 2], 1) for value in (1, 1, np.nan))
+    asking.inference.wants_extras = bad.inference.wants_extras = True
+    mixed, spoilt = batch([plain, asking]), batch([plain, bad])
+
+    pack(spoilt)
+
+    assert (mixed.wants_extras, spoilt.wants_extras, batch([plain]).wants_extras) == (True, False, False)
+
+
+def test_splitting_gives_extras_where_somebody_asked_and_none_where_nobody_did() -> None:
+    spec = replace(SPEC, extras=(TensorSpec("why", "INT32", (2,), costs_rows=1),))
+    columns = [np.arange(6, dtype="<f4").tobytes(), np.arange(3, dtype="<i8").tobytes()]
+    why = np.arange(6, dtype="<i4")
+
+    asked, unasked = split(spec, [*columns, why.tobytes()], 1, 2), split(spec, columns, 1, 2)
+
+    assert [len(part) for part in unasked] == [16, 16]
+    assert asked == [*unasked, why[2:].tobytes()]
 
 
 def test_empty_rows_before_a_bad_one_do_not_shift_the_blame() -> None:
