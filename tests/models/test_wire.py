@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from headrace_models import wire
-from headrace_models.datasets import DatasetError, read_events
 
 PAYMENT = {
     "event_id": "p", "ts": "2026-03-01T12:00:00Z", "card_id": "c", "merchant_id": "m", "amount": 12.5,
@@ -58,13 +56,64 @@ def test_a_card_without_history_is_one_event_long() -> None:
     ("change", "sentence"),
     [
         ({"channel": "pigeon"}, "channel 'pigeon' is not one of chip"),
-        ({"country": "F1"}, "'F1' is not an ISO code"),
-        ({"ts": "yesterday"}, "Invalid isoformat string"),
+        ({"country": "F1"}, "country 'F1' is not an ISO code"),
+        ({"currency": "EURO"}, "currency 'EURO' is not an ISO code"),
+        ({"ts": "yesterday"}, "ts 'yesterday' is neither microseconds nor RFC 3339"),
+        ({"amount": "much"}, "amount 'much' is not a number"),
+        ({"mcc": 12345}, "mcc '12345' is not a category code"),
     ],
 )
 def test_what_cannot_be_encoded_is_named(change: dict[str, object], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         wire.payment_columns({**PAYMENT, **change})
+
+
+def test_a_field_that_is_absent_is_the_same_as_one_that_is_none() -> None:
+    absent = wire.payment_columns(PAYMENT, [event("a", "2026-03-01T10:00:00Z")])
+    none = {"device_id": None, "issuer_bin": None, "outcome": None}
+
+    columns = wire.payment_columns({**PAYMENT, **none}, [event("a", "2026-03-01T10:00:00Z", device_id=None)])
+
+    assert all(np.array_equal(columns[name], absent[name]) for name in absent)
+    assert columns["card_ids"][0, :, 1].tolist() == [0, 0]
+
+
+def test_moments_are_exact_to_the_microsecond_in_every_notation() -> None:
+    same: list[str | int] = [
+        "2026-03-01T12:00:00.123457Z",
+        "2026-03-01T13:00:00.123457+01:00",
+        "1772366400123457",
+        1772366400123457,
+    ]
+
+    assert {wire.timestamp_us(value) for value in same} == {1_772_366_400_123_457}
+
+
+def test_hashes_and_codes_never_change() -> None:
+    """Weights depend on them: another number here is another model."""
+    assert wire.hash_id("") == 0
+    assert wire.hash_id("card-1") == -1059683803043486728
+    assert wire.letters_code("FR") == 6 * 27 + 18
+    assert (wire.PENDING, wire.OUTCOMES[wire.APPROVED], wire.CHANNELS[4]) == (0, "approved", "ecommerce")
+
+
+def test_the_merchants_aggregates_count_what_their_names_say() -> None:
+    history = [
+        event("h", "2026-03-01T11:30:00Z", card_id="a", amount=2, outcome="declined"),
+        event("d", "2026-03-01T01:00:00Z", card_id="b"),
+        event("w", "2026-02-20T12:00:00Z", card_id="a", label=1, label_ts="2026-02-27T00:00:00Z"),
+        event("o", "2026-01-05T12:00:00Z", card_id="c", label=1, label_ts="2026-02-05T00:00:00Z"),
+    ]
+
+    stats = dict(zip(wire.MERCHANT_STATS, wire.payment_columns(PAYMENT, (), history)["merchant_stats"][0], strict=True))
+
+    expected = {
+        "events_1h": np.log1p(1), "events_1d": np.log1p(2), "events_30d": np.log1p(3), "declined_1d": 1.5 / 7,
+        "cards_1d": np.log1p(2), "reports_14d": np.log1p(1), "reported_share": 2.02 / 13, "small_1h": 1.0,
+    }  # fmt: skip
+    assert stats == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="merchant_stats are 8 numbers"):
+        wire.payment_columns(PAYMENT, merchant_stats=[1.0, 2.0])
 
 
 def test_the_encoder_needs_no_torch() -> None:
@@ -73,47 +122,3 @@ def test_the_encoder_needs_no_torch() -> None:
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert out.stdout.strip() == "False"
-
-
-HEADER = "event_id,ts,card_id,merchant_id,amount,currency,mcc,country,channel,label,label_ts\n"
-
-
-def test_rows_that_cannot_be_true_are_set_aside_and_counted(tmp_path: Path) -> None:
-    path = tmp_path / "events.csv"
-    path.write_text(
-        HEADER
-        + "a,1000,c,m,5,EUR,5411,FR,chip,0,2000\n"
-        + "a,1000,c,m,5,EUR,5411,FR,chip,0,2000\n"
-        + "b,1000,c,m,-5,EUR,5411,FR,chip,0,2000\n"
-        + "d,1000,c,m,5,EUR,5411,FR,chip,1,500\n"
-        + "e,1000,c,m,5,EUR,5411,FR,pigeon,1,\n"
-        + "f,900,c,m,5,EUR,5411,FR,chip,,\n"
-    )
-
-    events, causes = read_events(path)
-
-    assert np.array_equal(events.label, [wire.LABEL_UNKNOWN, wire.LABEL_LEGITIMATE])
-    assert (
-        causes["duplicate event_id"] == causes["amount is not a positive number"] == causes["label_ts before ts"] == 1
-    )
-    assert sum(causes.values()) == 4
-
-
-def test_missing_columns_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "events.csv"
-    path.write_text("event_id,ts\na,1\n")
-
-    with pytest.raises(DatasetError, match="has no column card_id, merchant_id, amount"):
-        read_events(path)
-
-
-def test_ids_of_a_csv_are_text_so_leading_zeros_count(tmp_path: Path) -> None:
-    path = tmp_path / "events.csv"
-    header = HEADER.replace("merchant_id", "shop")
-    path.write_text(header + "1,1000,004123,007,5,EUR,5411,FR,chip,0,2000\n2,1001,4123,7,5,EUR,5411,FR,chip,0,2000\n")
-
-    events, causes = read_events(path, {"shop": "merchant_id"})
-
-    assert not causes
-    assert events.card.tolist() == [wire.hash_id("004123"), wire.hash_id("4123")]
-    assert events.merchant.tolist() == [wire.hash_id("007"), wire.hash_id("7")]

@@ -82,7 +82,6 @@ class Recorded:
         graph.fill(columns, lengths)
         return graph
 
-
     def _size(self, lengths: Columns, rows: int) -> Size | None:
         events = max((int(values.sum()) for values in lengths.values()), default=0)
         return fitting(self._known, rows, events) if self._graphs else None
