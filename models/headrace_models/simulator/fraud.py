@@ -31,7 +31,7 @@ from headrace_models.simulator.world import Floats, Ints, World
 SHARES: Final = np.array([0.44, 0.20, 0.28, 0.08])
 """Share of the fraudulent payments that each kind brings, in the order of the kinds."""
 DRIFTED: Final = np.array([0.15, 0.50, 0.27, 0.08])
-"""The same when attackers have moved on: `drift_weeks` walks to and fro between the two."""
+"""The same when attackers have moved on: `drift_weeks` walks back and forth between the two."""
 OWN_DEVICE: Final = 0.35
 """Share of take-overs that happen on the card's own device (phishing, remote control)."""
 EPISODES: Final = 1_000_000
