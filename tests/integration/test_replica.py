@@ -83,7 +83,9 @@ class Model:
         self.gate, self._seen = folder / "gate", folder / "seen"
         weights_file = self.directory / "weights.safetensors"
         save_file({"bias": np.full(1, bias, np.float32)}, weights_file)
-        np.savez(self.directory / "golden.npz", **{"input.x": np.ones((1, 2), "<f4"), "output.sum": np.array([[2]], "<f4")})
+        np.savez(
+            self.directory / "golden.npz", **{"input.x": np.ones((1, 2), "<f4"), "output.sum": np.array([[2]], "<f4")}
+        )
         (self.directory / "model.py").write_text(MODEL)
         spec = {
             "name": "obedient",
