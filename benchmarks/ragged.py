@@ -101,7 +101,7 @@ def cut(task: FraudTask, rows: np.ndarray, wanted: np.ndarray) -> Unpacked:
 def padded_to_the_cap() -> Iterator[None]:
     """Every row as long as the longest that may come: what a server does that knows one length."""
     by_bucket = collate.by_bucket
-    collate.by_bucket = lambda lengths_B: iter([(torch.arange(len(lengths_B)), CAP)])
+    collate.by_bucket = lambda lengths_B, *_: iter([(torch.arange(len(lengths_B)), CAP)])
     try:
         yield
     finally:

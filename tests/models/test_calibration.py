@@ -78,7 +78,7 @@ def test_every_row_is_in_the_smallest_bucket_it_fits_padded_to_its_longest_and_e
 
     groups = [(rows.tolist(), length) for rows, length in collate.by_bucket(lengths)]
 
-    assert groups == [([1, 2], 8), ([3], 9), ([4], 64), ([5], 128)]
-    assert collate.padded_tokens(lengths) == 16 + 9 + 64 + 128
+    assert groups == [([1, 2, 3], 9), ([4], 64), ([5], 128)]
+    assert collate.padded_tokens(lengths) == 27 + 64 + 128
     with pytest.raises(ValueError, match="a row of 129 events"):
         list(collate.by_bucket(torch.tensor([129])))
