@@ -115,8 +115,8 @@ The same rows to learn from and to be judged by, given {made.recipe.baselines}
 ## Data
 
 {made.source}; fingerprint of the events `{fingerprint(made.task.events)}`. {made.took}
-Of twelve parts of the time span two fill histories, five teach, three wait for labels to mature, one chooses and
-calibrates, one judges.
+Of twelve parts of the time span two fill histories and the last two choose, calibrate and judge; what lies between
+teaches, up to one label delay before the eleventh begins.
 
 ## Limits
 
