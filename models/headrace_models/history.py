@@ -87,6 +87,11 @@ class Timeline:
         columns["merchant_stats"] = self._stats(rows, known)
         return columns, {"card": counts + 1, "merchant": merchant_lengths}
 
+    def lengths(self, rows: Index) -> Index:
+        """Events of each row's card as `packed` would have them, the payment in hand included."""
+        earlier = self._cards.before(rows, self.events.ts[rows] - self._stale_us, wire.CARD_CAP - 1)[1]
+        return earlier + 1
+
     def columns(self, row: int) -> Columns:
         """One event as a payment in hand: the tensors of a request, each [1, …]."""
         columns, _ = self.packed(np.array([row]))

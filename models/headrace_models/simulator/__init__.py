@@ -7,7 +7,7 @@ countries and amounts as life does, so that no single column gives it away.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -76,11 +76,8 @@ def with_truth(
     return _finish(rng, world, draft, issuer.authorise(rng, world, draft))
 
 
-def _finish(
-    rng: np.random.Generator, world: World, draft: Draft, rounds: list[issuer.Attempts]
-) -> tuple[Events, Truth]:
+def _finish(rng: np.random.Generator, world: World, draft: Draft, attempts: issuer.Attempts) -> tuple[Events, Truth]:
     """Every attempt as an event: sorted by time, ids hashed, with what follows from cards and merchants."""
-    attempts = _join(rounds)
     inside = attempts.ts < world.days * wire.DAY_US
     order = np.flatnonzero(inside)[np.argsort(attempts.ts[inside], kind="stable")]
     ts = START_US + attempts.ts[order]
@@ -115,31 +112,6 @@ def _finish(
         advice=attempts.advice[order].astype(np.int32),
     )
     return events, Truth(paid.scenario, paid.episode, attempts.chances[order])
-
-
-@dataclass(slots=True)
-class _Joined:
-    """All rounds of attempts, one after the other."""
-
-    payment: npt.NDArray[Any]
-    ts: npt.NDArray[Any]
-    number: npt.NDArray[Any]
-    action: npt.NDArray[Any]
-    propensity: npt.NDArray[Any]
-    outcome: npt.NDArray[Any]
-    advice: npt.NDArray[Any]
-    network_token: npt.NDArray[Any]
-    chances: npt.NDArray[Any]
-
-
-def _join(rounds: list[issuer.Attempts]) -> _Joined:
-    numbers = np.concatenate([np.full(len(one), one.number) for one in rounds])
-    columns = {
-        field.name: np.concatenate([getattr(one, field.name) for one in rounds])
-        for field in fields(_Joined)
-        if field.name != "number"
-    }
-    return _Joined(number=numbers, **columns)
 
 
 def _letters(codes: tuple[str, ...]) -> npt.NDArray[np.int32]:

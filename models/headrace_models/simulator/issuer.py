@@ -8,7 +8,8 @@ chooses at random, with odds that depend on the outcome.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Final
 
 import numpy as np
@@ -54,7 +55,7 @@ class Attempts:
 
     payment: Ints
     ts: Ints
-    number: int
+    number: Ints
     action: Ints
     propensity: Floats
     outcome: Ints
@@ -66,8 +67,12 @@ class Attempts:
     def __len__(self) -> int:
         return len(self.payment)
 
+    @classmethod
+    def join(cls, rounds: Sequence[Attempts]) -> Attempts:
+        return cls(**{f.name: np.concatenate([getattr(one, f.name) for one in rounds]) for f in fields(cls)})
 
-def authorise(rng: np.random.Generator, world: World, draft: Draft) -> list[Attempts]:
+
+def authorise(rng: np.random.Generator, world: World, draft: Draft) -> Attempts:
     """Every payment's first attempt, then round after round of retries."""
     n = len(draft)
     cause = _causes(rng, world, draft)
@@ -76,7 +81,7 @@ def authorise(rng: np.random.Generator, world: World, draft: Draft) -> list[Atte
     first = Attempts(
         payment=np.arange(n),
         ts=draft.ts,
-        number=1,
+        number=np.ones(n, np.int64),
         action=np.zeros(n, np.int64),
         propensity=np.ones(n),
         outcome=np.where(refused, outcome, wire.APPROVED),
@@ -85,9 +90,9 @@ def authorise(rng: np.random.Generator, world: World, draft: Draft) -> list[Atte
         chances=np.full((n, len(wire.ACTIONS)), np.nan, np.float32),
     )
     rounds = [first]
-    while rounds[-1].number < MAX_ATTEMPTS and len(rounds[-1]):
+    while len(rounds) < MAX_ATTEMPTS and len(rounds[-1]):
         rounds.append(_retry(rng, world, draft, cause, rounds[-1]))
-    return rounds
+    return Attempts.join(rounds)
 
 
 def _odds_of_refusal(world: World, draft: Draft) -> Floats:
@@ -147,7 +152,7 @@ def _retry(rng: np.random.Generator, world: World, draft: Draft, cause: Ints, la
     payment = last.payment[taken]
     odds = _logged_policy(last.outcome[taken])
     action = (rng.random(len(taken))[:, None] > np.cumsum(odds, axis=1)).sum(axis=1).clip(0, len(wire.ACTIONS) - 1)
-    chances = _chances(world, draft, cause, payment, last.ts[taken], last.number)
+    chances = _chances(world, draft, cause, payment, last.ts[taken], last.number[taken])
     pick = np.arange(len(taken))
     approved = rng.random(len(taken)) < chances[pick, action]
     outcome, advice = _signs(rng, world, draft.card[payment], cause[payment])
@@ -155,7 +160,7 @@ def _retry(rng: np.random.Generator, world: World, draft: Draft, cause: Ints, la
     return Attempts(
         payment=payment,
         ts=last.ts[taken] + (wait_h * wire.HOUR_US).astype(np.int64),
-        number=last.number + 1,
+        number=last.number[taken] + 1,
         action=action,
         propensity=odds[pick, action] * (1 - STOPS),
         outcome=np.where(approved, wire.APPROVED, outcome),
@@ -180,7 +185,7 @@ def _logged_policy(outcome: Ints) -> Floats:
 
 
 def _chances(
-    world: World, draft: Draft, cause: Ints, payment: Ints, after: Ints, attempts: int
+    world: World, draft: Draft, cause: Ints, payment: Ints, after: Ints, attempts: Ints
 ) -> npt.NDArray[np.float32]:
     """[n, actions] P(approved) of each action after the attempt at `after`: the truth behind the outcomes."""
     why, issuer = cause[payment, None], world.card_issuer[draft.card[payment]]
@@ -201,7 +206,11 @@ def _chances(
         ],
         0.004,
     )
-    tired = 0.85 ** (attempts - 1) * np.where(night, 0.8, 1.0) * np.exp(-0.4 * world.issuer_strict[issuer])[:, None]
+    tired = (
+        0.85 ** (attempts[:, None] - 1)
+        * np.where(night, 0.8, 1.0)
+        * np.exp(-0.4 * world.issuer_strict[issuer])[:, None]
+    )
     chances: npt.NDArray[np.float32] = np.clip(helped * tired, 0.002, 0.97).astype(np.float32)
     return chances
 

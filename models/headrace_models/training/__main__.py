@@ -107,7 +107,8 @@ def calibrate(module: torch.nn.Module, task: Task, split: Split) -> None:
         module.calibration.copy_(torch.from_numpy(np.stack([fits[0], fits[-1]])))
         return
     assert isinstance(module.calibration, Calibration), "This is a bug."
-    module.calibration.fit(logit, measure.lengths(task, block.rows), target, block.weight, split.kept)
+    assert isinstance(task, FraudTask), "This is a bug."
+    module.calibration.fit(logit, task.lengths(block.rows), target, block.weight, split.kept)
 
 
 def _learn(options: argparse.Namespace, recipe: Recipe, task: Task, split: Split) -> tuple[torch.nn.Module, int]:

@@ -31,16 +31,11 @@ def probabilities(module: nn.Module, task: Task, rows: Index) -> Probabilities:
         kind = is_retry(task.events)[rows].astype(int)
         platt = module.calibration.numpy().astype(float)
         return sigmoid(platt[kind, 0] * logit + platt[kind, 1])
-    short = (lengths(task, rows) <= SHORT).astype(int)
+    assert isinstance(task, FraudTask), "This is a bug."
+    short = (task.lengths(rows) <= SHORT).astype(int)
     platt = module.calibration.platt.numpy().astype(float)  # type: ignore[union-attr, operator]
     found: Probabilities = sigmoid(platt[short, 0] * logit + platt[short, 1])
     return found
-
-
-def lengths(task: Task, rows: Index) -> Index:
-    """Events of each row's card, the payment in hand included; cut as the model sees them."""
-    parts = np.array_split(rows, len(rows) // 4096 + 1)
-    return np.concatenate([task.packed(part)[1]["card"] for part in parts])
 
 
 def judged(task: Task, block: Block, p: Probabilities) -> Judged:

@@ -52,6 +52,10 @@ class FraudTask:
     def packed(self, rows: Index) -> tuple[Columns, dict[str, Index]]:
         return self._timeline.packed(rows)
 
+    def lengths(self, rows: Index) -> Index:
+        """Events of each row's card, the payment in hand included; cut as the model sees them."""
+        return self._timeline.lengths(rows)
+
     def target(self, rows: Index) -> npt.NDArray[np.float32]:
         target: npt.NDArray[np.float32] = (self.events.label[rows] == wire.LABEL_FRAUD).astype(np.float32)
         return target
