@@ -245,8 +245,14 @@ def test_a_timeout_parameter_ends_the_wait_with_tritons_sentence(
 
     async def body(stub: Stub, _: Gateway, replica: FakeReplica) -> Any:
         replica.hanging.set()
+        running = []
+        for count in (1, 2):  # one runs, one is staged
+            running.append(asyncio.ensure_future(stub.ModelInfer(ask())))
+            while len(replica.batches) < count:
+                await asyncio.sleep(0.01)
         error = await error_of(stub.ModelInfer(message))
         replica.hanging.clear()
+        await asyncio.gather(*running)
         return error
 
     error = with_gateway(run, tmp_path, body, gateway__status_codes=status_codes)

@@ -27,6 +27,10 @@ class CostModel:
         """Seconds a batch of `tokens` events will keep a replica busy."""
         return self._a + self._b * tokens
 
+    def drain_s(self, batches: float, tokens: float) -> float:
+        """Seconds that so many batches of so many events in all will keep a replica busy."""
+        return self._a * batches + self._b * tokens
+
     def observe(self, tokens: int, seconds: float) -> None:
         """Learn from one answered batch: its tokens, and the seconds from sending to its answer."""
         if seconds <= 0:  # a clock has jumped: that says nothing about the replica

@@ -22,6 +22,9 @@ class Inference:
     deadline: float
     """When its caller stops waiting, on the gateway's clock, seconds."""
     priority: int = 0
+    """1 = the highest; 0 = it names none."""
+    timeout_s: float = 0.0
+    """How long it wants to wait for a batch at most; 0 = it does not say."""
     id: str = ""
     outputs: tuple[int, ...] = ()
     """Positions in the spec's `answers` of what was asked for, in the caller's order."""

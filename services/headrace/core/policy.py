@@ -1,7 +1,7 @@
 """When a batch closes and who rides in it. Pure: a queue, a budget, a clock's reading, and what room there is.
 
 Work-conserving: while a replica is idle, whatever waits goes at once. While all are busy, riders gather, and
-a second batch is staged behind a running one when at least as many rows wait as are running.
+a second batch is staged behind a running one, just in time, when at least as many rows wait as are running.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ class CloseReason(Enum):
     """A replica had room."""
     ROWS = "rows"
     TOKENS = "tokens"
+    PREFERRED = "preferred"
+    """A preferred size was there."""
     DEADLINE = "deadline"
     """Its tightest rider could wait no longer."""
     DELAY = "delay"
@@ -35,68 +37,96 @@ class Budget:
     rows: int
     tokens: int
     delay_s: float = 0.0
+    preferred: tuple[int, ...] = ()
+    """Rows that end the wait, ascending."""
+
+    def batches(self, rows: int, tokens: int) -> float:
+        """How many full batches that makes."""
+        return max(rows / self.rows, tokens / self.tokens)
+
+    def best_preferred(self, rows: int) -> int:
+        """The largest preferred size that so many rows can fill; 0 = none."""
+        return max((size for size in self.preferred if size <= rows), default=0)
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
     """The best place a batch could go to now."""
 
-    running_rows: int
-    """Rows of the batch it would be staged behind; 0 = the replica is idle."""
+    enough_rows: int = 0
+    """As many must wait before a batch is worth sending there; 0 = whatever waits."""
+    stage_at: float = 0.0
+    """When a batch must leave to be there as the running one ends; earlier, riders had better gather."""
+    starts_at: float = 0.0
+    """When the replica is expected to begin with it; what is past means now."""
+    idle: bool = True
+    """Nothing runs there."""
 
 
 def close(queue: RiderQueue, budget: Budget, room: Room | None, cost: CostModel, now: float) -> CloseReason | None:
     """Why a batch should close now, or None to let riders gather."""
-    oldest = queue.oldest()
-    if oldest is None or room is None:
+    if not queue.rows or room is None:
+        return None
+    if queue.rows < room.enough_rows and queue.rows < budget.rows and queue.tokens < budget.tokens:
+        return None
+    if now < room.stage_at:
         return None
     if queue.rows >= budget.rows:
         return CloseReason.ROWS
     if queue.tokens >= budget.tokens:
         return CloseReason.TOKENS
-    if queue.rows < room.running_rows:
-        return None
     if not budget.delay_s:
         return CloseReason.SLOT
-    if now >= oldest.queued_at + budget.delay_s:
+    if budget.best_preferred(queue.rows):
+        return CloseReason.PREFERRED
+    if now >= queue.waiting_since() + budget.delay_s:
         return CloseReason.DELAY
-    tightest = min(rider.inference.deadline for rider in queue)
-    # One more prediction of slack: the batch must be back, not merely sent, and a prediction can be off.
-    return CloseReason.DEADLINE if now + 2 * cost.predict_s(queue.tokens) >= tightest else None
+    return CloseReason.DEADLINE if now >= _latest_start(queue, cost) else None
 
 
-def look_again_at(queue: RiderQueue, budget: Budget, cost: CostModel) -> float | None:
-    """When `close` may change its mind without any new event: the end of the delay, or a deadline before it."""
-    oldest = queue.oldest()
-    if oldest is None or not budget.delay_s:
+def look_again_at(queue: RiderQueue, budget: Budget, room: Room, cost: CostModel, now: float) -> float | None:
+    """When `close` may change its mind without any new event: the moment to stage, the end of the delay, a deadline."""
+    if not queue.rows:
         return None
-    tightest = min(rider.inference.deadline for rider in queue)
-    return min(oldest.queued_at + budget.delay_s, tightest - 2 * cost.predict_s(queue.tokens))
+    if now < room.stage_at:
+        return room.stage_at
+    if not budget.delay_s:
+        return None
+    return min(queue.waiting_since() + budget.delay_s, _latest_start(queue, cost))
+
+
+def _latest_start(queue: RiderQueue, cost: CostModel) -> float:
+    """When what waits must go for its tightest rider to make it.
+
+    With one more prediction of slack: the batch must be back, not merely sent, and a prediction can be off.
+    """
+    return min(rider.must_leave_by for rider in queue) - 2 * cost.predict_s(queue.tokens)
 
 
 def take(queue: RiderQueue, budget: Budget, room: Room, cost: CostModel, now: float) -> list[Rider]:
-    """Take the riders of the next batch out of the queue, oldest first.
+    """Take the riders of the next batch out of the queue, in their turn.
 
-    Never more than the budget, but a first rider always rides, however large. One who can't be answered in
-    time any more is settled with DeadlinePassed instead; the batch is cut where the next rider's tokens
-    would make the tightest deadline on board unreachable. An idle replica tries whatever has time left: it
-    loses nothing, and a prediction that has gone wrong is only mended by batches that run.
+    Never more than the budget (or the preferred size that closed it), but a first rider always rides, however large.
+    One who can't be answered in time any more is settled with DeadlinePassed instead; the batch is cut where the next
+    rider's tokens would make the tightest deadline on board unreachable. An idle replica tries whatever has time
+    left: it loses nothing, and a prediction that has gone wrong is only mended by batches that run.
     """
-    idle = room.running_rows == 0
     riders: list[Rider] = []
     rows = tokens = 0
     tightest = float("inf")
-    while (rider := queue.oldest()) is not None:
+    start = max(now, room.starts_at)
+    full = min(budget.rows, budget.best_preferred(queue.rows) or budget.rows)
+    while (rider := queue.next()) is not None:
         inference = rider.inference
-        needed_s = 0.0 if idle and not riders else cost.predict_s(inference.tokens)
-        if now + needed_s > inference.deadline:
+        needed_s = 0.0 if room.idle and not riders else cost.predict_s(inference.tokens)
+        if start + needed_s > inference.deadline:
             rider.settle(DeadlinePassed("Request timeout expired"))
             continue
         if riders:
-            if rows + inference.rows > budget.rows or tokens + inference.tokens > budget.tokens:
+            if rows + inference.rows > full or tokens + inference.tokens > budget.tokens:
                 break
             earliest = min(tightest, inference.deadline)
-            if now + cost.predict_s(tokens + inference.tokens) > earliest:
+            if start + cost.predict_s(tokens + inference.tokens) > earliest:
                 break
         queue.pop()
         riders.append(rider)

@@ -1,77 +1,195 @@
-"""The riders that wait for one lane: first in, first out, bounded in rows. Those who have left are skipped.
+"""The riders that wait for one lane: by priority level, first in, first out, bounded in rows.
 
 Owned by a lane of the gateway; touched by nobody else. Counts are of the living: a rider that is settled
-while it waits stops counting at once, its place in the deque is swept later.
+while it waits stops counting at once, its place in the line is swept later.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Final
 
 from headrace.core.rider import Rider
 from headrace.errors import Overloaded
 
-SWEEP_AT = 64
-"""Dead places that may stand in the deque before it is rebuilt (they also must outnumber the living)."""
+SWEEP_AT: Final = 64
+"""Dead places that may stand in a line before it is rebuilt (they also must outnumber the living)."""
+MAX_OWED: Final = 64.0
+"""Rows that the lowest level may be owed: what it missed long ago is not made up for."""
+
+
+@dataclass(frozen=True, slots=True)
+class LevelPolicy:
+    """How the riders of one level wait."""
+
+    max_rows: int = 0
+    """0 = only the queue's own bound."""
+    timeout_s: float = 0.0
+    """How long a rider may wait here; 0 = until its deadline."""
+    timeout_may_be_shorter: bool = True
+    """A rider's own timeout counts where it is shorter."""
+    delays: bool = False
+    """One whose time is over goes behind those who have time left; otherwise it is refused."""
+
+    def timeout_of(self, asked_s: float) -> float:
+        """How long a rider may wait that asks for `asked_s` (0 = it does not ask); infinity where nothing says so."""
+        if self.timeout_may_be_shorter and 0 < asked_s < self.timeout_s:
+            return asked_s
+        return self.timeout_s or float("inf")
+
+
+class Line:
+    """Riders one after the other."""
+
+    __slots__ = ("dead", "riders")
+
+    def __init__(self) -> None:
+        self.riders: deque[Rider] = deque()
+        self.dead = 0
+
+    def first(self) -> Rider | None:
+        """The living rider in front."""
+        riders = self.riders
+        while riders and riders[0].line is not self:
+            riders.popleft()
+            self.dead -= 1
+        return riders[0] if riders else None
+
+    def leave(self, rider: Rider) -> None:
+        """A rider goes from wherever it stands; its place is swept when the dead outnumber the living."""
+        rider.line = None
+        self.dead += 1
+        if self.dead > SWEEP_AT and self.dead * 2 > len(self.riders):
+            self.riders = deque(one for one in self.riders if one.line is self)
+            self.dead = 0
+
+
+class Level:
+    """One priority level: those in time, and behind them those whose time is over and who are served all the same."""
+
+    __slots__ = ("late", "policy", "punctual", "rows", "tokens")
+
+    def __init__(self, policy: LevelPolicy) -> None:
+        self.policy = policy
+        self.punctual = Line()
+        self.late = Line()
+        self.rows = 0
+        self.tokens = 0
+
+    def first(self) -> Rider | None:
+        return self.punctual.first() or self.late.first()
 
 
 class RiderQueue:
-    """A bounded FIFO of riders."""
+    """A bounded queue of riders: strict priority, with a share for the lowest level."""
 
-    def __init__(self, max_rows: int) -> None:
-        self._riders: deque[Rider] = deque()
+    def __init__(
+        self, max_rows: int, policies: Sequence[LevelPolicy] = (LevelPolicy(),), default: int = 1, share: float = 0.0
+    ) -> None:
         self._max_rows = max_rows
-        self._dead = 0
+        self._levels = [Level(policy) for policy in policies]
+        self._lowest = self._levels[-1]
+        self._default = default - 1
+        self._share = share
+        self._owed = 0.0
+        """Rows that the lowest level has a right to before anybody else goes."""
         self.rows = 0
         self.tokens = 0
 
     def __len__(self) -> int:
-        return len(self._riders) - self._dead
+        return sum(len(line.riders) - line.dead for line in self._lines())
 
     def __iter__(self) -> Iterator[Rider]:
-        """The living, oldest first."""
-        return (rider for rider in self._riders if rider.outcome is None)
+        """The living: by level, in time before late, oldest first."""
+        for line in self._lines():
+            yield from (rider for rider in line.riders if rider.line is line)
+
+    def level_of(self, priority: int) -> int:
+        """The place of a request's level: 0 = the highest. `priority` 0, or beyond the last: the default one."""
+        return priority - 1 if 0 < priority <= len(self._levels) else self._default
+
+    def policy_of(self, level: int) -> LevelPolicy:
+        return self._levels[level].policy
+
+    def ahead(self, level: int) -> tuple[int, int]:
+        """(rows, tokens) of those who go before one who would come to this level now."""
+        if len(self._levels) == 1:
+            return self.rows, self.tokens
+        before = self._levels[: level + 1]
+        return sum(one.rows for one in before), sum(one.tokens for one in before)
 
     def push(self, rider: Rider, now: float) -> None:
-        """Take a place at the end. Raises: Overloaded when its rows would not fit."""
-        rows = rider.inference.rows
-        if self.rows + rows > self._max_rows:
+        """Take a place at the end of its level. Raises: Overloaded when its rows would not fit."""
+        level, inference = self._levels[rider.level], rider.inference
+        bound = level.policy.max_rows
+        if self.rows + inference.rows > self._max_rows or (bound and level.rows + inference.rows > bound):
             raise Overloaded("Exceeds maximum queue size")
         rider.queued_at = now
         rider.queue = self
-        self._riders.append(rider)
-        self.rows += rows
-        self.tokens += rider.inference.tokens
+        self._join(level.punctual, rider)
+        level.rows += inference.rows
+        level.tokens += inference.tokens
+        self.rows += inference.rows
+        self.tokens += inference.tokens
 
     def forget(self, rider: Rider) -> None:
         """A rider was settled where it waits: its rows are free at once."""
         self._leave(rider)
-        self._dead += 1
-        if self._dead > SWEEP_AT and self._dead * 2 > len(self._riders):
-            self._riders = deque(self)
-            self._dead = 0
 
-    def oldest(self) -> Rider | None:
-        """The living rider that has waited longest."""
-        self._skip_dead()
-        return self._riders[0] if self._riders else None
+    def delay(self, rider: Rider) -> None:
+        """The rider's time here is over: whoever of its level has time left goes first."""
+        late = self._levels[rider.level].late
+        if rider.line is not None and rider.line is not late:
+            rider.line.leave(rider)
+            self._join(late, rider)
+
+    def next(self) -> Rider | None:
+        """The living rider whose turn it is."""
+        if self._owed > 0 and (first := self._lowest.first()) and self._owed >= first.inference.rows:
+            return first
+        for level in self._levels:
+            if (first := level.first()) is not None:
+                return first
+        return None
 
     def pop(self) -> Rider | None:
-        """Take the oldest living rider out."""
-        rider = self.oldest()
+        """Take the rider out whose turn it is."""
+        rider = self.next()
         if rider is not None:
-            self._riders.popleft()
+            self._pay(rider)
             self._leave(rider)
         return rider
 
-    def _leave(self, rider: Rider) -> None:
-        rider.queue = None
-        self.rows -= rider.inference.rows
-        self.tokens -= rider.inference.tokens
+    def waiting_since(self) -> float:
+        """When the one came who has waited longest; infinity where nobody waits."""
+        firsts = (line.first() for line in self._lines())
+        return min((first.queued_at for first in firsts if first is not None), default=float("inf"))
 
-    def _skip_dead(self) -> None:
-        riders = self._riders
-        while riders and riders[0].outcome is not None:
-            riders.popleft()
-            self._dead -= 1
+    def _pay(self, rider: Rider) -> None:
+        """Whoever goes before the lowest level owes it its share; whoever goes from there has had it."""
+        if not self._share or not self._lowest.rows:
+            self._owed = 0.0
+        elif self._levels[rider.level] is self._lowest:
+            self._owed = max(0.0, self._owed - rider.inference.rows)
+        else:
+            self._owed = min(MAX_OWED, self._owed + rider.inference.rows * self._share / (1 - self._share))
+
+    def _lines(self) -> Iterator[Line]:
+        return chain.from_iterable((level.punctual, level.late) for level in self._levels)
+
+    def _join(self, line: Line, rider: Rider) -> None:
+        rider.line = line
+        line.riders.append(rider)
+
+    def _leave(self, rider: Rider) -> None:
+        assert rider.line is not None, "This is a bug."
+        rider.line.leave(rider)
+        rider.queue = None
+        level, inference = self._levels[rider.level], rider.inference
+        level.rows -= inference.rows
+        level.tokens -= inference.tokens
+        self.rows -= inference.rows
+        self.tokens -= inference.tokens

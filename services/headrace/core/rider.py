@@ -14,22 +14,50 @@ from headrace.core.records import RpcRecord
 from headrace.errors import HeadraceError
 
 if TYPE_CHECKING:
-    from headrace.core.queue import RiderQueue
+    from asyncio import TimerHandle
+
+    from headrace.core.queue import Line, RiderQueue
 
 
 class Rider:
     """One inference, its trace record and the way to wake its caller."""
 
-    __slots__ = ("_wake", "inference", "outcome", "queue", "queued_at", "record")
+    __slots__ = (
+        "_wake",
+        "alarm",
+        "expected_s",
+        "inference",
+        "level",
+        "line",
+        "outcome",
+        "queue",
+        "queued_at",
+        "queued_until",
+        "record",
+    )
 
-    def __init__(self, inference: Inference, record: RpcRecord, wake: Callable[[], None]) -> None:
+    def __init__(self, inference: Inference, record: RpcRecord, wake: Callable[[], None], level: int = 0) -> None:
         self.inference = inference
         self.record = record
+        self.level = level
+        """The place of its priority level, 0 = the highest."""
         self.outcome: Answer | HeadraceError | None = None
         self.queue: RiderQueue | None = None
         """The queue it waits in; None before and after."""
+        self.line: Line | None = None
         self.queued_at = 0.0
+        self.queued_until = float("inf")
+        """When it has waited long enough for a batch, by its level's policy."""
+        self.expected_s = 0.0
+        """How long its answer was to take when it came, by the work in front of it; 0 = nobody could say."""
+        self.alarm: TimerHandle | None = None
+        """The lane's timer for the end of its patience."""
         self._wake = wake
+
+    @property
+    def must_leave_by(self) -> float:
+        """The end of its patience in the queue."""
+        return min(self.inference.deadline, self.queued_until)
 
     def settle(self, outcome: Answer | HeadraceError) -> bool:
         """Give the rider its one outcome and wake its caller. False: it had one already, and keeps it."""

@@ -34,12 +34,9 @@ class Admission:
         if not self.held and not self.open:
             self._empty.set()
 
-    def deadline(
-        self, remaining_s: float | None, settings: BatchingSettings, record: RpcRecord, timeout_us: int = 0
-    ) -> float:
-        """When this request's caller stops waiting, on our clock.
+    def deadline(self, remaining_s: float | None, settings: BatchingSettings, record: RpcRecord) -> float:
+        """When this request's caller stops waiting, on our clock: its gRPC deadline or the model's default.
 
-        Its gRPC deadline or the model's default, and `timeout_us` (0 = none) where that is tighter.
         Raises: DeadlinePassed when that is now.
         """
         now = self._clock.now()
@@ -47,8 +44,6 @@ class Admission:
         if remaining_s is not None:
             record.deadline_ns = self._clock.now_ns() + int(remaining_s * 1e9)
             left_s = remaining_s
-        if timeout_us > 0:
-            left_s = min(left_s, timeout_us / 1e6)
         if left_s <= 0:
             raise DeadlinePassed("Request timeout expired")
         return now + left_s

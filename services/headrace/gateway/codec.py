@@ -55,6 +55,7 @@ def decode(request: service_pb2.ModelInferRequest, spec: ModelSpec, deadline: fl
         tokens=rows * max(1, sum(lengths)) * (1 + spec.extras_rows * wants_extras),
         deadline=deadline,
         priority=_priority(request),
+        timeout_s=_timeout_us(request) / 1e6 if request.parameters else 0.0,
         id=request.id,
         outputs=outputs,
         wants_extras=wants_extras,
@@ -62,7 +63,7 @@ def decode(request: service_pb2.ModelInferRequest, spec: ModelSpec, deadline: fl
     )
 
 
-def timeout_us(request: service_pb2.ModelInferRequest) -> int:
+def _timeout_us(request: service_pb2.ModelInferRequest) -> int:
     """Its `timeout` parameter, microseconds; 0 where it has none."""
     return request.parameters["timeout"].int64_param if "timeout" in request.parameters else 0
 

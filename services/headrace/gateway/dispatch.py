@@ -26,6 +26,8 @@ from headrace.v1 import control_pb2, replica_pb2
 
 SLOTS: Final = 2
 """Batches at one replica from this gateway: one running, one staged just in time."""
+LEAD_GAIN: Final = 0.1
+LEAD_MAX_S: Final = 0.05
 UNLISTED_CHECK_S: Final = 1.0
 CAP_MIN_S: Final = 0.25
 CAP_MAX_S: Final = 2.0
@@ -67,6 +69,8 @@ class Dispatcher:
         self._on_room = on_room
         self._links: dict[str, ReplicaLink] = {}
         self._budget = RetryBudget(clock)
+        self._lead_s = 0.0
+        """What a batch takes outside its replica: packing, the wire both ways, the loop's own turns."""
         self._retries_waiting: list[asyncio.Future[None]] = []
         self._probes: set[asyncio.Task[None]] = set()
         self.retries = 0
@@ -146,7 +150,18 @@ class Dispatcher:
     def room(self) -> Room | None:
         """The best place for another batch, or None while every replica has all it may have."""
         link = None if self._retries_waiting else self._choose()
-        return Room(running_rows=sum(flight.rows for flight in link.flights)) if link else None
+        if link is None:
+            return None
+        if not link.flights:
+            return Room()
+        ends_at = link.flights[-1].ends_at
+        running = sum(flight.rows for flight in link.flights)
+        return Room(enough_rows=running, stage_at=ends_at - self._lead_s, starts_at=ends_at, idle=False)
+
+    def free_in_s(self, now: float, waiting_s: float) -> float:
+        """When what the replicas have, and `waiting_s` of work besides, will be done; 0 where none is there."""
+        ends = [link.flights[-1].ends_at if link.flights else now for link in self._links.values() if link.choosable]
+        return (sum([max(0.0, end - now) for end in ends]) + waiting_s) / len(ends) if ends else 0.0
 
     def _choose(self, other_than: ReplicaLink | None = None) -> ReplicaLink | None:
         """The replica with the least work in seconds; ties at random, so that gateways don't march together."""
@@ -193,7 +208,8 @@ class Dispatcher:
             raise BackendLost("the replica was lost and the retry failed too") from error
 
     def _board(self, batch: Batch, link: ReplicaLink) -> Flight:
-        flight = Flight(link, batch.rows, batch.tokens)
+        begins = max([self._clock.now(), *(flight.ends_at for flight in link.flights)])
+        flight = Flight(link, batch.rows, batch.tokens, begins + self._cost.predict_s(batch.tokens))
         link.flights.append(flight)
         return flight
 
@@ -214,6 +230,7 @@ class Dispatcher:
 
     async def _attempt(self, batch: Batch, flight: Flight, attempt: int, backlog_s: float) -> replica_pb2.PackedAnswer:
         link = flight.link
+        begun_ns = self._clock.now_ns()
         try:
             packed = pack(batch)
             if not batch.riders:
@@ -227,6 +244,8 @@ class Dispatcher:
             link.flights.remove(flight)
             self._room_changed()
         link.queued_elsewhere = max(0, answer.queued - len(link.flights))
+        away_ns = record.end_ns - begun_ns - (answer.stamps.packed_ns - answer.stamps.received_ns)
+        self._lead_s += LEAD_GAIN * (min(max(away_ns / 1e9, 0.0), LEAD_MAX_S) - self._lead_s)
         return answer
 
     async def _call(

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from typing import Final
 
 from headrace.config import BatchingSettings
 from headrace.core.batch import Batch, split
 from headrace.core.clock import Clock
-from headrace.core.cost import CostModel
+from headrace.core.cost import TRUSTED_AFTER, CostModel
+from headrace.core.forecast import Forecast
 from headrace.core.inference import Answer, Inference
+from headrace.core.ordering import Ordering
 from headrace.core.policy import Budget, CloseReason, Room, close, look_again_at, take
-from headrace.core.queue import RiderQueue
+from headrace.core.queue import LevelPolicy, RiderQueue
 from headrace.core.records import BatchRecord, RpcRecord
 from headrace.core.rider import Rider
 from headrace.core.tensors import ModelSpec
@@ -36,6 +39,8 @@ ROW_ERRORS: Final[dict[int, tuple[type[HeadraceError], str]]] = {
 }
 SETTLE_EARLY_S: Final = 0.001
 """A rider's timer ends this long before its caller's: the caller hears why from us, not from its own clock."""
+TIMER_STEP_S: Final = 0.001
+"""uvloop's timers count milliseconds, and may ring by that much too early."""
 
 
 class Lane:
@@ -52,13 +57,16 @@ class Lane:
         self.spec = spec
         self.settings = settings
         self.cost = CostModel()
-        self.queue = RiderQueue(settings.max_queue_rows)
+        self.forecast = Forecast()
+        self.queue = _queue(settings)
         self.dispatcher = Dispatcher(gateway_id, clock, self.cost, self._pump_soon)
         self._budget = Budget(
             rows=min(settings.max_rows or spec.max_rows, spec.max_rows),
             tokens=min(settings.max_tokens or spec.max_tokens, spec.max_tokens),
             delay_s=settings.max_queue_delay_us / 1e6,
+            preferred=tuple(sorted(settings.preferred_batch_size)),
         )
+        self._ordering = Ordering() if settings.preserve_ordering else None
         self._clock = clock
         self._on_batch = on_batch
         self._running: set[asyncio.Task[None]] = set()
@@ -78,32 +86,80 @@ class Lane:
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        rider = Rider(inference, record, lambda: None if done.done() else done.set_result(None))
-        now = self._clock.now()
-        record.rows, record.tokens, record.priority = inference.rows, inference.tokens, inference.priority
-        record.queue_depth = self.queue.rows
-        self.queue.push(rider, now)
-        record.queued_ns = self._clock.now_ns()
-        self._pump_soon()
-        timer = loop.call_later(max(0.0, inference.deadline - now - SETTLE_EARLY_S), self._expire, rider)
+        rider = self._rider(inference, record, lambda: None if done.done() else done.set_result(None))
+        self._enqueue(rider)
         try:
             await done
         except asyncio.CancelledError:
             rider.settle(Cancelled("the caller went away"))
             raise
         finally:
-            timer.cancel()
+            if rider.alarm is not None:
+                rider.alarm.cancel()
             record.settled_ns = self._clock.now_ns()
         if isinstance(rider.outcome, Answer):
             return rider.outcome
         assert rider.outcome is not None, "This is a bug."
         raise rider.outcome
 
-    def _expire(self, rider: Rider) -> None:
-        if rider.queue is not None and not self.ready:
+    def _rider(self, inference: Inference, record: RpcRecord, wake: Callable[[], None]) -> Rider:
+        level = self.queue.level_of(inference.priority)
+        ordering = self._ordering
+        if ordering is None:
+            return Rider(inference, record, wake, level)
+        rider = Rider(inference, record, lambda: ordering.settled(rider, wake), level)
+        ordering.enter(rider, wake)
+        return rider
+
+    def _enqueue(self, rider: Rider) -> None:
+        """Raises: DeadlinePassed when its answer would come too late by all we know, Overloaded."""
+        inference, record, now = rider.inference, rider.record, self._clock.now()
+        record.rows, record.tokens, record.priority = inference.rows, inference.tokens, inference.priority
+        record.queue_depth = self.queue.rows
+        rider.expected_s = self._expected_s(rider, now)
+        if self.forecast.misses(rider.expected_s, inference.deadline - now):
+            raise DeadlinePassed("Request timeout expired: what waits would take longer than its deadline allows")
+        self.queue.push(rider, now)
+        rider.queued_until = now + self.queue.policy_of(rider.level).timeout_of(inference.timeout_s)
+        record.queued_ns = self._clock.now_ns()
+        self._pump_soon()
+        self._set_alarm(rider, now)
+
+    def _expected_s(self, rider: Rider, now: float) -> float:
+        """How long its answer will take by what the replicas have and what waits in front of it; 0 = can't be said."""
+        if self.cost.observed < TRUSTED_AFTER:
+            return 0.0
+        rows, tokens = self.queue.ahead(rider.level)
+        waiting_s = self.cost.drain_s(self._budget.batches(rows, tokens), tokens) if rows else 0.0
+        return self.dispatcher.free_in_s(now, waiting_s) + self.cost.predict_s(rider.inference.tokens)
+
+    # Patience: a rider's timer --------------------------------------------------------------------------------------
+
+    def _set_alarm(self, rider: Rider, now: float) -> None:
+        """Have `_lose_patience` called when its time in the queue is over, or no answer can come in time any more."""
+        end = rider.inference.deadline - SETTLE_EARLY_S
+        if rider.queue is not None:
+            needed_s = self.cost.predict_s(rider.inference.tokens) if self.cost.observed >= TRUSTED_AFTER else 0.0
+            end = min(end - needed_s if self.ready else end, rider.queued_until)
+        rider.alarm = asyncio.get_running_loop().call_later(max(0.0, end - now), self._lose_patience, rider)
+
+    def _lose_patience(self, rider: Rider) -> None:
+        now = self._clock.now() + TIMER_STEP_S
+        over = now >= rider.inference.deadline - SETTLE_EARLY_S
+        if over and rider.queue is not None and not self.ready:
             rider.settle(NotServing(f"no replica of '{self.spec.name}' is ready"))
-        else:
+        elif over:
             rider.settle(DeadlinePassed("Request timeout expired"))
+        elif rider.queue is None:  # it rides: from now on only its deadline counts
+            self._set_alarm(rider, now)
+        elif now >= rider.queued_until and self.queue.policy_of(rider.level).delays:
+            self.queue.delay(rider)
+            rider.queued_until = float("inf")
+            self._set_alarm(rider, now)
+        elif now >= rider.queued_until or self.ready:
+            rider.settle(DeadlinePassed("Request timeout expired"))
+        else:
+            self._set_alarm(rider, now)
 
     # The pump: gather → close → dispatch → settle -----------------------------------------------------------------
 
@@ -119,15 +175,15 @@ class Lane:
             now = self._clock.now()
             reason = close(self.queue, self._budget, room, self.cost, now)
             if reason is None:
-                self._look_again(now)
+                self._look_again(room, now)
                 return
             self._launch(reason, room, now)
 
-    def _look_again(self, now: float) -> None:
+    def _look_again(self, room: Room, now: float) -> None:
         """Have the pump called when the policy may change its mind by itself."""
         if self._alarm is not None:
             self._alarm.cancel()
-        at = look_again_at(self.queue, self._budget, self.cost)
+        at = look_again_at(self.queue, self._budget, room, self.cost, now)
         self._alarm = None if at is None else asyncio.get_running_loop().call_later(max(0.0, at - now), self._pump_soon)
 
     def _launch(self, reason: CloseReason, room: Room, now: float) -> None:
@@ -183,6 +239,8 @@ class Lane:
         """Hand every rider its rows. Raises: BrokenContract when the answer is not the size its spec promises."""
         _check_size(batch, answer)
         record = batch.record
+        first = batch.riders[0]
+        self.forecast.learn(first.expected_s, self._clock.now() - first.queued_at)
         record.rows, record.tokens = batch.rows, batch.tokens
         columns, status = list(answer.columns), answer.status
         row = 0
@@ -218,8 +276,8 @@ class Lane:
 
     def backlog_s(self) -> float:
         """Replica-seconds of work that wait here: full batches of what is queued."""
-        tokens = self.queue.tokens
-        return self.cost.predict_s(tokens) if tokens else 0.0
+        rows, tokens = self.queue.rows, self.queue.tokens
+        return self.cost.drain_s(math.ceil(self._budget.batches(rows, tokens)), tokens) if rows else 0.0
 
     async def close(self) -> None:
         """Cancel what runs, settle what waits, close the channels."""
@@ -231,6 +289,20 @@ class Lane:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         await self.dispatcher.close()
+
+
+def _queue(settings: BatchingSettings) -> RiderQueue:
+    policies = [
+        LevelPolicy(
+            max_rows=policy.max_queue_size,
+            timeout_s=policy.default_timeout_us / 1e6,
+            timeout_may_be_shorter=policy.allow_timeout_override,
+            delays=policy.timeout_action == "delay",
+        )
+        for policy in map(settings.queue_policy, range(1, settings.priority_levels + 1))
+    ]
+    share = settings.lowest_level_share if len(policies) > 1 else 0.0
+    return RiderQueue(settings.max_queue_rows, policies, settings.default_priority_level, share)
 
 
 def _check_size(batch: Batch, answer: replica_pb2.PackedAnswer) -> None:

@@ -36,6 +36,8 @@ class Flight:
     link: ReplicaLink
     rows: int
     tokens: int
+    ends_at: float
+    """When its answer is expected, on the gateway's clock, seconds."""
     call: aio.UnaryUnaryCall[replica_pb2.PackedBatch, replica_pb2.PackedAnswer] | None = None
 
 

@@ -17,7 +17,7 @@ from headrace.errors import HeadraceError, Unsupported, status_of
 from headrace.gateway import description
 from headrace.gateway.admission import Admission
 from headrace.gateway.answering import abort, answering, find, scored
-from headrace.gateway.codec import decode, encode, timeout_us
+from headrace.gateway.codec import decode, encode
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
 from headrace.gateway.siblings import Siblings, summed
@@ -54,7 +54,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         self, request: service_pb2.ModelInferRequest, rpc: aio.ServicerContext[Any, Any], record: RpcRecord
     ) -> service_pb2.ModelInferResponse:
         lane = find(self.models, request.model_name, request.model_version, record)
-        deadline = self.admission.deadline(rpc.time_remaining(), lane.settings, record, timeout_us(request))
+        deadline = self.admission.deadline(rpc.time_remaining(), lane.settings, record)
         inference = decode(request, lane.spec, deadline)
         return encode(inference, await lane.score(inference, record))
 
