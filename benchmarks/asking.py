@@ -64,6 +64,7 @@ def write(path: Path, directory: Path, rows: Sequence[Row]) -> Path:
     """The rows as requests to the model in `directory`, and what it answers when it runs them one at a time."""
     described = spec.load_spec(directory)
     module = spec.load_module(described, directory)
+    torch.set_num_threads(1)  # more only get in the way of one another at a row a time
     answers = [_alone(module, row) for row in rows]
     tolerance = {output.name: max(FP32_BATCHED, output.tolerance or 0.0) for output in described.outputs}
     expected = {name: np.concatenate([answer[name] for answer in answers]) for name in tolerance}
