@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import driving
+import numpy as np
 
 DEADLINE_MS = 50.0
 SHARE_IN_TIME = 0.99
 CONCURRENCY = 64
 CLOSED_S = 4.0
 TRY_S = 3.0
-LOWEST, HIGHEST = 0.1, 1.2
-"""Of the closed loop's rate: where the search begins."""
-STEPS = 6
+HIGHEST, LOWEST = 1.1, 0.1
+"""Of the closed loop's rate: where the search begins, and where it gives up."""
+STEP = 0.87
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +36,24 @@ class Capacity:
 
 
 async def find(address: str, questions: Path) -> Capacity:
-    """Bisect by ratio, with short runs: about 40 s. Raises: RuntimeError when even the lowest rate is too much."""
+    """Try rates from above, with short runs, until one is kept up with: a minute or so.
+
+    From above, because a stall of the machine then costs one step. A bisection would never look up there again.
+    Raises: RuntimeError when even the lowest rate is too much.
+    """
     closed = await driving.closed_loop(address, questions, CONCURRENCY, CLOSED_S)
-    low, high = LOWEST * closed["rps"], HIGHEST * closed["rps"]
-    found = 0.0
-    for step in range(STEPS):
-        rate = (low * high) ** 0.5
+    for step, rate in enumerate(ladder(closed["rps"])):
         if await _keeps_up(address, questions, rate, step):
-            low = found = rate
-        else:
-            high = rate
-    if not found:
-        raise RuntimeError(f"fewer than 99 % are in time even at {high:.0f} requests a second")
-    return Capacity(found, closed["rps"])
+            return Capacity(rate, closed["rps"])
+    raise RuntimeError(
+        f"fewer than 99 % are in time even at {LOWEST:g} of the closed loop's {closed['rps']:.0f} a second"
+    )
+
+
+def ladder(closed_rps: float) -> list[float]:
+    """The rates to try, highest first."""
+    steps = int(np.log(LOWEST / HIGHEST) / np.log(STEP)) + 1
+    return [closed_rps * HIGHEST * STEP**step for step in range(steps)]
 
 
 async def _keeps_up(address: str, questions: Path, rate: float, step: int) -> bool:

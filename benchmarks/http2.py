@@ -28,7 +28,8 @@ OUR_SETTINGS: Final = struct.pack(">HIHIHI", 1, 0, 2, 0, 4, LARGEST)
 READ_BYTES: Final = 1 << 18
 
 OnEnd = Callable[[int, bytes, bytes], None]
-"""Gets the call's number, the message it was answered with (or none), and how it ended: a block of trailers or a word."""
+"""Gets the call's number, the message it was answered with (or none), and how it ended: its trailers, or a word."""
+CONNECTION_LOST: Final = b"connection lost"
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -44,10 +45,11 @@ class Connection:
     """One connection to a gRPC server, and the calls under way on it."""
 
     def __init__(self, address: str, method: str, on_end: OnEnd) -> None:
-        """Connect and shake hands, blocking. `method` is `/package.Service/Method`."""
+        """Connect and shake hands, blocking. `method` is `/package.Service/Method`. Raises: OSError."""
         host, port = address.rsplit(":", 1)
         self._headers = b"\x83\x86" + literal(b":path", method.encode()) + literal(b":authority", address.encode())
-        self._headers += literal(b"te", b"trailers") + literal(b"content-type", b"application/grpc")
+        self._headers += literal(b"te", b"trailers")  # codespell:ignore te
+        self._headers += literal(b"content-type", b"application/grpc")
         self._on_end = on_end
         self._calls: dict[int, int] = {}
         self._bodies: dict[int, bytes] = {}
@@ -55,14 +57,17 @@ class Connection:
         self._credit = DEFAULT_WINDOW
         self._stream_credit = 0
         self._held: deque[tuple[int, bytes]] = deque()
-        self._unsent = b""
+        self._unsent = bytearray()
         self._unread = b""
+        self.lost = False
         self.socket = socket.create_connection((host, int(port)), timeout=10)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.sendall(PREFACE + frame(SETTINGS, 0, 0, OUR_SETTINGS))
         self.socket.sendall(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", LARGEST - DEFAULT_WINDOW)))
         while not self._stream_credit:
             self.read()
+            if self.lost:
+                raise ConnectionError(f"{address} does not speak HTTP/2")
         self.socket.setblocking(False)
 
     def fileno(self) -> int:
@@ -73,7 +78,13 @@ class Connection:
         return bool(self._unsent)
 
     def call(self, number: int, message: bytes, timeout_s: float) -> None:
-        """Start a call. Raises: ValueError for a message larger than what a stream may carry unasked."""
+        """Start a call, which goes out with the next `flush`; one on a lost connection ends at once.
+
+        Raises: ValueError for a message larger than what a stream may carry unasked.
+        """
+        if self.lost:
+            self._on_end(number, b"", CONNECTION_LOST)
+            return
         if len(message) + 5 > self._stream_credit:
             raise ValueError(f"a message of {len(message)} bytes does not fit into one stream window")
         stream, self._next_stream = self._next_stream, self._next_stream + 2
@@ -86,7 +97,7 @@ class Connection:
             self._held.append((size, framed))
             return
         self._credit -= size
-        self._write(framed)
+        self._unsent += framed
 
     def read(self) -> None:
         """Take what has come, and tell of the calls it ends."""
@@ -112,9 +123,13 @@ class Connection:
         self._unread = data[place:]
 
     def flush(self) -> None:
-        """Write what the socket had no room for."""
-        unsent, self._unsent = self._unsent, b""
-        self._write(unsent)
+        """Write as much of what has gathered as the socket has room for."""
+        try:
+            del self._unsent[: self.socket.send(self._unsent)]
+        except BlockingIOError:
+            pass
+        except OSError:  # whoever reads next learns that the connection is gone
+            self._unsent.clear()
 
     def close(self) -> None:
         self.socket.close()
@@ -130,11 +145,11 @@ class Connection:
                 self._credit += struct.unpack(">I", payload)[0]
                 self._release()
         elif kind == PING and not flags & ACK:
-            self._write(frame(PING, ACK, 0, payload))
+            self._unsent += frame(PING, ACK, 0, payload)
         elif kind == SETTINGS and not flags & ACK:
             chosen = dict(struct.iter_unpack(">HI", payload))
             self._stream_credit = chosen.get(4, self._stream_credit or DEFAULT_WINDOW)
-            self._write(frame(SETTINGS, ACK, 0, b""))
+            self._unsent += frame(SETTINGS, ACK, 0, b"")
         elif kind == RST_STREAM:
             self._end(stream, b"reset %d" % struct.unpack(">I", payload)[0])
 
@@ -145,28 +160,18 @@ class Connection:
             self._on_end(number, body[5:], how)
 
     def _lose(self) -> None:
+        self.lost = True
+        self._unsent.clear()
         self._held.clear()
         for stream in list(self._calls):
-            self._end(stream, b"connection lost")
+            self._end(stream, CONNECTION_LOST)
 
     def _release(self) -> None:
         """Send what waited for the server to grant more."""
         while self._held and self._held[0][0] <= self._credit:
             size, framed = self._held.popleft()
             self._credit -= size
-            self._write(framed)
-
-    def _write(self, data: bytes) -> None:
-        if self._unsent:
-            self._unsent += data
-            return
-        try:
-            sent = self.socket.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:  # whoever reads next learns that the connection is gone
-            return
-        self._unsent = data[sent:]
+            self._unsent += framed
 
 
 def body_frames(stream: int, message: bytes) -> bytes:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import arrivals
+import http2
 import numpy as np
 import outcomes
 import serialised
@@ -73,6 +74,7 @@ class Generator:
                 now = time.perf_counter()
                 while self._intended and self._intended[0] <= now:
                     self._send(self._intended.popleft())
+                self._flush()
                 if not self._intended and self._all_given_up(now):
                     return
                 self._wait()
@@ -93,7 +95,7 @@ class Generator:
         request, now = self.sent[number], time.perf_counter()
         request.ended_s, request.body, request.how = now, body, how
         self._under_way -= 1
-        if now < self._again_until:
+        if now < self._again_until and how != http2.CONNECTION_LOST:
             self._intended.append(now)
 
     def _all_given_up(self, now: float) -> bool:
@@ -106,14 +108,19 @@ class Generator:
         return now > self.sent[-1].intended_s + self._deadline_s + LOST_AFTER_S
 
     def _wait(self) -> None:
-        """Until something comes, or the next is due. `select` keeps microseconds, where epoll and uvloop round to ms."""
+        """Until something comes, or the next is due. `select` keeps microseconds; epoll and uvloop round to ms."""
         until = self._intended[0] - time.perf_counter() if self._intended else LOST_AFTER_S / 10
-        writers = [connection for connection in self._connections if connection.wants_to_write]
-        readable, writable, _ = select.select(self._connections, writers, [], max(0.0, until))
+        living = [connection for connection in self._connections if not connection.lost]
+        writers = [connection for connection in living if connection.wants_to_write]
+        readable, _, _ = select.select(living, writers, [], max(0.0, until))
         for connection in readable:
             connection.read()
-        for connection in writable:
-            connection.flush()
+
+    def _flush(self) -> None:
+        """What is due at one time goes out in one write a connection: writing is most of what a request costs here."""
+        for connection in self._connections:
+            if connection.wants_to_write:
+                connection.flush()
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -130,7 +137,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         start = generator.open_loop(schedule(options, seconds).tolist())
     cpu_s = time.process_time() - cpu_s
     judged = [outcomes.judge(request, questions, deadline_s) for request in generator.sent]
-    first = next((i for i, r in enumerate(generator.sent) if r.intended_s >= start + options.warm_up), 0)
+    first = sum(request.intended_s < start + options.warm_up for request in generator.sent)
     if options.table:
         write_table(options.table, generator.sent[first:], judged[first:], start + options.warm_up)
     return {
