@@ -108,4 +108,5 @@ def _serialised(described: spec.ModelSpec, row: Row) -> bytes:
     """Packed columns get the batch dimension that a request has; the others have it already."""
     ragged = {tensor.name for tensor in described.inputs if tensor.axis}
     columns = {name: values[None] if name in ragged else values for name, values in row[0].items()}
-    return request(described.name, columns).SerializeToString()
+    message: bytes = request(described.name, columns).SerializeToString()
+    return message

@@ -29,7 +29,7 @@ async def measure(cluster: Cluster, seconds: float = SECONDS, rounds: int = ROUN
     """About four minutes with the defaults. `rps` is goodput: right, and within 50 ms of the intended arrival."""
     questions = await asyncio.to_thread(asking.payments_of_64)
     limits = await capacity.find(cluster.address, questions)
-    runs = []
+    runs: list[dict[str, Any]] = []
     with Progress() as progress:
         for number, factor in progress.track(order(rounds), description="W3"):
             rate, seed = factor * limits.capacity_rps, 100 + len(runs)

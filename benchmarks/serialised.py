@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tritonclient.grpc import service_pb2
@@ -42,10 +43,11 @@ class Questions:
 def save(path: Path, questions: Questions) -> None:
     blob = np.frombuffer(b"".join(questions.requests), np.uint8)
     ends = np.cumsum([len(request) for request in questions.requests])
-    expected = {f"expected.{name}": values for name, values in questions.expected.items()}
-    tolerance = {f"tolerance.{name}": np.array(value) for name, value in questions.tolerance.items()}
+    arrays: dict[str, Any] = {"blob": blob, "ends": ends}
+    arrays |= {f"expected.{name}": values for name, values in questions.expected.items()}
+    arrays |= {f"tolerance.{name}": np.array(value) for name, value in questions.tolerance.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, blob=blob, ends=ends, **expected, **tolerance)
+    np.savez(path, **arrays)
 
 
 def load(path: Path) -> Questions:
