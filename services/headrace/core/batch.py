@@ -72,6 +72,8 @@ def pack(batch: Batch) -> Packed:
     packed = _join(batch.spec, [rider.inference for rider in batch.riders])
     if batch.spec.checked_inputs and (bad := _find_bad_rows(batch.spec, packed)):
         _refuse(batch, bad)
+        if not batch.riders:
+            return Packed([], [])
         packed = _join(batch.spec, [rider.inference for rider in batch.riders])
     return packed
 

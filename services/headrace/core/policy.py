@@ -61,15 +61,15 @@ class Room:
     """When the replica is expected to begin with it; what is past means now."""
     idle: bool = True
     """Nothing runs there."""
+    patience_s: float = float("inf")
+    """How long riders gather at most before an idle replica gets fewer than enough."""
 
 
 def close(queue: RiderQueue, budget: Budget, room: Room | None, cost: CostModel, now: float) -> CloseReason | None:
     """Why a batch should close now, or None to let riders gather."""
     if not queue.rows or room is None:
         return None
-    if queue.rows < room.enough_rows and queue.rows < budget.rows and queue.tokens < budget.tokens:
-        return None
-    if now < room.stage_at:
+    if now < _worthwhile_at(queue, budget, room):
         return None
     if queue.rows >= budget.rows:
         return CloseReason.ROWS
@@ -88,11 +88,18 @@ def look_again_at(queue: RiderQueue, budget: Budget, room: Room, cost: CostModel
     """When `close` may change its mind without any new event: the moment to stage, the end of the delay, a deadline."""
     if not queue.rows:
         return None
-    if now < room.stage_at:
-        return room.stage_at
+    if now < (at := _worthwhile_at(queue, budget, room)):
+        return at if at < float("inf") else None
     if not budget.delay_s:
         return None
     return min(queue.waiting_since() + budget.delay_s, _latest_start(queue, cost))
+
+
+def _worthwhile_at(queue: RiderQueue, budget: Budget, room: Room) -> float:
+    """When what waits is worth a batch there: just in time, and enough of it; infinity: when more has come."""
+    if queue.rows < room.enough_rows and queue.rows < budget.rows and queue.tokens < budget.tokens:
+        return queue.waiting_since() + room.patience_s
+    return room.stage_at
 
 
 def _latest_start(queue: RiderQueue, cost: CostModel) -> float:
@@ -100,7 +107,7 @@ def _latest_start(queue: RiderQueue, cost: CostModel) -> float:
 
     With one more prediction of slack: the batch must be back, not merely sent, and a prediction can be off.
     """
-    return min(rider.must_leave_by for rider in queue) - 2 * cost.predict_s(queue.tokens)
+    return queue.tightest - 2 * cost.predict_s(queue.tokens)
 
 
 def take(queue: RiderQueue, budget: Budget, room: Room, cost: CostModel, now: float) -> list[Rider]:
@@ -117,6 +124,9 @@ def take(queue: RiderQueue, budget: Budget, room: Room, cost: CostModel, now: fl
     start = max(now, room.starts_at)
     full = min(budget.rows, budget.best_preferred(queue.rows) or budget.rows)
     while (rider := queue.next()) is not None:
+        if now > rider.queued_until:
+            queue.time_is_over(rider)
+            continue
         inference = rider.inference
         needed_s = 0.0 if room.idle and not riders else cost.predict_s(inference.tokens)
         if start + needed_s > inference.deadline:

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Final
 
 from headrace.core.rider import Rider
-from headrace.errors import Overloaded
+from headrace.errors import DeadlinePassed, Overloaded
 
 SWEEP_AT: Final = 64
 """Dead places that may stand in a line before it is rebuilt (they also must outnumber the living)."""
@@ -98,6 +98,8 @@ class RiderQueue:
         """Rows that the lowest level has a right to before anybody else goes."""
         self.rows = 0
         self.tokens = 0
+        self.tightest = float("inf")
+        """No one who waits must leave before; it may have been somebody who has left since."""
 
     def __len__(self) -> int:
         return sum(len(line.riders) - line.dead for line in self._lines())
@@ -134,17 +136,21 @@ class RiderQueue:
         level.tokens += inference.tokens
         self.rows += inference.rows
         self.tokens += inference.tokens
+        self.tightest = min(self.tightest, inference.deadline, rider.queued_until)
 
     def forget(self, rider: Rider) -> None:
         """A rider was settled where it waits: its rows are free at once."""
         self._leave(rider)
 
-    def delay(self, rider: Rider) -> None:
-        """The rider's time here is over: whoever of its level has time left goes first."""
-        late = self._levels[rider.level].late
-        if rider.line is not None and rider.line is not late:
-            rider.line.leave(rider)
-            self._join(late, rider)
+    def time_is_over(self, rider: Rider) -> None:
+        """The rider has waited as long as it may: it is refused or, by its level's policy, goes behind the others."""
+        level = self._levels[rider.level]
+        if not level.policy.delays:
+            rider.settle(DeadlinePassed("Request timeout expired"))
+        elif rider.line is level.punctual:
+            rider.queued_until = float("inf")
+            level.punctual.leave(rider)
+            self._join(level.late, rider)
 
     def next(self) -> Rider | None:
         """The living rider whose turn it is."""
@@ -193,3 +199,5 @@ class RiderQueue:
         level.tokens -= inference.tokens
         self.rows -= inference.rows
         self.tokens -= inference.tokens
+        if not self.rows:
+            self.tightest = float("inf")

@@ -54,11 +54,6 @@ class Rider:
         """The lane's timer for the end of its patience."""
         self._wake = wake
 
-    @property
-    def must_leave_by(self) -> float:
-        """The end of its patience in the queue."""
-        return min(self.inference.deadline, self.queued_until)
-
     def settle(self, outcome: Answer | HeadraceError) -> bool:
         """Give the rider its one outcome and wake its caller. False: it had one already, and keeps it."""
         if self.outcome is not None:

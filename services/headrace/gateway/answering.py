@@ -127,7 +127,10 @@ async def abort(rpc: Rpc, service: Answers, error: HeadraceError, trailing: Trai
     """End an RPC with the status of `error`."""
     if isinstance(error, Overloaded | NotServing):
         trailing = (*trailing, ("grpc-retry-pushback-ms", PUSHBACK_MS))
-    await rpc.abort(grpc.StatusCode[service.code_of(error)], str(error)[:MAX_SENTENCE], trailing)
+    try:
+        await rpc.abort(grpc.StatusCode[service.code_of(error)], str(error)[:MAX_SENTENCE], trailing)
+    except aio.InternalError:  # the RPC was over: its deadline has passed in the core, and nobody listens any more
+        raise asyncio.CancelledError from None
 
 
 async def _admitted(

@@ -21,11 +21,14 @@ from headrace.core.policy import Room
 from headrace.core.records import DispatchRecord, Stages
 from headrace.errors import BackendLost, BrokenContract, ModelFailed, Overloaded
 from headrace.gateway.link import EVICTING, Flight, ReplicaLink
+from headrace.gateway.pressure import Pressure
 from headrace.telemetry import context
 from headrace.v1 import control_pb2, replica_pb2
 
 SLOTS: Final = 2
 """Batches at one replica from this gateway: one running, one staged just in time."""
+PATIENCE_S: Final = 0.01
+"""A lane may be slow and quiet while others keep the loop busy: its riders are not held back longer than this."""
 LEAD_GAIN: Final = 0.1
 LEAD_MAX_S: Final = 0.05
 UNLISTED_CHECK_S: Final = 1.0
@@ -62,10 +65,13 @@ class RetryBudget:
 class Dispatcher:
     """The replicas of one lane, and the way a batch takes to one of them."""
 
-    def __init__(self, gateway_id: str, clock: Clock, cost: CostModel, on_room: Callable[[], None]) -> None:
+    def __init__(
+        self, gateway_id: str, clock: Clock, cost: CostModel, pressure: Pressure, on_room: Callable[[], None]
+    ) -> None:
         self._gateway_id = gateway_id
         self._clock = clock
         self._cost = cost
+        self._pressure = pressure
         self._on_room = on_room
         self._links: dict[str, ReplicaLink] = {}
         self._budget = RetryBudget(clock)
@@ -153,15 +159,19 @@ class Dispatcher:
         if link is None:
             return None
         if not link.flights:
-            return Room()
+            # Under pressure another replica is opened only for as much work as all that run have together.
+            enough = sum(link.rows for link in self._links.values()) if self._pressure.high else 0
+            return Room(enough_rows=enough, patience_s=PATIENCE_S)
         ends_at = link.flights[-1].ends_at
-        running = sum(flight.rows for flight in link.flights)
-        return Room(enough_rows=running, stage_at=ends_at - self._lead_s, starts_at=ends_at, idle=False)
+        return Room(enough_rows=link.rows, stage_at=ends_at - self._lead_s, starts_at=ends_at, idle=False)
 
     def free_in_s(self, now: float, waiting_s: float) -> float:
-        """When what the replicas have, and `waiting_s` of work besides, will be done; 0 where none is there."""
-        ends = [link.flights[-1].ends_at if link.flights else now for link in self._links.values() if link.choosable]
-        return (sum([max(0.0, end - now) for end in ends]) + waiting_s) / len(ends) if ends else 0.0
+        """When what the replicas have, and `waiting_s` of work besides, will be done; 0 = one of them is free now."""
+        links = [link for link in self._links.values() if link.choosable]
+        if not links or (not waiting_s and not all(link.flights for link in links)):
+            return 0.0
+        left_s = sum([max(0.0, link.flights[-1].ends_at - now) for link in links if link.flights])
+        return (left_s + waiting_s) / len(links)
 
     def _choose(self, other_than: ReplicaLink | None = None) -> ReplicaLink | None:
         """The replica with the least work in seconds; ties at random, so that gateways don't march together."""

@@ -27,6 +27,7 @@ from headrace.core.tensors import ModelSpec
 from headrace.errors import BrokenContract, Cancelled, DeadlinePassed, HeadraceError, ModelFailed, NotServing
 from headrace.gateway.dispatch import Dispatcher
 from headrace.gateway.link import Flight
+from headrace.gateway.pressure import Pressure
 from headrace.telemetry import context
 from headrace.v1 import replica_pb2
 
@@ -52,6 +53,7 @@ class Lane:
         settings: BatchingSettings,
         gateway_id: str,
         clock: Clock,
+        pressure: Pressure,
         on_batch: Callable[[BatchRecord], None],
     ) -> None:
         self.spec = spec
@@ -59,7 +61,7 @@ class Lane:
         self.cost = CostModel()
         self.forecast = Forecast()
         self.queue = _queue(settings)
-        self.dispatcher = Dispatcher(gateway_id, clock, self.cost, self._pump_soon)
+        self.dispatcher = Dispatcher(gateway_id, clock, self.cost, pressure, self._pump_soon)
         self._budget = Budget(
             rows=min(settings.max_rows or spec.max_rows, spec.max_rows),
             tokens=min(settings.max_tokens or spec.max_tokens, spec.max_tokens),
@@ -116,22 +118,22 @@ class Lane:
         inference, record, now = rider.inference, rider.record, self._clock.now()
         record.rows, record.tokens, record.priority = inference.rows, inference.tokens, inference.priority
         record.queue_depth = self.queue.rows
-        rider.expected_s = self._expected_s(rider, now)
-        if self.forecast.misses(rider.expected_s, inference.deadline - now):
+        ahead_s = self._ahead_s(rider.level, now)
+        rider.expected_s = ahead_s + self.cost.predict_s(inference.tokens)
+        # Whoever finds a free replica is never refused: a forecast that has gone wrong is only mended by answers.
+        if ahead_s and self.forecast.misses(rider.expected_s, inference.deadline - now):
             raise DeadlinePassed("Request timeout expired: what waits would take longer than its deadline allows")
-        self.queue.push(rider, now)
         rider.queued_until = now + self.queue.policy_of(rider.level).timeout_of(inference.timeout_s)
+        self.queue.push(rider, now)
         record.queued_ns = self._clock.now_ns()
         self._pump_soon()
         self._set_alarm(rider, now)
 
-    def _expected_s(self, rider: Rider, now: float) -> float:
-        """How long its answer will take by what the replicas have and what waits in front of it; 0 = can't be said."""
-        if self.cost.observed < TRUSTED_AFTER:
-            return 0.0
-        rows, tokens = self.queue.ahead(rider.level)
+    def _ahead_s(self, level: int, now: float) -> float:
+        """How long the replicas will be busy with what goes before one who comes to this level now."""
+        rows, tokens = self.queue.ahead(level)
         waiting_s = self.cost.drain_s(self._budget.batches(rows, tokens), tokens) if rows else 0.0
-        return self.dispatcher.free_in_s(now, waiting_s) + self.cost.predict_s(rider.inference.tokens)
+        return self.dispatcher.free_in_s(now, waiting_s)
 
     # Patience: a rider's timer --------------------------------------------------------------------------------------
 
@@ -146,18 +148,16 @@ class Lane:
     def _lose_patience(self, rider: Rider) -> None:
         now = self._clock.now() + TIMER_STEP_S
         over = now >= rider.inference.deadline - SETTLE_EARLY_S
-        if over and rider.queue is not None and not self.ready:
-            rider.settle(NotServing(f"no replica of '{self.spec.name}' is ready"))
+        if rider.queue is None and not over:  # it rides: from now on only its deadline counts
+            self._set_alarm(rider, now)
+        elif rider.queue is not None and now >= rider.queued_until:
+            self.queue.time_is_over(rider)
+            if rider.outcome is None:
+                self._set_alarm(rider, now)
+        elif rider.queue is None or self.ready:
+            rider.settle(DeadlinePassed("Request timeout expired"))
         elif over:
-            rider.settle(DeadlinePassed("Request timeout expired"))
-        elif rider.queue is None:  # it rides: from now on only its deadline counts
-            self._set_alarm(rider, now)
-        elif now >= rider.queued_until and self.queue.policy_of(rider.level).delays:
-            self.queue.delay(rider)
-            rider.queued_until = float("inf")
-            self._set_alarm(rider, now)
-        elif now >= rider.queued_until or self.ready:
-            rider.settle(DeadlinePassed("Request timeout expired"))
+            rider.settle(NotServing(f"no replica of '{self.spec.name}' is ready"))
         else:
             self._set_alarm(rider, now)
 

@@ -75,9 +75,9 @@ class ReplicaLink:
         return self.state == control_pb2.REPLICA_STATE_READY and not self.evicted
 
     @property
-    def tokens(self) -> int:
-        """Events of ours that it has not answered yet."""
-        return sum(flight.tokens for flight in self.flights)
+    def rows(self) -> int:
+        """Rows of ours that it has not answered yet."""
+        return sum([flight.rows for flight in self.flights])
 
     async def execute(self, batch: replica_pb2.PackedBatch, flight: Flight, cap_s: float) -> replica_pb2.PackedAnswer:
         """Send one batch and await its answer. Raises aio.AioRpcError, DEADLINE_EXCEEDED after `cap_s`.

@@ -17,6 +17,7 @@ from headrace.core.routing import parse_version, primary
 from headrace.core.tensors import Axis, ModelSpec, Signal, TensorSpec
 from headrace.errors import NotReady, NotServing, UnknownModel
 from headrace.gateway.lane import Lane
+from headrace.gateway.pressure import Pressure
 from headrace.v1 import control_pb2
 
 
@@ -42,12 +43,14 @@ class Models:
         settings: Settings,
         gateway_id: str,
         clock: Clock,
+        pressure: Pressure,
         on_batch: Callable[[BatchRecord], None],
         on_closed: Callable[[str, str], None],
     ) -> None:
         self._settings = settings
         self._gateway_id = gateway_id
         self._clock = clock
+        self._pressure = pressure
         self._on_batch = on_batch
         self._on_closed = on_closed
         self._models: dict[str, Model] = {}
@@ -122,7 +125,9 @@ class Models:
         model = self._models.setdefault(name, Model(name))
         if version not in model.lanes:
             batching = self._settings.model(name).batching
-            model.lanes[version] = Lane(_spec(spec), batching, self._gateway_id, self._clock, self._on_batch)
+            model.lanes[version] = Lane(
+                _spec(spec), batching, self._gateway_id, self._clock, self._pressure, self._on_batch
+            )
 
 
 def _spec(wire: control_pb2.ModelSpec) -> ModelSpec:

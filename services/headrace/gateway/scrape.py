@@ -9,6 +9,7 @@ from prometheus_client.core import Metric
 
 from headrace.gateway.lane import Lane
 from headrace.gateway.models import Models
+from headrace.gateway.pressure import Pressure
 from headrace.telemetry.metrics import MODEL, Values, counter, gauge
 from headrace.telemetry.tracing import Tracer
 from headrace.v1 import control_pb2
@@ -20,7 +21,7 @@ STATES: Final = {
 }
 
 
-def scrape(models: Models, tracer: Tracer) -> list[Metric]:
+def scrape(models: Models, tracer: Tracer, pressure: Pressure) -> list[Metric]:
     """Every family, also where it has no series yet: a dashboard should find the name."""
     lanes = {(lane.spec.name, lane.spec.version): lane for lane in models.lanes()}
 
@@ -54,6 +55,7 @@ def scrape(models: Models, tracer: Tracer) -> list[Metric]:
             (),
             {(): float(statistics.dropped)},
         ),
+        gauge("headrace_event_loop_busy_ratio", "Time the event loop ran or wanted to.", (), {(): pressure.busy}),
         gauge("headrace_telemetry_waiting_requests", "Records to be told.", (), {(): float(statistics.waiting)}),
     ]
 

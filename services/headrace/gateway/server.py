@@ -27,6 +27,7 @@ from headrace.gateway import siblings
 from headrace.gateway.admission import Admission
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
+from headrace.gateway.pressure import Pressure
 from headrace.gateway.risk import RISK_SERVICE, RiskServicer
 from headrace.gateway.scrape import scrape
 from headrace.gateway.servicer import InferenceServicer
@@ -60,7 +61,10 @@ class Gateway:
         self._requests = RequestLog()
         sampling = _sampling(settings.telemetry)
         observer = Observer(self._tracer, self._metrics, self._requests, self._clock, sampling)
-        self.models = Models(settings, self.gateway_id, self._clock, observer.batch, self._metrics.forget)
+        self._pressure = Pressure()
+        self.models = Models(
+            settings, self.gateway_id, self._clock, self._pressure, observer.batch, self._metrics.forget
+        )
         self.admission = Admission(settings.gateway.max_riders, self._clock)
         self.follower = SnapshotFollower(control_address, self.gateway_id, self.models.apply)
         self._health = HealthServicer()
@@ -68,7 +72,7 @@ class Gateway:
         self._risk = RiskServicer(self.models, self.admission, observer, settings.risk)
         shared = settings.gateway.processes > 1
         self._server = aio.server(options=SHARED_PORT_OPTIONS if shared else SERVER_OPTIONS)
-        self._metrics.expose(lambda: scrape(self.models, self._tracer))
+        self._metrics.expose(lambda: scrape(self.models, self._tracer, self._pressure))
         self._tasks: list[asyncio.Task[None]] = []
         self._metrics_server: MetricsServer | None = None
         self.port = 0
@@ -98,6 +102,7 @@ class Gateway:
             loop.create_task(self.follower.run(), name="follow-control"),
             loop.create_task(self._follow_readiness(), name="follow-readiness"),
             loop.create_task(lag.watch(self._metrics.loop_lag), name="watch-lag"),
+            loop.create_task(self._pressure.watch(), name="watch-pressure"),
         ]
         log.info("gateway %s serves on port %d", self.gateway_id, self.port)
 

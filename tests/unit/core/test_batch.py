@@ -192,3 +192,12 @@ def test_a_bad_row_of_many_lengths_takes_its_own_rider_out_and_no_other() -> Non
     assert riding.riders == [good, mate]
     assert str(bad.outcome) == "input 'a' has a value below 0 for model 'm'"
     assert [lengths.tolist() for lengths in packed.lengths] == [[1, 0, 2, 2], [2, 0, 0, 0]]
+
+
+def test_a_batch_of_bad_rows_alone_is_empty_and_everyone_is_told() -> None:
+    only = rider(np.full((2, 2), np.nan), [1, 2], 1)
+    alone = batch([only])
+
+    assert pack(alone).columns == []
+    assert not alone.riders
+    assert isinstance(only.outcome, InvalidInference)

@@ -266,7 +266,7 @@ def test_a_delayed_rider_goes_after_those_of_its_level_who_have_time() -> None:
     for one in (late, fine, low):
         queue.push(one, 0.0)
 
-    queue.delay(late)
+    queue.time_is_over(late)
 
     assert queue.rows == len(queue) == 3
     assert drained(queue) == [fine, late, low]
@@ -376,7 +376,7 @@ def test_every_rider_is_settled_exactly_once_whoever_leaves_when(actions: list[t
             everyone[arguments[0] % len(everyone)].settle(Cancelled("gone"))
         elif name == "delay" and everyone:
             if (one := everyone[arguments[0] % len(everyone)]).queue is not None:
-                queue.delay(one)
+                queue.time_is_over(one)
         elif name == "take":
             taken = take(queue, BUDGET, Room(idle=not arguments[0]), cost, clock.now())
             assert len(taken) <= BUDGET.rows
