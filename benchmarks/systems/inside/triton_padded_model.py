@@ -1,0 +1,31 @@
+"""model.py of `triton-stock`: W2 as callers must send it without ragged batches, padded to the cap, lengths beside it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import numpy as np
+import triton_python_backend_utils as backend
+
+# The backend's stub embeds an interpreter that does not look at PYTHONPATH.
+sys.path[:0] = os.environ["PYTHONPATH"].split(os.pathsep)
+from encoder import Encoder  # noqa: E402
+
+
+class TritonPythonModel:
+    def initialize(self, _: dict) -> None:
+        self.encoder = Encoder()
+
+    def execute(self, requests: list) -> list:
+        events, lengths = (
+            [backend.get_input_tensor_by_name(request, name).as_numpy() for request in requests]
+            for name in ("events", "length")
+        )
+        scores = self.encoder.padded(np.concatenate(events), np.concatenate(lengths)[:, 0])
+        answers, place = [], 0
+        for rows in events:
+            mine = scores[place : place + len(rows)]
+            answers.append(backend.InferenceResponse([backend.Tensor("score", mine)]))
+            place += len(rows)
+        return answers
