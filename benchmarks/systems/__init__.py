@@ -11,7 +11,7 @@ import environments
 
 from systems import headrace, mlserver, ray_serve, triton
 from systems.launch import Launch
-from systems.running import NotRunningError, Running, running, scratch
+from systems.process import NotRunningError, Running, running, scratch
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a system tells `running` about itself: how to start it, and where it then answers."""
+"""What a system tells `process.running` about itself: how to start it, and where it then answers."""
 
 from __future__ import annotations
 

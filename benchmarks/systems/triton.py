@@ -17,6 +17,7 @@ import machine
 from systems.launch import CAP, INSIDE, MAX_ROWS, MODELS, Launch, packages_of, peer_environment
 
 INSTANCES = 1
+LOOK_AT_PYTHONPATH = "import os, sys\nsys.path[:0] = os.environ['PYTHONPATH'].split(os.pathsep)\n"
 FIXED = 'input [{ name: "events", data_type: TYPE_FP32, dims: [32, 16] }]'
 RAGGED = 'input [{ name: "events", data_type: TYPE_FP32, dims: [-1, 16], allow_ragged_batch: true }]'
 PADDED = f"""input [
@@ -68,11 +69,16 @@ output [{{ name: "score", data_type: TYPE_FP32, dims: [1] }}]
 
 
 def assemble_backend(triton: Path, folder: Path) -> Path:
-    """The wheel keeps the stub of each Python version apart from the backend that looks for it beside itself."""
+    """The wheel keeps the stub of each Python version apart from the backend that looks for it beside itself.
+
+    The stub's interpreter is isolated: it looks at no environment and no PYTHONPATH, so its first module is told to.
+    """
     target = folder / "backends" / "python"
     shutil.copytree(triton / "backends" / "python", target)
     stub = triton / "python_backend_stubs" / sysconfig.get_python_version() / "triton_python_backend_stub"
     shutil.copy(stub, target)
+    first = target / "triton_python_backend_utils.py"
+    first.write_text(LOOK_AT_PYTHONPATH + first.read_text())
     return target.parent
 
 

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
 import numpy as np
 import triton_python_backend_utils as backend
-
-# The backend's stub embeds an interpreter that does not look at PYTHONPATH.
-sys.path[:0] = os.environ["PYTHONPATH"].split(os.pathsep)
-from encoder import Encoder  # noqa: E402
+from encoder import Encoder
 
 
 class TritonPythonModel:
