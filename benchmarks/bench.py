@@ -1,7 +1,7 @@
-"""`make bench`: headrace beside its peers, and what headrace costs by itself. Writes build/bench/results.json and report.md.
+"""`make bench`: headrace beside its peers, then headrace alone. Writes build/bench/results.json and report.md.
 
-QUICK (`make bench QUICK=1`) is the comparison alone, in fewer and shorter rounds. `make bench-setup` comes first: without
-it the peers' rows say that they were not run.
+QUICK (`make bench QUICK=1`) is the comparison alone, in fewer and shorter rounds. `make bench-setup` comes first:
+without it the peers' rows say that they were not run.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def in_a_process(name: str, engine: str) -> Any:
     """A section's result; one that fails leaves a note, and the others go on."""
     command = [sys.executable, str(HERE / "sections.py"), name, "--engine", engine]
     with Console(stderr=True).status(name):
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         return {"note": f"failed: {done.stderr.strip()[-500:]}"}
     return json.loads(done.stdout)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,24 +89,24 @@ def loads(
 ) -> Iterator[Run]:
     """The checked run first: it warms what only warms under load."""
 
-    def own(concurrency: int, seconds: float) -> Run:
-        return generators.own(target, questions.own, concurrency, seconds)
-
-    yield measured(turn, CHECKED, running, lambda: own(CHECKED, plan.checked_seconds))
+    yield measured(
+        turn, CHECKED, running, partial(generators.own, target, questions.own, CHECKED, plan.checked_seconds)
+    )
     for each in plan.loads[turn.workload.name]:
-        if binary := generators.perf_analyzer():
-            data = questions.perf_analyzer
-            yield measured(
-                turn, each, running, lambda n=each, b=binary: generators.nvidia(b, target, data, n, plan.seconds)
-            )
-        else:
-            yield measured(turn, each, running, lambda n=each: own(n, plan.seconds))
+        yield measured(turn, each, running, partial(load, target, questions, each, plan.seconds))
 
 
-def measured(turn: Turn, concurrency: int, running: systems.Running, load: Callable[[], Run]) -> Run:
+def load(target: generators.Target, questions: workloads.Questions, concurrency: int, seconds: float) -> Run:
+    """By perf_analyzer where there is one, else by our own."""
+    if binary := generators.perf_analyzer():
+        return generators.nvidia(binary, target, questions.perf_analyzer, concurrency, seconds)
+    return generators.own(target, questions.own, concurrency, seconds)
+
+
+def measured(turn: Turn, concurrency: int, running: systems.Running, work: Callable[[], Run]) -> Run:
     """A run, with the processor seconds that the system's processes spent meanwhile and how long that was."""
     before, begun = machine.spent_by(running.pids()), time.perf_counter()
-    found = load()
+    found = work()
     after, wall_s = machine.spent_by(running.pids()), time.perf_counter() - begun
     spent = sum(seconds - before.get(pid, 0.0) for pid, seconds in after.items())
     return turn.row(f"closed-{concurrency}", **found, cpu_s=round(spent, 2), wall_s=round(wall_s, 2))

@@ -1,4 +1,4 @@
-"""The two load generators, closed loop, each a process of its own: NVIDIA's perf_analyzer and the project's (`load.py`).
+"""The two load generators, closed loop, each a process of its own: NVIDIA's perf_analyzer and our own (`load.py`).
 
 perf_analyzer is C++ and leaves more of the machine to the server; ours compares every answer with the one it must be.
 """

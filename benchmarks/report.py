@@ -96,7 +96,7 @@ def short(name: str, found: dict[str, Any]) -> Any:
 def figures(runs: list[Run]) -> Sheet:
     """Every workload, load, system and generator: medians over rounds, and how far throughput spread."""
     columns = ("workload", "load", "system", "generator", "inferences/s", "lowest–highest", "p50 ms", "p99 ms")
-    columns += ("CPU ms each", "errors", "wrong")
+    columns += ("CPU ms each, about", "errors", "wrong")
     groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for run in runs:
         if "system" in run:
@@ -131,7 +131,7 @@ def present(found: list[Run], name: str) -> list[float]:
 
 
 def cpu_each(found: list[Run]) -> str:
-    """The system's processor time a request. The load goes on for a little longer than it is counted: an upper bound."""
+    """The system's processor time a request, a little too low: the generator's own start counts as time, at no load."""
     whole = [run for run in found if run.get("rps") and run.get("cpu_s") is not None and run.get("wall_s")]
     return f"{median(run['cpu_s'] / run['wall_s'] / run['rps'] for run in whole) * 1e3:.2f}" if whole else ""
 

@@ -31,7 +31,7 @@ def packages_of(peer: str) -> str:
 
 
 def peer_environment(workload: str, *paths: str) -> dict[str, str]:
-    """What a peer's processes see: our model room, the code in inside/, one thread; and no setting of headrace or Ray."""
+    """What a peer's processes see: our model room, the code in inside/, one thread; no setting of headrace or Ray."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HEADRACE_", "RAY_", "OTEL_"))}
     return {
         **kept,

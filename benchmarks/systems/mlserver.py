@@ -1,7 +1,7 @@
 """MLServer over gRPC with adaptive batching and a custom runtime.
 
-It batches equal shapes only (it joins whatever comes, and a mixture is refused or wrong): on W2 its callers pad to the cap and
-send lengths, and the runtime takes the padding off again and buckets.
+It can batch equal shapes only (it joins whatever comes, and looks at the first shape): on W2 its callers pad to the cap
+and send lengths, and the runtime takes the padding off again and buckets.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from systems.launch import CAP, INSIDE, MAX_ROWS, MODELS, Launch, peer_environment
 
 MAX_BATCH_TIME_S = 0.001
-"""0 would turn batching off. Longer waits gather no more under load, and each lone caller sits through the whole of it."""
+"""0 would turn batching off. A lone caller sits through the whole of it."""
 PARALLEL_WORKERS = 0
 """In the server's own process: a worker process costs a queue and a pickle each way."""
 

@@ -22,7 +22,8 @@ class Encoder:
         torch.set_num_threads(1)
         directory = Path(os.environ["BENCH_MODEL_DIRECTORY"])
         spec = importlib.util.spec_from_file_location("bench_model", directory / "model.py")
-        assert spec is not None and spec.loader is not None, f"no model.py in {directory}"
+        assert spec is not None, f"no model.py in {directory}"
+        assert spec.loader is not None, "This is a bug."
         source: Any = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(source)
         self.ragged = os.environ["BENCH_WORKLOAD"] == "W2"

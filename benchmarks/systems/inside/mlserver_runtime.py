@@ -1,12 +1,12 @@
-"""A custom runtime of MLServer. Its adaptive batching joins requests along the first axis, before the runtime sees them."""
+"""A custom runtime of MLServer, whose adaptive batching joins requests along the first axis before it sees them."""
 
 from __future__ import annotations
 
 import numpy as np
 from encoder import Encoder
 from mlserver import MLModel
-from mlserver.types import InferenceRequest, InferenceResponse
 from mlserver.codecs import NumpyCodec
+from mlserver.types import InferenceRequest, InferenceResponse
 
 
 class Runtime(MLModel):

@@ -1,7 +1,7 @@
 """`mlserver start FOLDER`, with a ModelConfig: perf_analyzer asks for it, and MLServer's protocol has none.
 
-The answer is bytes that FOLDER/model_config.binpb holds: MLServer's own messages and tritonclient's have the same names,
-and one process can't load both.
+The answer is bytes that FOLDER/model_config.binpb holds: MLServer's own messages and tritonclient's have the same
+names, and one process can't load both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SERVICE = "inference.GRPCInferenceService"
 
 
 def add_model_config(answer: bytes) -> None:
-    create = GRPCServer._create_server
+    create = GRPCServer._create_server  # noqa: SLF001  it has no hook for another method
 
     async def model_config(_request: bytes, _context: Any) -> bytes:
         return answer
@@ -29,7 +29,7 @@ def add_model_config(answer: bytes) -> None:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"ModelConfig": handler}),))
         return server
 
-    GRPCServer._create_server = create_with_more
+    GRPCServer._create_server = create_with_more  # noqa: SLF001
 
 
 if __name__ == "__main__":

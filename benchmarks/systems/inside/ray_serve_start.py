@@ -1,4 +1,6 @@
-"""A deployment behind Ray Serve's own gRPC proxy, batched by `@serve.batch`: python ray_serve_start.py GRPC_PORT HTTP_PORT.
+"""A deployment behind Ray Serve's own gRPC proxy, batched by `@serve.batch`.
+
+    python ray_serve_start.py GRPC_PORT HTTP_PORT
 
 Requests of any length may meet in a batch, which is a list of rows: on W2 the module buckets them, as it does for us.
 """
@@ -24,7 +26,7 @@ MAX_ROWS = 64
 SERVICER = "tritonclient.grpc.service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server"
 
 
-# Twice the callers may be under way at once, so that a batch fills while another runs; the default of 5 would starve it.
+# So many may be under way at once that a batch fills while another runs; the default of 5 would starve it.
 @serve.deployment(
     max_ongoing_requests=256,
     ray_actor_options={"num_cpus": 1},
@@ -34,7 +36,7 @@ class Model:
     def __init__(self) -> None:
         self.encoder = Encoder()
 
-    # No waiting: what gathered while the last batch ran is the next one.
+    # What gathered while the last batch ran is the next one: waits of 5 and 10 ms measured worse at 64, and at 1 of course.
     @serve.batch(max_batch_size=MAX_ROWS, batch_wait_timeout_s=0.0)
     async def score(self, rows: list[np.ndarray]) -> list[np.ndarray]:
         return list(self.encoder(rows))

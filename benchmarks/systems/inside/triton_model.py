@@ -1,12 +1,11 @@
 """model.py of Triton's Python backend: a list of requests in, a list of answers out.
 
-W1, and W2 of `triton-expert`: with `allow_ragged_batch` the batcher puts requests of any length together, and the backend
-hands each request's own tensor over. Nobody need send lengths, and `batch_input` would only repeat the shapes.
+W1, and W2 of `triton-expert`: with `allow_ragged_batch` the batcher puts requests of any length together, and the
+backend hands each request's own tensor over. Their shapes are the lengths: `batch_input` would only repeat them.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import triton_python_backend_utils as backend
 from encoder import Encoder
 

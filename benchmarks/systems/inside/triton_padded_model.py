@@ -1,4 +1,4 @@
-"""model.py of `triton-stock`: W2 as callers must send it without ragged batches, padded to the cap, lengths beside it."""
+"""model.py of `triton-stock`: W2 as callers send it to be batched at all, padded to the cap, the lengths beside it."""
 
 from __future__ import annotations
 
