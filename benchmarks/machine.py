@@ -44,19 +44,23 @@ def resident_mib(pid: int) -> float:
 
 
 def family(root: int) -> list[int]:
-    """`root` and all that descend from it."""
-    children = defaultdict(list)
+    """`root`, all that descend from it, and whoever is left of the session that it led."""
+    children, waiting = defaultdict(list), [root]
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                children[int(stat_fields(int(entry.name))[1])].append(int(entry.name))
+                fields, pid = stat_fields(int(entry.name)), int(entry.name)
             except OSError:  # gone since it was listed
                 continue
-    found, waiting = [], [root]
+            children[int(fields[1])].append(pid)
+            if int(fields[3]) == root:
+                waiting.append(pid)
+    found: dict[int, None] = {}
     while waiting:
-        found.append(pid := waiting.pop())
-        waiting += children[pid]
-    return found
+        if (pid := waiting.pop(0)) not in found:
+            found[pid] = None
+            waiting += children[pid]
+    return list(found)
 
 
 def spent_by(pids: list[int]) -> dict[int, float]:

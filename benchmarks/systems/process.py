@@ -86,6 +86,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_TIMEOUT_S)
+    family |= {pid: started(pid) for pid in machine.family(process.pid) if pid not in family}
     for pid, since in family.items():
         if since is not None and started(pid) == since:  # else the number is another's by now
             with contextlib.suppress(ProcessLookupError):

@@ -8,6 +8,7 @@ import machine
 import pytest
 import systems
 import workloads
+from systems import launch, process
 
 W1 = workloads.Workload("W1", [], workloads.np.empty((0, 1)))
 
@@ -42,3 +43,25 @@ def test_a_family_has_its_root_and_only_whoever_descends_from_it() -> None:
 
     assert family[0] == 1
     assert machine.os.getppid() not in machine.family(machine.os.getpid())
+
+
+def test_a_system_that_ends_at_once_tells_the_end_of_its_log(tmp_path: comparison.Path) -> None:
+    told = launch.Launch(["sh", "-c", "echo no such device; exit 3"], {"PATH": "/bin:/usr/bin"}, "127.0.0.1:1")
+
+    with (
+        pytest.raises(process.NotRunningError, match="ended with 3: no such device"),
+        process.running(told, "W1", tmp_path),
+    ):
+        pass
+
+
+def test_what_a_system_left_behind_is_ended_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: comparison.Path) -> None:
+    monkeypatch.setattr(process, "is_ready", lambda *_: (tmp_path / "child").exists())
+    script = "trap 'exit 0' TERM; sleep 60 & echo $! > child.part; mv child.part child; wait"
+    told = launch.Launch(["sh", "-c", script], {"PATH": "/bin:/usr/bin"}, "127.0.0.1:1")
+
+    with process.running(told, "W1", tmp_path) as running:
+        child = int((tmp_path / "child").read_text())
+        assert child in running.pids()
+
+    assert process.started(child) is None or machine.stat_fields(child)[0] == "Z"
