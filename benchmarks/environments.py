@@ -1,6 +1,7 @@
-"""`make bench-setup`: an environment of its own for each peer, build/bench/<peer>, pinned by systems/requirements/.
+"""`make bench-setup`: an environment of its own for each peer, build/bench/<peer>.
 
-What is there already, from the same requirements, is left alone.
+systems/requirements/<peer>.txt says what is wanted, <peer>.lock which version of everything that comes with it. What is
+there already, from the same two files, is left alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from rich.console import Console
 HERE = Path(__file__).parent
 REQUIREMENTS = HERE / "systems" / "requirements"
 FOLDER = HERE.parent / "build" / "bench"
-MARK = ".requirements.txt"
+MARK = ".made-from"
 """A copy of what an environment was made from: its presence says that the installation ended well."""
 
 
@@ -25,11 +26,11 @@ def python_of(peer: str) -> Path:
 
 def is_ready(peer: str) -> bool:
     mark = FOLDER / peer / MARK
-    return mark.exists() and mark.read_text() == wanted(peer).read_text()
+    return mark.exists() and mark.read_text() == wanted(peer)
 
 
-def wanted(peer: str) -> Path:
-    return REQUIREMENTS / f"{peer}.txt"
+def wanted(peer: str) -> str:
+    return "".join((REQUIREMENTS / f"{peer}.{kind}").read_text() for kind in ("txt", "lock"))
 
 
 def make(peer: str) -> None:
@@ -37,9 +38,9 @@ def make(peer: str) -> None:
     folder = FOLDER / peer
     shutil.rmtree(folder, ignore_errors=True)
     run([sys.executable, "-m", "venv", str(folder)])
-    options = ["--quiet", "--disable-pip-version-check", "-r", str(wanted(peer))]
-    run([str(python_of(peer)), "-m", "pip", "install", *options])
-    shutil.copy(wanted(peer), folder / MARK)
+    files = ["-r", str(REQUIREMENTS / f"{peer}.txt"), "-c", str(REQUIREMENTS / f"{peer}.lock")]
+    run([str(python_of(peer)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *files])
+    (folder / MARK).write_text(wanted(peer))
 
 
 def run(command: list[str]) -> None:
