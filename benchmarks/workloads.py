@@ -56,10 +56,14 @@ class Workload:
 
 
 def make(name: str, count: int | None = None) -> Workload:
-    rng, count = np.random.default_rng(1), count or COUNTS[name]
-    lengths = np.full(count, 32) if name == "W1" else ragged.lengths(rng, count)
-    rows = [rng.normal(size=(length, 16)).astype(np.float32) for length in lengths]
+    rows = questions_of(name, count or COUNTS[name])
     return Workload(name, rows, scores(name, rows))
+
+
+def questions_of(name: str, count: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(1)
+    lengths = np.full(count, 32) if name == "W1" else ragged.lengths(rng, count)
+    return [rng.normal(size=(length, 16)).astype(np.float32) for length in lengths]
 
 
 def scores(name: str, rows: list[np.ndarray]) -> np.ndarray:

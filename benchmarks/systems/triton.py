@@ -1,7 +1,7 @@
 """NVIDIA Triton: its C++ server with the Python backend, out of the nvidia-pytriton wheel.
 
-Queue delay 0: while the instance runs, requests gather to the next batch. One instance, as everywhere here: in alternating
-starts on two cores a second one gave W1 at 64 two or three per cent more, W2 at 64 five less, and W1 at 1 fifteen less.
+Queue delay 0: while the instance runs, requests gather to the next batch. One instance, as everywhere here: in
+alternating starts on two cores a second one gave 2 to 4 % more of W1 at 64, 5 % less of W2 at 64, 15 % less of W1 at 1.
 """
 
 from __future__ import annotations

@@ -7,10 +7,12 @@ Requests of any length may meet in a batch, which is a list of rows: on W2 the m
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +37,13 @@ SERVICER = "tritonclient.grpc.service_pb2_grpc.add_GRPCInferenceServiceServicer_
 class Model:
     def __init__(self) -> None:
         self.encoder = Encoder()
+        self.runner = ThreadPoolExecutor(1)
 
     # What gathered while the last batch ran is the next one: waits of 5 and 10 ms measured worse, at 64 as at 1.
     @serve.batch(max_batch_size=MAX_ROWS, batch_wait_timeout_s=0.0)
     async def score(self, rows: list[np.ndarray]) -> list[np.ndarray]:
-        return list(self.encoder(rows))
+        # Beside the loop, which takes the next requests meanwhile: a sixth more at 64 than on it, and less time at 1.
+        return list(await asyncio.get_running_loop().run_in_executor(self.runner, self.encoder, rows))
 
     async def ModelInfer(self, request: Any) -> Any:
         row = np.frombuffer(request.raw_input_contents[0], np.float32).reshape(request.inputs[0].shape[1:])
