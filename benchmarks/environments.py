@@ -65,7 +65,9 @@ def main() -> None:
             with console.status(f"{place}: installing"):
                 make(peer)
         except subprocess.CalledProcessError as error:
-            console.print(f"{place}: failed: {last_line(error.stderr or error.stdout)}", highlight=False)
+            console.print(
+                f"{place}: failed: {last_line(error.stderr or error.stdout)}", highlight=False, soft_wrap=True
+            )
             failed = True
         else:
             console.print(f"{place}: installed in {FOLDER / peer}", highlight=False)

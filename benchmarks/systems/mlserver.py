@@ -16,7 +16,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from systems.launch import CAP, INSIDE, MAX_ROWS, MODELS, Launch, peer_environment
 
 MAX_BATCH_TIME_S = 0.005
-"""At 64, 0.5 and 1 ms gave a half to two thirds, 20 ms the same. A lone caller sits through it; 0 turns batching off."""
+"""At 64, 0.5 and 1 ms gave half to two thirds, 20 ms the same. A lone caller sits through it; 0 turns batching off."""
 PARALLEL_WORKERS = 0
 """In the server's own process: a worker process, with its queue and pickles, gave 5 to 20 % less at 64 and at 1.
 
