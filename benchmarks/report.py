@@ -77,7 +77,9 @@ class Sheet:
 
 def publish(results: dict[str, Any], path: Path) -> None:
     sheets = [figures(results["runs"]), bars(results["runs"])]
-    console, parts = Console(), [f"# Benchmarks\n\n{results['hardware']}"]
+    # A file or a pipe has no width of its own, and 80 columns would cut the figures off.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    parts = [f"# Benchmarks\n\n{results['hardware']}"]
     console.print(results["hardware"], highlight=False)
     for sheet in sheets:
         console.print(sheet.rich())
@@ -147,7 +149,7 @@ def bar_row(bar: Bar, runs: list[Run]) -> tuple[str, ...]:
         return *named, "", "", "0", bar.wanted, "not measured"
     middle = median(found)
     spread = f"{min(found):.2f}–{max(found):.2f}"
-    return *named, f"{middle:.2f}", spread, str(len(found)), bar.wanted, "yes" if bar.met_by(middle) else "**no**"
+    return *named, f"{middle:.2f}", spread, str(len(found)), bar.wanted, "yes" if bar.met_by(middle) else "no"
 
 
 def ratios(bar: Bar, runs: list[Run]) -> list[float]:
