@@ -21,6 +21,7 @@ from systems.launch import MODELS, Launch
 
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 30.0
+KILL_TIMEOUT_S = 5.0
 TOLD_LINES = 12
 
 
@@ -87,19 +88,28 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_TIMEOUT_S)
     family |= {pid: started(pid) for pid in machine.family(process.pid) if pid not in family}
-    for pid, since in family.items():
-        if since is not None and started(pid) == since:  # else the number is another's by now
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    left = [(pid, since) for pid, since in family.items() if lives(pid, since)]
+    for pid, _ in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.wait()
+    until = time.monotonic() + KILL_TIMEOUT_S
+    while time.monotonic() < until and any(lives(pid, since) for pid, since in left):
+        time.sleep(0.01)
+
+
+def lives(pid: int, since: str | None) -> bool:
+    """Whether it is still the process that started then: its number may be another's by now."""
+    return since is not None and started(pid) == since
 
 
 def started(pid: int) -> str | None:
-    """When a process started, in ticks: with its number, who it is."""
+    """When a process started, in ticks: with its number, who it is. None: it has ended, reaped or not."""
     try:
-        return machine.stat_fields(pid)[19]
+        fields = machine.stat_fields(pid)
     except OSError:
         return None
+    return None if fields[0] == "Z" else fields[19]
 
 
 @contextlib.contextmanager

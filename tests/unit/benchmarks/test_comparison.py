@@ -64,4 +64,4 @@ def test_what_a_system_left_behind_is_ended_with_it(monkeypatch: pytest.MonkeyPa
         child = int((tmp_path / "child").read_text())
         assert child in running.pids()
 
-    assert process.started(child) is None or machine.stat_fields(child)[0] == "Z"
+    assert process.started(child) is None
