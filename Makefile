@@ -9,7 +9,7 @@ PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos --python_out=services --py
 BASELINE := protos/baseline.binpb
 IMAGE = $(BIN)/buf build protos --exclude-source-info -o
 
-.PHONY: help setup demo serve test check format bench train protos protos-baseline clean
+.PHONY: help setup demo serve test check format bench-setup bench train protos protos-baseline clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,8 +46,11 @@ format: $(RUN) ## Format the code and mend what ruff can
 	@$(BIN)/ruff format $(SOURCES)
 	@$(BIN)/ruff check --fix $(SOURCES)
 
-bench: $(RUN) ## Measure this machine: build/bench/results.json
-	@$(BIN)/python benchmarks/bench.py
+bench-setup: $(RUN) ## Make the peers' environments, once: build/bench/ (Ray Serve, MLServer, Triton)
+	@$(BIN)/python benchmarks/environments.py
+
+bench: $(RUN) ## Measure headrace beside its peers: build/bench/results.json, report.md (QUICK=1: within ten minutes)
+	@$(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick)
 
 train: $(RUN) ## Train MODEL (default fraud-tx) on simulated payments, or on EVENTS=file.csv|file.parquet
 	@$(BIN)/headrace train --model $(or $(MODEL),fraud-tx) $(if $(EVENTS),--events $(EVENTS)) --out $(or $(OUT),build/models)

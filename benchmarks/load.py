@@ -2,8 +2,9 @@
 
     python benchmarks/load.py --address HOST:PORT --model NAME --questions FILE.npz --concurrency N --seconds S
 
-FILE.npz holds `input.<name>` arrays [count, …] and `expected.<name>` arrays [count, …]. One request carries one
-row. Prints one JSON object: rps, p50_ms, p99_ms, right, wrong, errors, cpu_s.
+FILE.npz holds `input.<name>` arrays [count, …] and `expected.<name>` arrays [count, …]. One request carries one row.
+Where there is a `lengths.<name>` [count], that input's rows differ in length and lie end to end: [sum of lengths, …].
+Prints one JSON object: rps, p50_ms, p99_ms, right, wrong, errors, cpu_s.
 """
 
 from __future__ import annotations
@@ -46,13 +47,24 @@ class Tally:
 
 def load_questions(path: Path, model: str) -> Questions:
     with np.load(path) as arrays:
-        inputs = {name.removeprefix("input."): arrays[name] for name in arrays if name.startswith("input.")}
-        answers = {name.removeprefix("expected."): arrays[name] for name in arrays if name.startswith("expected.")}
-    count = len(next(iter(inputs.values())))
+        held = dict(arrays)
+    answers = {name.removeprefix("expected."): rows for name, rows in held.items() if name.startswith("expected.")}
+    inputs = {
+        name.removeprefix("input."): one_by_one(rows, held.get(f"lengths.{name.removeprefix('input.')}"))
+        for name, rows in held.items()
+        if name.startswith("input.")
+    }
+    count = len(next(iter(answers.values())))
     return Questions(
-        [request(model, {name: rows[i : i + 1] for name, rows in inputs.items()}) for i in range(count)],
+        [request(model, {name: rows[i] for name, rows in inputs.items()}) for i in range(count)],
         [{name: rows[i] for name, rows in answers.items()} for i in range(count)],
     )
+
+
+def one_by_one(rows: np.ndarray, lengths: np.ndarray | None) -> list[np.ndarray]:
+    """Each row with a batch dimension of 1 in front."""
+    parts = rows if lengths is None else np.split(rows, np.cumsum(lengths)[:-1])
+    return [part[None] for part in parts]
 
 
 def is_right(response: service_pb2.ModelInferResponse, expected: dict[str, np.ndarray]) -> bool:
