@@ -97,7 +97,7 @@ def test_an_error_of_ours_is_internal_to_the_caller_the_metrics_and_the_trace(
     def broken(*_: object) -> None:
         raise ValueError(f"card {CARD}")
 
-    monkeypatch.setattr("headrace.gateway.servicer.decode", broken)
+    monkeypatch.setattr("headrace.gateway.codec.Decoder.decode", broken)
 
     async def main() -> tuple[aio.AioRpcError, str]:
         async with (

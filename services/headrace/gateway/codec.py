@@ -7,7 +7,7 @@ by `core.batch.pack`. Called by the servicer, once in and once out per request.
 from __future__ import annotations
 
 from math import prod
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from tritonclient.grpc import service_pb2
@@ -31,36 +31,105 @@ CONTENTS: Final = {
 }
 """Datatype → the field of InferTensorContents that may carry it. FP16 and BF16 exist only as raw bytes."""
 
+MAX_KNOWN: Final = 8192
+"""Inputs' headers that are remembered, of some hundred bytes each: names times lengths, and a caller's inventions."""
 
-def decode(request: service_pb2.ModelInferRequest, spec: ModelSpec, deadline: float) -> Inference:
-    """One request as the core speaks of it; `deadline` is on the gateway's clock, seconds.
 
-    Shapes: every input [n, *dims of one row]; inputs that share a ragged axis agree on its length.
-    Raises: InvalidInference, naming the tensor and what was expected; Unsupported.
-    """
-    columns, rows, lengths = _take(request, spec) or _take_slowly(request, spec)
-    truncated: dict[str, int] = {}
-    for position, axis in enumerate(spec.axes):
-        if lengths[position] > axis.cap:
-            _keep_newest(columns, spec, position, rows, lengths[position])
-            truncated[axis.name] = lengths[position] - axis.cap
-            lengths[position] = axis.cap
-    outputs = _outputs(request, spec)
-    wants_extras = max(outputs, default=-1) >= len(spec.outputs)
-    return Inference(
-        spec=spec,
-        columns=columns,
-        rows=rows,
-        lengths=tuple(lengths),
-        tokens=rows * max(1, sum(lengths)) * (1 + spec.extras_rows * wants_extras),
-        deadline=deadline,
-        priority=_priority(request),
-        timeout_s=_timeout_us(request) / 1e6 if request.parameters else 0.0,
-        id=request.id,
-        outputs=outputs,
-        wants_extras=wants_extras,
-        truncated=truncated,
-    )
+class Header(NamedTuple):
+    """What an input says of itself, checked against the spec."""
+
+    position: int
+    """In the spec's inputs."""
+    axis: int
+    """-1 = it is not ragged."""
+    rows: int
+    length: int
+    data_bytes: int
+
+
+class Decoder:
+    """Decodes the requests for one model version, and remembers what their inputs look like."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._spec = spec
+        self._known: dict[bytes, Header] = {}
+
+    def decode(self, request: service_pb2.ModelInferRequest, deadline: float, asked_priority: int = 0) -> Inference:
+        """One request as the core speaks of it; `deadline` is on the gateway's clock, seconds.
+
+        Shapes: every input [n, *dims of one row]; inputs that share a ragged axis agree on its length.
+        Raises: InvalidInference, naming the tensor and what was expected; Unsupported.
+        """
+        spec = self._spec
+        columns, rows, lengths = self._take(request) or _take_slowly(request, spec)
+        truncated: dict[str, int] = {}
+        for position, axis in enumerate(spec.axes):
+            if lengths[position] > axis.cap:
+                _keep_newest(columns, spec, position, rows, lengths[position])
+                truncated[axis.name] = lengths[position] - axis.cap
+                lengths[position] = axis.cap
+        outputs = _outputs(request, spec)
+        wants_extras = max(outputs, default=-1) >= len(spec.outputs)
+        return Inference(
+            spec=spec,
+            columns=columns,
+            rows=rows,
+            lengths=tuple(lengths),
+            tokens=rows * max(1, sum(lengths)) * (1 + spec.extras_rows * wants_extras),
+            deadline=deadline,
+            priority=asked_priority,
+            timeout_s=_timeout_us(request) / 1e6 if request.parameters else 0.0,
+            id=request.id,
+            outputs=outputs,
+            wants_extras=wants_extras,
+            truncated=truncated,
+        )
+
+    def _take(self, request: Any) -> tuple[list[bytes], int, list[int]] | None:
+        """Columns in the order of the spec, rows, and the length of each axis, in one pass; None = something is wrong.
+
+        The hot path: it only says no. What is wrong is worked out by `_take_slowly`, with a sentence for each case.
+        """
+        spec, known = self._spec, self._known
+        inputs, raw = request.inputs, request.raw_input_contents
+        if len(inputs) != len(spec.inputs) or len(raw) != len(inputs):
+            return None
+        columns: list[bytes] = [b""] * len(inputs)
+        lengths = [-1] * len(spec.axes)
+        rows = seen = 0
+        for given, data in zip(inputs, raw, strict=True):
+            # Serialised again it is a key: one call to C, where five attributes would be asked one by one.
+            header = known.get(given.SerializeToString()) or self._learn(given)
+            if header is None or len(data) != header.data_bytes:
+                return None
+            rows = rows or header.rows
+            if header.rows != rows:
+                return None
+            if (axis := header.axis) >= 0:
+                if lengths[axis] not in (-1, header.length):
+                    return None
+                lengths[axis] = header.length
+            seen |= 1 << header.position
+            columns[header.position] = data
+        return (columns, rows, lengths) if seen + 1 == 1 << len(inputs) else None
+
+    def _learn(self, given: Any) -> Header | None:
+        """What an input says of itself, remembered; None = it is not as it must be, or carries its data itself."""
+        spec = self._spec
+        position = spec.input_index.get(given.name, -1)
+        if position < 0 or given.datatype != spec.inputs[position].datatype:
+            return None
+        tensor, axis, shape = spec.inputs[position], spec.input_axes[position], tuple(given.shape)
+        if given.HasField("contents") or given.parameters or not shape or not _fits(shape[1:], tensor):
+            return None
+        rows, length = shape[0], shape[1] if axis >= 0 else 1
+        if not 0 < rows <= spec.max_rows or (axis >= 0 and not length and spec.axes[axis].required):
+            return None
+        header = Header(position, axis, rows, length, rows * length * tensor.entry_bytes)
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        self._known[given.SerializeToString()] = header
+        return header
 
 
 def _timeout_us(request: service_pb2.ModelInferRequest) -> int:
@@ -83,42 +152,11 @@ def encode(inference: Inference, answer: Answer) -> service_pb2.ModelInferRespon
     return response
 
 
-# In: the good request -------------------------------------------------------------------------------------------------
-
-
-def _take(request: Any, spec: ModelSpec) -> tuple[list[bytes], int, list[int]] | None:
-    """Columns in the order of the spec, rows, and the length of each axis, in one pass; None = something is wrong.
-
-    The hot path: it only says no. What is wrong is worked out by `_take_slowly`, with a sentence for each case.
-    """
-    inputs, raw = request.inputs, request.raw_input_contents
-    if len(inputs) != len(spec.inputs) or len(raw) != len(inputs):
-        return None
-    columns: list[bytes] = [b""] * len(inputs)
-    lengths = [-1] * len(spec.axes)
-    rows = seen = 0
-    for given, data in zip(inputs, raw, strict=True):
-        position = spec.input_index.get(given.name, -1)
-        if position < 0 or given.datatype != spec.inputs[position].datatype or given.HasField("contents"):
-            return None
-        tensor, axis, shape = spec.inputs[position], spec.input_axes[position], tuple(given.shape)
-        length = shape[1] if axis >= 0 and len(shape) > 1 else 1
-        if shape[1:] != (length, *tensor.entry_dims) if axis >= 0 else shape[1:] != tensor.dims:
-            return None
-        rows = rows or shape[0]
-        if shape[0] != rows or len(data) != rows * length * tensor.entry_bytes or given.parameters:
-            return None
-        if axis >= 0:
-            if lengths[axis] not in (-1, length) or (not length and spec.axes[axis].required):
-                return None
-            lengths[axis] = length
-        seen |= 1 << position
-        columns[position] = data
-    return (columns, rows, lengths) if seen + 1 == 1 << len(inputs) and 0 < rows <= spec.max_rows else None
+# In: what is not as most requests are ------------------------------------------------------------------------------
 
 
 def _take_slowly(request: Any, spec: ModelSpec) -> tuple[list[bytes], int, list[int]]:
-    """What `_take` left: typed contents, inputs left out, or something wrong. Raises: InvalidInference, Unsupported."""
+    """Typed contents, inputs left out, or something wrong. Raises: InvalidInference, Unsupported."""
     tensors, raws = _match(request, spec)
     rows = _rows(tensors, spec)
     lengths = _lengths(tensors, spec)
@@ -318,15 +356,15 @@ def _outputs(request: Any, spec: ModelSpec) -> tuple[int, ...]:
     return tuple(positions)
 
 
-def _priority(request: Any) -> int:
-    """Checks the parameters the protocol reserves; returns `priority` (0 = default)."""
+def priority(request: Any) -> int:
+    """Its `priority` parameter, 0 = it has none. Checks the parameters that the protocol reserves."""
     if not request.parameters:
         return 0
-    priority = 0
+    found = 0
     for name, value in request.parameters.items():
         kind = value.WhichOneof("parameter_choice")
         if name == "priority":
-            if kind not in ("uint64_param", "int64_param") or (priority := getattr(value, kind)) < 0:
+            if kind not in ("uint64_param", "int64_param") or (found := getattr(value, kind)) < 0:
                 raise InvalidInference("invalid value for 'priority', expected value >= 0.")
         elif name == "timeout":
             if kind != "int64_param":
@@ -337,4 +375,4 @@ def _priority(request: Any) -> int:
             raise InvalidInference(
                 f"invalid value type for '{name}' parameter, expected int64_param, bool_param, or string_param."
             )
-    return priority
+    return found

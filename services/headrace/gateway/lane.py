@@ -80,8 +80,22 @@ class Lane:
     def ready(self) -> bool:
         return self.dispatcher.ready
 
-    async def score(self, inference: Inference, record: RpcRecord) -> Answer:
-        """Queue one inference and await its answer.
+    def foresee(self, deadline: float, priority: int) -> float:
+        """Seconds that the replicas will be busy with what goes before one who comes now. Asked before any decoding.
+
+        Raises: DeadlinePassed when an answer would hardly come in time: a caller told at once can still do otherwise.
+        """
+        now = self._clock.now()
+        rows, tokens = self.queue.ahead(self.queue.level_of(priority))
+        waiting_s = self.cost.drain_s(self._budget.batches(rows, tokens), tokens) if rows else 0.0
+        ahead_s = self.dispatcher.free_in_s(now, waiting_s)
+        # Whoever finds a free replica is never refused: a forecast that has gone wrong is only mended by answers.
+        if ahead_s and self.forecast.misses(ahead_s + self.cost.predict_s(0), deadline - now):
+            raise DeadlinePassed("Request timeout expired: what waits would take longer than its deadline allows")
+        return ahead_s
+
+    async def score(self, inference: Inference, record: RpcRecord, ahead_s: float = 0.0) -> Answer:
+        """Queue one inference and await its answer; `ahead_s` is what `foresee` has said of it.
 
         Raises: Overloaded (queue full), DeadlinePassed, NotServing, InvalidInference (a value), Failed.
         Cancellation: the rider leaves; its batch, if it is in one, goes on without it.
@@ -89,6 +103,7 @@ class Lane:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         rider = self._rider(inference, record, lambda: None if done.done() else done.set_result(None))
+        rider.expected_s = ahead_s + self.cost.predict_s(inference.tokens)
         self._enqueue(rider)
         try:
             await done
@@ -114,26 +129,15 @@ class Lane:
         return rider
 
     def _enqueue(self, rider: Rider) -> None:
-        """Raises: DeadlinePassed when its answer would come too late by all we know, Overloaded."""
+        """Raises: Overloaded."""
         inference, record, now = rider.inference, rider.record, self._clock.now()
         record.rows, record.tokens, record.priority = inference.rows, inference.tokens, inference.priority
         record.queue_depth = self.queue.rows
-        ahead_s = self._ahead_s(rider.level, now)
-        rider.expected_s = ahead_s + self.cost.predict_s(inference.tokens)
-        # Whoever finds a free replica is never refused: a forecast that has gone wrong is only mended by answers.
-        if ahead_s and self.forecast.misses(rider.expected_s, inference.deadline - now):
-            raise DeadlinePassed("Request timeout expired: what waits would take longer than its deadline allows")
         rider.queued_until = now + self.queue.policy_of(rider.level).timeout_of(inference.timeout_s)
         self.queue.push(rider, now)
         record.queued_ns = self._clock.now_ns()
         self._pump_soon()
         self._set_alarm(rider, now)
-
-    def _ahead_s(self, level: int, now: float) -> float:
-        """How long the replicas will be busy with what goes before one who comes to this level now."""
-        rows, tokens = self.queue.ahead(level)
-        waiting_s = self.cost.drain_s(self._budget.batches(rows, tokens), tokens) if rows else 0.0
-        return self.dispatcher.free_in_s(now, waiting_s)
 
     # Patience: a rider's timer --------------------------------------------------------------------------------------
 

@@ -30,6 +30,19 @@ class Model:
     lanes: dict[str, Lane] = field(default_factory=dict)
     opened: set[str] = field(default_factory=set)
     """Versions that have been ready at least once."""
+    answering: str | None = None
+    """The version that answers who names none, as of the last look."""
+
+    def in_charge(self) -> str | None:
+        """The version that answers who names none: the policy's, or the highest that is ready."""
+        lane = self.lanes.get(self.answering or "")
+        if lane is None or not lane.ready:
+            self.look()
+        return self.answering
+
+    def look(self) -> None:
+        """See anew who is in charge. Done whenever replicas come or go, not for every request."""
+        self.answering = self.primary or primary("", self.ready_versions() or self.opened)
 
     def ready_versions(self) -> list[str]:
         return sorted((version for version, lane in self.lanes.items() if lane.ready), key=int)
@@ -79,6 +92,7 @@ class Models:
                 lane.dispatcher.update(groups.get((model.name, version), ()))
                 if lane.ready:
                     model.opened.add(version)
+            model.look()
 
     def find(self, name: str, version: str) -> Lane:
         """The lane that answers for this model and version ("" = whichever is in charge).
@@ -91,7 +105,7 @@ class Models:
             raise NotServing("this gateway is starting: it has not heard yet which models there are")
         if model is None:
             raise UnknownModel(f"Request for unknown model: '{name}' is not found")
-        wanted = parse_version(version) or model.primary or primary("", model.ready_versions() or model.opened)
+        wanted = parse_version(version) or model.in_charge()
         if wanted is None:
             raise UnknownModel(f"Request for unknown model: '{name}' has no available versions")
         lane = model.lanes.get(wanted)
@@ -108,10 +122,12 @@ class Models:
     async def retire(self) -> None:
         """Close the lanes that have had neither replica nor rider for a while: versions come and go for ever."""
         for model in self:
+            model.look()
             for version, lane in list(model.lanes.items()):
                 if lane.idle_s() > self._settings.gateway.retire_after_s:
                     del model.lanes[version]
                     model.opened.discard(version)
+                    model.look()
                     await lane.close()
                     self._on_closed(model.name, version)
             if not model.lanes:

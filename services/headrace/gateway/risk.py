@@ -64,11 +64,12 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
     ) -> risk_pb2.ScoreResponse:
         lane, encoder = self._find(request, record)
         deadline = self.admission.deadline(rpc.time_remaining(), lane.settings, record)
+        ahead_s = lane.foresee(deadline, priority=0)
         if not request.HasField("payment"):
             raise InvalidInference("payment is missing")
         row = encoder.encode(request.payment, "payment")
         inference = encoder.join([row], deadline, request.request_id, explain=request.explain)
-        answer = await lane.score(inference, record)
+        answer = await lane.score(inference, record, ahead_s)
         return risk_pb2.ScoreResponse(
             request_id=request.request_id,
             signals=signals_of(lane.spec, answer, self._cuts, explain=request.explain),
@@ -83,12 +84,13 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
     ) -> risk_pb2.ScoreBatchResponse:
         lane, encoder = self._find(request, record)
         deadline = self.admission.deadline(rpc.time_remaining(), lane.settings, record)
+        ahead_s = lane.foresee(deadline, priority=0)
         _check_size(len(request.payments), lane.spec)
         rows, wrong = await _encode_all(encoder, request.payments)
         if not rows:
             raise InvalidInference(f"no payment can be assessed: {wrong[0]}")
         inference = encoder.join(list(rows.values()), deadline, request.request_id, explain=request.explain)
-        answer = await lane.score(inference, record)
+        answer = await lane.score(inference, record, ahead_s)
         signals = dict(zip(rows, signals_of(lane.spec, answer, self._cuts, explain=request.explain), strict=True))
         return risk_pb2.ScoreBatchResponse(
             request_id=request.request_id,

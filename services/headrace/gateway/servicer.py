@@ -6,6 +6,7 @@ Holds no state of its own: models live in `Models`, permits in `Admission`, figu
 from __future__ import annotations
 
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from grpc import aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -17,7 +18,8 @@ from headrace.errors import HeadraceError, Unsupported, status_of
 from headrace.gateway import description
 from headrace.gateway.admission import Admission
 from headrace.gateway.answering import abort, answering, find, scored
-from headrace.gateway.codec import decode, encode
+from headrace.gateway.codec import Decoder, encode, priority
+from headrace.gateway.lane import Lane
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
 from headrace.gateway.siblings import Siblings, summed
@@ -34,6 +36,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         self.observer = observer
         self._status_codes = settings.status_codes
         self._siblings = Siblings(settings)
+        self._decoders: WeakKeyDictionary[Lane, Decoder] = WeakKeyDictionary()
 
     def own_statistics(self, name: str, version: str) -> service_pb2.ModelStatisticsResponse:
         """What this process has counted. Raises: InvalidInference."""
@@ -55,8 +58,16 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
     ) -> service_pb2.ModelInferResponse:
         lane = find(self.models, request.model_name, request.model_version, record)
         deadline = self.admission.deadline(rpc.time_remaining(), lane.settings, record)
-        inference = decode(request, lane.spec, deadline)
-        return encode(inference, await lane.score(inference, record))
+        asked = priority(request)
+        ahead_s = lane.foresee(deadline, asked)
+        inference = self._decoder(lane).decode(request, deadline, asked)
+        return encode(inference, await lane.score(inference, record, ahead_s))
+
+    def _decoder(self, lane: Lane) -> Decoder:
+        decoder = self._decoders.get(lane)
+        if decoder is None:
+            decoder = self._decoders[lane] = Decoder(lane.spec)
+        return decoder
 
     @answering
     async def ServerLive(

@@ -79,8 +79,8 @@ class GatewayMetrics:
     def observe_rpc(self, record: RpcRecord) -> None:
         lane = self._lane(record.model, record.version)
         self.counters.request(record, reason_of(record))
-        # One exemplar a batch, its oldest rider, and one for each that went wrong: they cost twice an observation.
-        chosen = record.sampled and (not record.row or record.reason)
+        # One exemplar a batch, its oldest rider, and one for each that failed: they cost twice an observation.
+        chosen = record.sampled and (not record.row or (record.reason and record.reason not in SHED))
         exemplar = _exemplar(record.trace_id, record.span_id) if chosen else None
         lane.request(record.code).observe((record.end_ns - record.start_ns) / 1e9, exemplar)
         if record.closed_ns:
