@@ -11,16 +11,15 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Final
 
 import grpc
-from grpc import aio
 
-from headrace.channel import STAMPS
 from headrace.core.batch import Batch, Packed, pack, row_values
 from headrace.core.clock import Clock
 from headrace.core.cost import TRUSTED_AFTER, CostModel
 from headrace.core.policy import Room
 from headrace.core.records import DispatchRecord, Stages
+from headrace.core.sharing import Sharing
 from headrace.errors import BackendLost, BrokenContract, ModelFailed, Overloaded
-from headrace.gateway.link import EVICTING, Flight, ReplicaLink
+from headrace.gateway.link import EVICTING, BatchLost, Flight, ReplicaLink
 from headrace.gateway.pressure import Pressure
 from headrace.telemetry import context
 from headrace.v1 import control_pb2, replica_pb2
@@ -72,6 +71,7 @@ class Dispatcher:
         self._clock = clock
         self._cost = cost
         self._pressure = pressure
+        self._sharing = Sharing()
         self._on_room = on_room
         self._links: dict[str, ReplicaLink] = {}
         self._budget = RetryBudget(clock)
@@ -159,11 +159,28 @@ class Dispatcher:
         if link is None:
             return None
         if not link.flights:
-            # Under pressure another replica is opened only for as much work as all that run have together.
-            enough = sum(link.rows for link in self._links.values()) if self._pressure.high else 0
-            return Room(enough_rows=enough, patience_s=PATIENCE_S)
+            return Room(enough_rows=self._enough_rows(), patience_s=PATIENCE_S)
         ends_at = link.flights[-1].ends_at
         return Room(enough_rows=link.rows, stage_at=ends_at - self._lead_s, starts_at=ends_at, idle=False)
+
+    def _enough_rows(self) -> int:
+        """For an idle replica: whatever waits, unless another batch costs the loop, or its neighbours, too much.
+
+        Then as much as all that run have together.
+        """
+        dear = self._pressure.high or self._sharing.costly
+        return sum(link.rows for link in self._links.values()) if dear else 0
+
+    def _others(self, link: ReplicaLink) -> bool:
+        """Another replica has something of ours."""
+        return any(other.flights for other in self._links.values() if other is not link)
+
+    def learn(self, flight: Flight, tokens: int, seconds: float) -> None:
+        """Take in what an answered batch took, from sending to its answer, less what it waited behind others."""
+        beside = self._others(flight.link)
+        if flight.alone is not beside:  # company that came or went meanwhile says nothing
+            self._sharing.observe(seconds / max(1e-6, self._cost.predict_s(tokens)), alone=flight.alone)
+        self._cost.observe(tokens, seconds)
 
     def free_in_s(self, now: float, waiting_s: float) -> float:
         """When what the replicas have, and `waiting_s` of work besides, will be done; 0 = one of them is free now."""
@@ -203,7 +220,7 @@ class Dispatcher:
         self._budget.earn()
         try:
             return await self._attempt(batch, flight, 1, backlog_s)
-        except aio.AioRpcError as error:
+        except BatchLost as error:
             self._after_failure(error, flight.link)
             if not self._budget.spend():
                 raise BackendLost("the replica was lost, and too many others were lately") from error
@@ -211,15 +228,16 @@ class Dispatcher:
         flight = await self._board_elsewhere(batch, flight.link)
         try:
             return await self._attempt(batch, flight, 2, backlog_s)
-        except aio.AioRpcError as error:
+        except BatchLost as error:
             self._after_failure(error, flight.link)
-            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
                 raise Overloaded("every replica's queue is full") from error
             raise BackendLost("the replica was lost and the retry failed too") from error
 
     def _board(self, batch: Batch, link: ReplicaLink) -> Flight:
         begins = max([self._clock.now(), *(flight.ends_at for flight in link.flights)])
-        flight = Flight(link, batch.rows, batch.tokens, begins + self._cost.predict_s(batch.tokens))
+        ends_at = begins + self._cost.predict_s(batch.tokens)
+        flight = Flight(link, batch.rows, batch.tokens, ends_at, alone=not self._others(link))
         link.flights.append(flight)
         return flight
 
@@ -262,15 +280,13 @@ class Dispatcher:
         self, message: replica_pb2.PackedBatch, flight: Flight, record: DispatchRecord
     ) -> replica_pb2.PackedAnswer:
         try:
-            answer = await flight.link.execute(message, flight, self._cap_s(flight.link, last=record.attempt > 1))
-        except aio.AioRpcError as error:
-            record.error = error.code().name
-            record.stages = _stages_of_failure(error)
+            answer = await flight.link.execute(message, self._cap_s(flight.link, last=record.attempt > 1))
+        except BatchLost as error:
+            record.error = error.code.name
+            record.stages = _stages(error.stamps) if error.stamps is not None else None
             raise
         except asyncio.CancelledError:
             record.error = "CANCELLED"
-            if flight.link.evicted:  # eviction cancelled the call; nobody cancelled us
-                raise _lost_by_eviction() from None
             raise
         finally:
             record.end_ns = self._clock.now_ns()
@@ -319,13 +335,13 @@ class Dispatcher:
             return longest_s
         return min(max(CAP_FACTOR * expected_s, CAP_MIN_S), longest_s)
 
-    def _after_failure(self, error: aio.AioRpcError, link: ReplicaLink) -> None:
+    def _after_failure(self, error: BatchLost, link: ReplicaLink) -> None:
         """Evict a lost replica. Raises what the riders are told where a second try would not help them."""
-        if error.code() in EVICTING:
+        if error.code in EVICTING:
             self._evict(link)
-        elif error.code() is grpc.StatusCode.INTERNAL:
+        elif error.code is grpc.StatusCode.INTERNAL:
             raise ModelFailed("the model failed on this batch") from error
-        elif error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+        elif error.code is not grpc.StatusCode.RESOURCE_EXHAUSTED:
             raise BrokenContract("the replica refused the batch") from error
 
     def _room_changed(self) -> None:
@@ -369,16 +385,4 @@ def _stages(stamps: replica_pb2.Stamps) -> Stages:
         stamps.computed_ns,
         stamps.fetched_ns,
         stamps.packed_ns,
-    )
-
-
-def _stages_of_failure(error: aio.AioRpcError) -> Stages | None:
-    """How far a batch got that failed at its replica; None when the replica is lost and said nothing."""
-    stamps = (error.trailing_metadata() or {}).get(STAMPS)
-    return _stages(replica_pb2.Stamps.FromString(stamps)) if isinstance(stamps, bytes) else None
-
-
-def _lost_by_eviction() -> aio.AioRpcError:
-    return aio.AioRpcError(
-        grpc.StatusCode.UNAVAILABLE, aio.Metadata(), aio.Metadata(), details="the replica was evicted"
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from grpc import aio
@@ -27,6 +27,18 @@ EVICTING: Final = frozenset(
         grpc.StatusCode.CANCELLED,  # its server stopped before the grace was over
     }
 )
+STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
+Stream = aio.StreamStreamCall[replica_pb2.PackedBatch, replica_pb2.PackedAnswer]
+
+
+class BatchLost(Exception):
+    """A batch came back without an answer: refused, failed at the replica, or lost with it."""
+
+    def __init__(self, code: grpc.StatusCode, sentence: str, stamps: replica_pb2.Stamps | None = None) -> None:
+        super().__init__(sentence)
+        self.code = code
+        self.stamps = stamps
+        """How far it got; None = the replica is lost and said nothing."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,7 +50,8 @@ class Flight:
     tokens: int
     ends_at: float
     """When its answer is expected, on the gateway's clock, seconds."""
-    call: aio.UnaryUnaryCall[replica_pb2.PackedBatch, replica_pb2.PackedAnswer] | None = None
+    alone: bool
+    """No other replica of the lane had anything of ours when it was booked."""
 
 
 class ReplicaLink:
@@ -56,6 +69,10 @@ class ReplicaLink:
         self.flights: list[Flight] = []
         self._channel = aio.insecure_channel(registration.endpoint, OPTIONS)
         self._stub = replica_pb2_grpc.ReplicaStub(self._channel)
+        self._stream: Stream | None = None
+        self._writing = asyncio.Lock()
+        self._answers: dict[int, asyncio.Future[replica_pb2.PackedAnswer | None]] = {}
+        """Batch id → who waits for its answer; None instead of one: the stream has ended."""
         self._channel.get_state(try_to_connect=True)  # warm from the first snapshot on
 
     def update(self, registration: control_pb2.Registration) -> None:
@@ -79,21 +96,68 @@ class ReplicaLink:
         """Rows of ours that it has not answered yet."""
         return sum([flight.rows for flight in self.flights])
 
-    async def execute(self, batch: replica_pb2.PackedBatch, flight: Flight, cap_s: float) -> replica_pb2.PackedAnswer:
-        """Send one batch and await its answer. Raises aio.AioRpcError, DEADLINE_EXCEEDED after `cap_s`.
+    async def execute(self, batch: replica_pb2.PackedBatch, cap_s: float) -> replica_pb2.PackedAnswer:
+        """Send one batch and await its answer. Raises: BatchLost, with DEADLINE_EXCEEDED after `cap_s`.
 
-        Cancellation: cancelling the caller cancels the call; the replica drops the batch if it has not begun.
+        Cancellation: the answer is dropped when it comes.
         """
-        flight.call = self._stub.Execute(batch, timeout=cap_s)
-        answer: replica_pb2.PackedAnswer = await flight.call
+        answered: asyncio.Future[replica_pb2.PackedAnswer | None] = asyncio.get_running_loop().create_future()
+        self._answers[batch.batch_id] = answered
+        try:
+            async with asyncio.timeout(cap_s):
+                await self._send(batch)
+                answer = await answered
+        except TimeoutError:
+            raise BatchLost(grpc.StatusCode.DEADLINE_EXCEEDED, "the replica did not answer in time") from None
+        finally:
+            del self._answers[batch.batch_id]
+        if answer is None:
+            raise _gone()
+        if answer.code:
+            raise BatchLost(STATUS[answer.code], answer.message, answer.stamps)
         return answer
+
+    async def _send(self, batch: replica_pb2.PackedBatch) -> None:
+        """Raises: BatchLost when the stream is no more."""
+        if self.evicted or self.closed:
+            raise _gone()
+        if self._stream is None:
+            self._stream = self._stub.ExecuteStream()
+            self._reading = asyncio.get_running_loop().create_task(self._read(self._stream), name="read-answers")
+        stream = self._stream
+        try:
+            async with self._writing:  # gRPC takes one message of a stream at a time
+                await stream.write(batch)
+        except (aio.AioRpcError, asyncio.InvalidStateError) as error:
+            raise _gone() from error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if stream.cancelled() and task is not None and not task.cancelling():  # the stream was, not we
+                raise _gone() from None
+            raise
+
+    async def _read(self, stream: Stream) -> None:
+        """Hand out answers until the stream ends; whoever still waits then is told that its batch is lost."""
+        try:
+            answer: Any
+            while (answer := await stream.read()) is not aio.EOF:
+                answered = self._answers.get(answer.batch_id)
+                if answered is not None and not answered.done():
+                    answered.set_result(answer)
+        except (aio.AioRpcError, asyncio.CancelledError):  # the replica is lost, or we have cancelled the stream
+            pass
+        finally:
+            if self._stream is stream:
+                self._stream = None
+            for answered in self._answers.values():
+                if not answered.done():
+                    answered.set_result(None)
 
     def evict(self) -> None:
         """Out of choice; what it still has of ours fails at once and is retried elsewhere."""
         self.evicted = True
-        for flight in self.flights:
-            if flight.call is not None:
-                flight.call.cancel()
+        if self._stream is not None:
+            self._stream.cancel()
 
     async def probe(self) -> None:
         """Ask its health until it answers SERVING once; then it may be chosen again. Ends when the link is closed.
@@ -117,4 +181,11 @@ class ReplicaLink:
 
     async def close(self) -> None:
         self.closed = True
+        if self._stream is not None:
+            self._stream.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
         await self._channel.close()
+
+
+def _gone() -> BatchLost:
+    return BatchLost(grpc.StatusCode.UNAVAILABLE, "the replica is gone")

@@ -13,7 +13,7 @@ import secrets
 import socket
 import time
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import grpc
 import torch
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 ALIVE_PATIENCE_S: Final = 10.0
 WATCH_S: Final = 0.5
+STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
@@ -60,6 +61,8 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
         self._runner: Runner | None = None
         self._watch: asyncio.Task[None] | None = None
         self._stopped = False
+        self._streams: set[asyncio.Task[None]] = set()
+        """Who reads the batches of each gateway."""
         self.port = 0
 
     # Life ---------------------------------------------------------------------------------------------------------
@@ -97,6 +100,8 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
         await self._health.say(ready=False, live=True)
+        for reading in self._streams:
+            reading.cancel()
         await self._server.stop(self._settings.grace_s)
         await self.registration.goodbye()
         self._thread.close()
@@ -149,30 +154,58 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
     async def Execute(
         self, request: replica_pb2.PackedBatch, rpc: aio.ServicerContext[Any, Any]
     ) -> replica_pb2.PackedAnswer:
-        received_ns = time.perf_counter_ns()
+        answer = await self._answer(request)
+        if answer.code:
+            stamps = ((STAMPS, answer.stamps.SerializeToString()),)
+            await rpc.abort(STATUS[answer.code], answer.message, stamps)
+        return answer
+
+    async def ExecuteStream(self, _: object, rpc: aio.ServicerContext[Any, Any]) -> None:
+        """One gateway's batches, until it leaves or we do: then no more are read, and what has come is answered.
+
+        Cancellation (the gateway is gone, or has given us up): batches that have not begun never run.
+        """
+        answering: set[asyncio.Task[None]] = set()
+        reading = asyncio.get_running_loop().create_task(self._read(rpc, answering), name="read-batches")
+        self._streams.add(reading)
+        try:
+            await asyncio.wait({reading})
+            await asyncio.gather(*answering)
+        finally:
+            self._streams.discard(reading)
+            for task in (reading, *answering):
+                task.cancel()
+
+    async def _read(self, rpc: aio.ServicerContext[Any, Any], answering: set[asyncio.Task[None]]) -> None:
+        writing = asyncio.Lock()  # gRPC takes one message of a stream at a time
+
+        async def answer(batch: replica_pb2.PackedBatch) -> None:
+            answer = await self._answer(batch)
+            async with writing:
+                await rpc.write(answer)
+
+        while (batch := await rpc.read()) is not aio.EOF:
+            task = asyncio.get_running_loop().create_task(answer(batch), name="answer")
+            answering.add(task)
+            task.add_done_callback(answering.discard)
+
+    async def _answer(self, request: replica_pb2.PackedBatch) -> replica_pb2.PackedAnswer:
+        """A batch's rows, or a code and a sentence. Cancellation: it never runs if it has not begun."""
+        stamps = Stamps(time.perf_counter_ns())
         meant = request.replica_id, request.model, request.version
         if meant != (self.replica_id, self._model.name, self._model.version):
-            await rpc.abort(grpc.StatusCode.FAILED_PRECONDITION, f"this is {self.replica_id}, not {request.replica_id}")
+            sentence = f"this is {self.replica_id}, not {request.replica_id}"
+            return _refusal(request, grpc.StatusCode.FAILED_PRECONDITION, sentence, stamps)
         if self._runner is None:
-            await rpc.abort(grpc.StatusCode.UNAVAILABLE, "not ready")
-        stamps = Stamps(received_ns)
+            return _refusal(request, grpc.StatusCode.UNAVAILABLE, "not ready", stamps)
         try:
             return await self._thread.run(partial(self._execute, request, stamps))
         except HeadraceError as error:
-            await self._refuse(error, request, rpc, stamps)
-
-    async def _refuse(
-        self,
-        error: HeadraceError,
-        request: replica_pb2.PackedBatch,
-        rpc: aio.ServicerContext[Any, Any],
-        stamps: Stamps,
-    ) -> NoReturn:
-        if isinstance(error, Failed):
-            log.error("a batch of %d rows failed", request.rows, exc_info=error, extra={"fields": _ids(request)})
-        if self._device_lost and not self._stopped:
-            self.registration.update(control_pb2.REPLICA_STATE_DRAINING)  # the next batch would fail as well
-        await rpc.abort(grpc.StatusCode[status_of(error)], str(error), ((STAMPS, stamps.wire().SerializeToString()),))
+            if isinstance(error, Failed):
+                log.exception("a batch of %d rows failed", request.rows, extra={"fields": _ids(request)})
+            if self._device_lost and not self._stopped:
+                self.registration.update(control_pb2.REPLICA_STATE_DRAINING)  # the next batch would fail as well
+            return _refusal(request, grpc.StatusCode[status_of(error)], str(error), stamps)
 
     def _execute(self, request: replica_pb2.PackedBatch, stamps: Stamps) -> replica_pb2.PackedAnswer:
         """On the runner's thread. `stamps` is filled as far as the batch gets, whether or not it gets an answer."""
@@ -187,8 +220,17 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
             status=computed.status,
             stamps=stamps.wire(),
             queued=self._thread.waiting,
+            batch_id=request.batch_id,
             padded_tokens=computed.padded_tokens,
         )
+
+
+def _refusal(
+    request: replica_pb2.PackedBatch, code: grpc.StatusCode, sentence: str, stamps: Stamps
+) -> replica_pb2.PackedAnswer:
+    return replica_pb2.PackedAnswer(
+        batch_id=request.batch_id, code=code.value[0], message=sentence, stamps=stamps.wire()
+    )
 
 
 def _ids(request: replica_pb2.PackedBatch) -> dict[str, str]:

@@ -54,6 +54,7 @@ class FakeReplica(replica_pb2_grpc.ReplicaServicer):
         self.health = HealthServicer()
         self._server = aio.server(options=(("grpc.so_reuseport", 0),))
         self._one_at_a_time = asyncio.Lock()
+        self._one_write = asyncio.Lock()
         self.port = 0
 
     @property
@@ -83,9 +84,27 @@ class FakeReplica(replica_pb2_grpc.ReplicaServicer):
     async def Execute(
         self, request: replica_pb2.PackedBatch, rpc: aio.ServicerContext[Any, Any]
     ) -> replica_pb2.PackedAnswer:
+        answer = await self._execute(request)
+        if answer.code:
+            await rpc.abort(next(code for code in grpc.StatusCode if code.value[0] == answer.code), answer.message)
+        return answer
+
+    async def ExecuteStream(self, _: object, rpc: aio.ServicerContext[Any, Any]) -> None:
+        async with asyncio.TaskGroup() as group:
+            while (request := await rpc.read()) is not aio.EOF:
+                group.create_task(self._answer_in(rpc, request))
+
+    async def _answer_in(self, rpc: aio.ServicerContext[Any, Any], request: replica_pb2.PackedBatch) -> None:
+        answer = await self._execute(request)
+        async with self._one_write:
+            await rpc.write(answer)
+
+    async def _execute(self, request: replica_pb2.PackedBatch) -> replica_pb2.PackedAnswer:
         self.batches.append(request)
         if self.refuse_with is not None:
-            await rpc.abort(self.refuse_with, "as told")
+            return replica_pb2.PackedAnswer(
+                batch_id=request.batch_id, code=self.refuse_with.value[0], message="as told"
+            )
         received_ns = time.time_ns()
         async with self._one_at_a_time:
             started_ns = time.time_ns()
@@ -105,6 +124,7 @@ class FakeReplica(replica_pb2_grpc.ReplicaServicer):
                 packed_ns=now_ns,
             )
         )
+        answer.batch_id = request.batch_id
         self.change(answer)
         return answer
 

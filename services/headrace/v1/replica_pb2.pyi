@@ -58,18 +58,24 @@ class PackedBatch(_message.Message):
     def __init__(self, replica_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., gateway_id: _Optional[str] = ..., rows: _Optional[int] = ..., columns: _Optional[_Iterable[bytes]] = ..., lengths: _Optional[_Iterable[bytes]] = ..., remaining_s: _Optional[bytes] = ..., row_contexts: _Optional[bytes] = ..., context: _Optional[bytes] = ..., batch_id: _Optional[int] = ..., backlog_s: _Optional[float] = ..., wants_extras: _Optional[bytes] = ..., row_tracestates: _Optional[_Mapping[int, str]] = ...) -> None: ...
 
 class PackedAnswer(_message.Message):
-    __slots__ = ("columns", "status", "stamps", "queued", "padded_tokens")
+    __slots__ = ("columns", "status", "stamps", "queued", "padded_tokens", "batch_id", "code", "message")
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     STAMPS_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FIELD_NUMBER: _ClassVar[int]
     PADDED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_ID_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
     columns: _containers.RepeatedScalarFieldContainer[bytes]
     status: bytes
     stamps: Stamps
     queued: int
     padded_tokens: int
-    def __init__(self, columns: _Optional[_Iterable[bytes]] = ..., status: _Optional[bytes] = ..., stamps: _Optional[_Union[Stamps, _Mapping]] = ..., queued: _Optional[int] = ..., padded_tokens: _Optional[int] = ...) -> None: ...
+    batch_id: int
+    code: int
+    message: str
+    def __init__(self, columns: _Optional[_Iterable[bytes]] = ..., status: _Optional[bytes] = ..., stamps: _Optional[_Union[Stamps, _Mapping]] = ..., queued: _Optional[int] = ..., padded_tokens: _Optional[int] = ..., batch_id: _Optional[int] = ..., code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Stamps(_message.Message):
     __slots__ = ("received_ns", "started_ns", "unpacked_ns", "copied_ns", "computed_ns", "fetched_ns", "packed_ns")

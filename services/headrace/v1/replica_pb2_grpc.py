@@ -39,6 +39,11 @@ class ReplicaStub:
                 request_serializer=headrace_dot_v1_dot_replica__pb2.PackedBatch.SerializeToString,
                 response_deserializer=headrace_dot_v1_dot_replica__pb2.PackedAnswer.FromString,
                 _registered_method=True)
+        self.ExecuteStream = channel.stream_stream(
+                '/headrace.v1.Replica/ExecuteStream',
+                request_serializer=headrace_dot_v1_dot_replica__pb2.PackedBatch.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_replica__pb2.PackedAnswer.FromString,
+                _registered_method=True)
 
 
 class ReplicaServicer:
@@ -52,11 +57,25 @@ class ReplicaServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExecuteStream(self, request_iterator, context):
+        """The same for many batches: what gateways use, one stream to each replica for as long as both live. A call of its own
+        costs a batch twice the time on the wire. Answers come as they are ready, each with the id of its batch; a batch that
+        is refused or fails is answered with a status, and the stream goes on. A stream that ends takes its batches with it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReplicaServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Execute': grpc.unary_unary_rpc_method_handler(
                     servicer.Execute,
+                    request_deserializer=headrace_dot_v1_dot_replica__pb2.PackedBatch.FromString,
+                    response_serializer=headrace_dot_v1_dot_replica__pb2.PackedAnswer.SerializeToString,
+            ),
+            'ExecuteStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ExecuteStream,
                     request_deserializer=headrace_dot_v1_dot_replica__pb2.PackedBatch.FromString,
                     response_serializer=headrace_dot_v1_dot_replica__pb2.PackedAnswer.SerializeToString,
             ),
@@ -86,6 +105,33 @@ class Replica:
             request,
             target,
             '/headrace.v1.Replica/Execute',
+            headrace_dot_v1_dot_replica__pb2.PackedBatch.SerializeToString,
+            headrace_dot_v1_dot_replica__pb2.PackedAnswer.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExecuteStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/headrace.v1.Replica/ExecuteStream',
             headrace_dot_v1_dot_replica__pb2.PackedBatch.SerializeToString,
             headrace_dot_v1_dot_replica__pb2.PackedAnswer.FromString,
             options,
