@@ -85,7 +85,10 @@ def stages_us(trace: Trace) -> dict[str, float]:
         "pack": dispatch.start_ns - queue.end_ns,
         "send, wire, receive": there_and_back_ns,
         "replica: wait": batch["unpack"].start_ns - replica.start_ns,
-        **{f"replica: {name}": batch[name].end_ns - batch[name].start_ns for name in ("unpack", "h2d", "forward", "d2h")},
+        **{
+            f"replica: {name}": batch[name].end_ns - batch[name].start_ns
+            for name in ("unpack", "h2d", "forward", "d2h")
+        },
         "replica: pack": replica.end_ns - batch["d2h"].end_ns,
         "settle, encode": rpc.end_ns - dispatch.end_ns,
         "rpc": rpc.end_ns - rpc.start_ns,

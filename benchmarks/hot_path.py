@@ -1,6 +1,6 @@
-"""What the gateway's own Python costs apart from grpc: python benchmarks/hot_path.py. Microseconds a request, no sockets.
+"""What the gateway's own Python costs apart from grpc, microseconds a request: python benchmarks/hot_path.py
 
-The real servicer, lane, dispatcher and observer, with a replica that answers at once. So many callers at a time that
+No sockets: the real servicer, lane, dispatcher and observer, and a replica that answers at once. So many callers that
 batches hold 8 and 32 rows; a stopwatch around each step, so each figure holds about 0.2 µs of its own. `queue, loop`
 is what is left of the whole: tasks, futures and timers, the queue and the policy, the batch's own messages. The least
 of many short rounds: what the code costs on a core of its own.

@@ -70,9 +70,12 @@ async def turn(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 async def all_ready(cluster: Cluster, replicas: int) -> None:
-    """A cluster is ready with its first replica: one that still loads would take the others' cores. Raises: TimeoutError."""
+    """A cluster is ready with its first replica; one that still loads would take the others' cores.
+
+    Raises: TimeoutError.
+    """
     async with asyncio.timeout(ALL_READY_S):
-        while sum(name.startswith("replica-") for name in await machine.processes(cluster)) < replicas:
+        while sum(name.startswith("replica-") for name in await machine.processes(cluster)) < replicas:  # noqa: ASYNC110
             await asyncio.sleep(0.2)
 
 

@@ -1,7 +1,7 @@
 """The questions of each workload, with the answers they must get: the module's own, one row at a time.
 
 W1 is FP32 [1, 32, 16]. W2 is ragged, [1, T, 16], with the lengths of `ragged.py`. Each is written for the project's own
-generator (.npz, see `serialised.py`) and for perf_analyzer (`--input-data`), and W2 a second time as callers must send it to
+generator (see `serialised.py`) and for perf_analyzer (`--input-data`), and W2 a second time as callers must send it to
 a server that batches equal shapes only: padded to the cap, the length beside it.
 """
 
