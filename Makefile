@@ -9,7 +9,7 @@ PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos --python_out=services --py
 BASELINE := protos/baseline.binpb
 IMAGE = $(BIN)/buf build protos --exclude-source-info -o
 
-.PHONY: help setup demo serve test check format bench-setup bench train protos protos-baseline clean
+.PHONY: help setup demo serve test check format bench-setup bench soak train protos protos-baseline clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ bench-setup: $(RUN) ## Make the peers' environments, once: build/bench/ (Ray Ser
 
 bench: $(RUN) ## Measure headrace beside its peers: build/bench/results.json, report.md (QUICK=1: within ten minutes)
 	@$(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick)
+
+soak: $(RUN) ## Load fraud-tx for MINUTES (default 10); the gateway's memory must not grow: build/bench/soak.json
+	@$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),10)
 
 train: $(RUN) ## Train MODEL (default fraud-tx) on simulated payments, or on EVENTS=file.csv|file.parquet
 	@$(BIN)/headrace train --model $(or $(MODEL),fraud-tx) $(if $(EVENTS),--events $(EVENTS)) --out $(or $(OUT),build/models)

@@ -21,8 +21,6 @@ FRAUD = HERE.parent / "models" / "repository" / "fraud-tx" / "1"
 W1 = HERE / "repository" / "w1-encoder" / "1"
 COUNT = 256
 CARD_EVENTS = 64
-FP32_BATCHED = 1e-4
-"""How far an answer moves, at most, when its row is computed with others; a spec's own tolerance where it is larger."""
 
 Row = tuple[Mapping[str, np.ndarray], Mapping[str, int]]
 """The packed columns of one row, and its length on each axis."""
@@ -66,7 +64,7 @@ def write(path: Path, directory: Path, rows: Sequence[Row]) -> Path:
     module = spec.load_module(described, directory)
     torch.set_num_threads(1)  # more only get in the way of one another at a row a time
     answers = [_alone(module, row) for row in rows]
-    tolerance = {output.name: max(FP32_BATCHED, output.tolerance or 0.0) for output in described.outputs}
+    tolerance = {output.name: max(serialised.FP32_BATCHED, output.tolerance or 0.0) for output in described.outputs}
     expected = {name: np.concatenate([answer[name] for answer in answers]) for name in tolerance}
     serialised.save(path, Questions([_serialised(described, row) for row in rows], expected, tolerance))
     return path

@@ -19,7 +19,6 @@ from typing import Any
 import ceiling
 import comparison
 import machine
-import ragged
 import report
 import sections
 from rich.console import Console
@@ -40,24 +39,28 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     runs += ceiling.measure(plan.seconds)
     for name in sections.SECTIONS:
         add(results, name, in_a_process(name, options.engine))
-    return {**results, "ragged": ragged.measure()}
+    return results
 
 
-def add(results: dict[str, Any], name: str, found: Any) -> None:
-    if isinstance(found, list):
-        results["runs"] += found
+def add(results: dict[str, Any], name: str, outcome: dict[str, Any]) -> None:
+    if "note" in outcome:
+        results.setdefault("notes", {})[name] = outcome["note"]
+    elif isinstance(outcome["found"], list):
+        results["runs"] += outcome["found"]
     else:
-        results[name] = found
+        results[name] = outcome["found"]
 
 
-def in_a_process(name: str, engine: str) -> Any:
-    """A section's result; one that fails leaves a note, and the others go on."""
+def in_a_process(name: str, engine: str) -> dict[str, Any]:
+    """A section's outcome. Its stderr, with its progress, is ours."""
+    Console(stderr=True).rule(name)
     command = [sys.executable, str(HERE / "sections.py"), name, "--engine", engine]
-    with Console(stderr=True).status(name):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {"note": f"failed: {done.stderr.strip()[-500:]}"}
-    return json.loads(done.stdout)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        return {"note": f"failed: its process ended with {done.returncode}"}
+    found: dict[str, Any] = json.loads(lines[-1])
+    return found
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The two load generators, closed loop, each a process of its own: NVIDIA's perf_analyzer and our own (`load.py`).
+"""The two load generators, closed loop, each a process of its own: NVIDIA's perf_analyzer and our own (`open_loop.py`).
 
 perf_analyzer is C++ and leaves more of the machine to the server; ours compares every answer with the one it must be.
 """
@@ -10,13 +10,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-OWN = Path(__file__).parent / "load.py"
+import driving
+
 WINDOWS = 3
 """Of perf_analyzer, always as many: one that goes on until it likes what it sees picks the quiet moments."""
 
@@ -33,14 +33,15 @@ def perf_analyzer() -> str | None:
 
 
 def own(target: Target, questions: Path, concurrency: int, seconds: float) -> dict[str, Any]:
-    command = [sys.executable, str(OWN), "--address", target.address, "--model", target.model]
-    command += ["--questions", str(questions), "--concurrency", str(concurrency), "--seconds", str(seconds)]
+    options = {"concurrency": concurrency, "seconds": seconds, "deadline_ms": driving.PATIENT_MS}
+    command = driving.script("open_loop.py", address=target.address, questions=questions, **options)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         return failed("headrace", done.stderr)
     result: dict[str, Any] = json.loads(done.stdout)
+    # In a row of results `cpu_s` is what the system spent, not the generator.
     result["generator_cpu_s"] = result.pop("cpu_s")
-    return {"generator": "headrace", **result}
+    return result
 
 
 def nvidia(binary: str, target: Target, data: Path | None, concurrency: int, seconds: float) -> dict[str, Any]:

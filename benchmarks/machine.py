@@ -9,6 +9,10 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
+from grpc import aio
+
+from headrace.cluster import Cluster
+from headrace.v1 import control_pb2, control_pb2_grpc
 
 TICKS_S = os.sysconf("SC_CLK_TCK")
 
@@ -28,19 +32,35 @@ def free_port() -> int:
         return port
 
 
-def stat_fields(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the state on. Raises: OSError when there is no such process."""
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+async def processes(cluster: Cluster) -> dict[str, int]:
+    """Name → process id of every gateway, of control and of every replica, whatever engine runs it."""
+    found = {"control": cluster.control.pid, **{gateway.name: gateway.pid for gateway in cluster.gateways}}
+    async with aio.insecure_channel(cluster.control_address) as channel:
+        snapshot = await control_pb2_grpc.ControlStub(channel).Describe(control_pb2.DescribeRequest(), timeout=5)
+    # A replica's id is <model>-<version>-<process id>-<random>.
+    found |= {f"replica-{r.spec.name}-{i}": int(r.replica_id.split("-")[-2]) for i, r in enumerate(snapshot.replicas)}
+    return {name: pid for name, pid in found.items() if pid is not None}
 
 
-def cpu_seconds(pid: int) -> float:
-    fields = stat_fields(pid)
+def stat_fields(process: int | str) -> list[str]:
+    """The fields of /proc/…/stat from the state on. Raises: OSError when there is no such process."""
+    return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+
+
+def cpu_seconds(process: int | str) -> float:
+    """User and system time so far of a process (its id), or of one thread of it (`PID/task/TID`)."""
+    fields = stat_fields(process)
     return (int(fields[11]) + int(fields[12])) / TICKS_S
 
 
+def gateways_cpu_seconds(cluster: Cluster) -> float:
+    return sum(cpu_seconds(gateway.pid) for gateway in cluster.gateways if gateway.pid is not None)
+
+
 def resident_mib(pid: int) -> float:
+    """Raises: OSError when there is no such process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 2)
 
 
 def family(root: int) -> list[int]:

@@ -13,7 +13,8 @@ from typing import Any
 import asking
 import capacity
 import driving
-import processes
+import machine
+from rich.console import Console
 from rich.progress import Progress
 
 from headrace.cluster import Cluster
@@ -30,7 +31,7 @@ async def measure(cluster: Cluster, seconds: float = SECONDS, rounds: int = ROUN
     questions = await asyncio.to_thread(asking.payments_of_64)
     limits = await capacity.find(cluster.address, questions)
     runs: list[dict[str, Any]] = []
-    with Progress() as progress:
+    with Progress(console=Console(stderr=True)) as progress:
         for number, factor in progress.track(order(rounds), description="W3"):
             rate, seed = factor * limits.capacity_rps, 100 + len(runs)
             found = await driving.open_loop(
@@ -49,9 +50,9 @@ def order(rounds: int) -> list[tuple[int, float]]:
 async def refuse_only(cluster: Cluster, questions: Path) -> dict[str, Any]:
     """Refusals a second, closed loop, and the gateways' microseconds for each: they bound what overload costs."""
     refused = await asyncio.to_thread(asking.refusable, questions, questions.with_name("w3-refused.npz"))
-    before = processes.gateways_cpu_s(cluster)
+    before = machine.gateways_cpu_seconds(cluster)
     found = await driving.closed_loop(cluster.address, refused, capacity.CONCURRENCY, REFUSING_S)
-    spent_s = processes.gateways_cpu_s(cluster) - before
+    spent_s = machine.gateways_cpu_seconds(cluster) - before
     # The gateway worked through the generator's warm-up of a second too.
     refusals = found["refused"] * (REFUSING_S + 1) / REFUSING_S
     return {

@@ -7,6 +7,7 @@ from typing import Any
 
 import asking
 import driving
+from rich.console import Console
 from rich.progress import Progress
 
 from headrace.cluster import Cluster
@@ -19,7 +20,7 @@ COMMON = {"workload": "W4", "system": "headrace", "tracing": True}
 async def measure(cluster: Cluster, seconds: float = SECONDS) -> list[dict[str, Any]]:
     questions = await asyncio.to_thread(asking.payments)
     runs = []
-    with Progress() as progress:
+    with Progress(console=Console(stderr=True)) as progress:
         for concurrency in progress.track(CONCURRENCIES, description="W4"):
             found = await driving.closed_loop(cluster.address, questions, concurrency, seconds)
             runs.append({**COMMON, "load": f"closed-{concurrency}", **found})

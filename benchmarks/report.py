@@ -15,8 +15,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import alone
 from rich.console import Console
-from rich.table import Table
+from sheet import Sheet
 
 Run = dict[str, Any]
 OURS = "headrace"
@@ -53,30 +54,9 @@ BARS = (
 )
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """One table: for the terminal and for markdown."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-
-    def rich(self) -> Table:
-        table = Table(*self.columns, title=self.title)
-        for row in self.rows:
-            table.add_row(*row)
-        return table
-
-    def markdown(self) -> str:
-        lines = [f"## {self.title}", "", "| " + " | ".join(self.columns) + " |", "|" + "---|" * len(self.columns)]
-        lines += [
-            "| " + " | ".join(cell.replace("\n", " ").replace("|", "\\|") for cell in row) + " |" for row in self.rows
-        ]
-        return "\n".join(lines)
-
-
 def publish(results: dict[str, Any], path: Path) -> None:
-    sheets = [figures(results["runs"]), bars(results["runs"])]
+    compared = [run for run in results["runs"] if is_compared(run)]
+    sheets = [figures(compared), bars(compared), *alone.sheets(results)]
     # A file or a pipe has no width of its own, and 80 columns would cut the figures off.
     console = Console(width=None if sys.stdout.isatty() else 160)
     parts = [f"# Benchmarks\n\n{results['hardware']}"]
@@ -84,15 +64,12 @@ def publish(results: dict[str, Any], path: Path) -> None:
     for sheet in sheets:
         console.print(sheet.rich())
         parts.append(sheet.markdown())
-    for name in ("tracing", "memory", "ragged"):
-        if name in results:
-            console.print(f"{name}:", short(name, results[name]))
-            parts.append(f"## {name}\n\n```\n{json.dumps(short(name, results[name]), indent=1)}\n```")
     path.write_text("\n\n".join(parts) + "\n")
 
 
-def short(name: str, found: dict[str, Any]) -> Any:
-    return found.get("median", found) if name == "tracing" else found
+def is_compared(run: Run) -> bool:
+    """Of the comparison with the peers: one gateway, one replica, the peers' workloads."""
+    return run.get("workload") in ("W1", "W2") and "replicas" not in run and "gateways" not in run
 
 
 def figures(runs: list[Run]) -> Sheet:
@@ -114,7 +91,8 @@ def place(workload: str, load: str, system: str, generator: str) -> tuple[Any, .
 
 
 def cells(found: list[Run]) -> tuple[str, ...]:
-    counts = str(sum(run.get("errors") or 0 for run in found)), str(sum(run.get("wrong") or 0 for run in found))
+    # Our own generator tells apart what perf_analyzer calls an error.
+    counts = alone.total(found, "errors", "lost", "deadline", "refused"), alone.total(found, "wrong")
     if not (rates := present(found, "rps")):
         return f"not run: {reason(found)}", "", "", "", "", *counts
     spread = f"{min(rates):,.0f}–{max(rates):,.0f}"
@@ -149,7 +127,7 @@ def bar_row(bar: Bar, runs: list[Run]) -> tuple[str, ...]:
         return *named, "", "", "0", bar.wanted, "not measured"
     middle = median(found)
     spread = f"{min(found):.2f}–{max(found):.2f}"
-    return *named, f"{middle:.2f}", spread, str(len(found)), bar.wanted, "yes" if bar.met_by(middle) else "no"
+    return *named, f"{middle:.2f}", spread, str(len(found)), bar.wanted, "yes" if bar.met_by(middle) else "**no**"
 
 
 def ratios(bar: Bar, runs: list[Run]) -> list[float]:

@@ -1,7 +1,8 @@
 """What is measured on headrace alone: python benchmarks/sections.py NAME [--engine ray|local]. Prints JSON.
 
-This is the one place to add a section: an `async def measure(cluster)` over a running cluster that serves its models.
-Each runs in a process of its own: Ray forks, and a fork beside the gRPC threads of an earlier section may hang.
+This is the one place to add a section: an async function of the engine. Each runs in a process of its own: Ray forks,
+and a fork beside the gRPC threads of an earlier section may hang. Progress goes to stderr; the last line of stdout is
+`{"found": …}`, or `{"note": why it failed}`.
 """
 
 from __future__ import annotations
@@ -9,63 +10,77 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import sys
-import tempfile
+import traceback
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import budget
+import bursts
+import clusters
+import hot_path
 import memory
+import overload
+import payments
+import ragged
+import scaling
 import tracing_cost
 
-from headrace import config
 from headrace.cluster import Cluster
 
-HERE = Path(__file__).parent
+Section = Callable[[str], Awaitable[Any]]
+"""A list of rows joins the results' `runs`; anything else stands there under the section's name."""
+LONGEST_S = 600.0
+"""A section that hangs must not take the others' figures with it."""
+W1, FRAUD = "w1-encoder", "fraud-tx"
 
 
-@dataclass(frozen=True)
-class Section:
-    measure: Callable[[Cluster], Awaitable[Any]]
-    """A list of rows joins the results' `runs`; anything else stands there under the section's name."""
-    models: tuple[str, ...] = ("w1-encoder",)
+def on_a_cluster(measure: Callable[[Cluster], Awaitable[Any]], *models: str) -> Section:
+    """A section that measures a running cluster of these models."""
+
+    async def section(engine: str) -> Any:
+        with clusters.settings(engine, *models) as settings:
+            async with Cluster(settings) as cluster:
+                return await measure(cluster)
+
+    return section
 
 
-SECTIONS = {
-    "tracing": Section(tracing_cost.measure),
-    "memory": Section(memory.measure),
+def without_a_cluster(measure: Callable[[], Any]) -> Section:
+    async def section(_: str) -> Any:
+        return await asyncio.to_thread(measure)
+
+    return section
+
+
+SECTIONS: dict[str, Section] = {
+    "overload": on_a_cluster(overload.measure, FRAUD, W1),
+    "payments": on_a_cluster(payments.measure, FRAUD, W1),
+    "bursts": on_a_cluster(bursts.measure, FRAUD, W1),
+    "scaling": scaling.measure,
+    "budget": on_a_cluster(budget.measure, W1),
+    "hot_path": without_a_cluster(hot_path.measure),
+    "tracing": on_a_cluster(tracing_cost.measure, W1),
+    "memory": on_a_cluster(memory.measure, W1),
+    "ragged": without_a_cluster(ragged.measure),
 }
 
 
-async def measure(name: str, engine: str) -> Any:
-    section = SECTIONS[name]
-    with tempfile.TemporaryDirectory() as traces:
-        async with Cluster(settings(section.models, engine, Path(traces))) as cluster:
-            return await section.measure(cluster)
-
-
-def settings(models: tuple[str, ...], engine: str, traces: Path) -> config.Settings:
-    return config.load(
-        None,
-        {},
-        engine=engine,
-        model_dirs=[HERE / "repository"],
-        only=list(models),
-        gateway__port=0,
-        gateway__metrics_port=0,
-        control__port=0,
-        telemetry__trace_dir=traces,
-        telemetry__log_level="ERROR",
-    )
+async def outcome(section: Section, engine: str) -> dict[str, Any]:
+    """What it found, or why it found nothing."""
+    try:
+        async with asyncio.timeout(LONGEST_S):
+            return {"found": await section(engine)}
+    except Exception as error:  # noqa: BLE001  whatever it was, the report says so and the other sections go on
+        traceback.print_exc()
+        return {"note": f"failed: {type(error).__name__}: {error}"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sorted(SECTIONS))
     parser.add_argument("--engine", default="ray", choices=["ray", "local"])
     options = parser.parse_args()
-    json.dump(asyncio.run(measure(options.name, options.engine)), sys.stdout)
+    print(json.dumps(asyncio.run(outcome(SECTIONS[options.name], options.engine))))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 from tritonclient.grpc import service_pb2
 
+FP32_BATCHED = 1e-4
+"""How far an answer moves, at most, when its row is computed with others; a spec's own tolerance where it is larger."""
+
 
 @dataclass(frozen=True, slots=True)
 class Questions:

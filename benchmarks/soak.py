@@ -21,8 +21,8 @@ from typing import Any
 
 import asking
 import driving
+import machine
 import numpy as np
-import processes
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -55,7 +55,7 @@ async def soak(options: argparse.Namespace) -> Soak:
     questions = await asyncio.to_thread(asking.payments_of_64)
     seen, seconds = Soak(), options.minutes * 60
     async with Cluster(settings(options.engine)) as cluster:
-        pids = await processes.all_of(cluster)
+        pids = await machine.processes(cluster)
         sampling = asyncio.create_task(_sample(pids, seen, seconds))
         try:
             await _load(cluster, questions, seen, seconds)
@@ -96,7 +96,7 @@ async def _sample(pids: Mapping[str, int], seen: Soak, seconds: float) -> None:
     begun = time.monotonic()
     while (now := time.monotonic() - begun) < seconds:
         for name, pid in pids.items():
-            seen.samples.setdefault(name, []).append((now, processes.resident_mib(pid)))
+            seen.samples.setdefault(name, []).append((now, machine.resident_mib(pid)))
         await asyncio.sleep(EVERY_S)
 
 

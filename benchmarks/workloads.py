@@ -1,7 +1,7 @@
 """The questions of each workload, with the answers they must get: the module's own, one row at a time.
 
 W1 is FP32 [1, 32, 16]. W2 is ragged, [1, T, 16], with the lengths of `ragged.py`. Each is written for the project's own
-generator (.npz, see `load.py`) and for perf_analyzer (`--input-data`), and W2 a second time as callers must send it to
+generator (see `serialised.py`) and for perf_analyzer (`--input-data`), and W2 a second time as callers must send it to
 a server that batches equal shapes only: padded to the cap, the length beside it.
 """
 
@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import ragged
+import serialised
 import torch
 
+from headrace.client import request
 from headrace_models import spec
 
 HERE = Path(__file__).parent
@@ -44,13 +46,20 @@ class Workload:
     def model(self) -> str:
         return MODELS[self.name]
 
+    def request(self, row: Row) -> bytes:
+        message: bytes = request(self.model, {name: value[None] for name, value in row.items()}).SerializeToString()
+        return message
+
     def write(self, folder: Path, *, padded: bool) -> Questions:
         """`padded` is for W2 alone: rows of W1 have one shape anyway."""
         padded = padded and self.name == "W2"
         stem = folder / f"{self.name.lower()}{'-padded' if padded else ''}"
         questions = Questions(stem.with_suffix(".npz"), stem.with_suffix(".json"))
         rows = [padded_row(row) if padded else {"events": row} for row in self.rows]
-        np.savez(questions.own, **npz(rows), **{"expected.score": self.scores})
+        requests = [self.request(row) for row in rows]
+        serialised.save(
+            questions.own, serialised.Questions(requests, {"score": self.scores}, {"score": serialised.FP32_BATCHED})
+        )
         questions.perf_analyzer.write_text(json.dumps({"data": [asked(row) for row in rows]}))
         return questions
 
@@ -85,19 +94,6 @@ def padded_row(events: np.ndarray) -> Row:
     filled = np.zeros((CAP, events.shape[1]), np.float32)
     filled[: len(events)] = events
     return {"events": filled, "length": np.array([len(events)], np.int32)}
-
-
-def npz(rows: list[Row]) -> Row:
-    """`input.<name>`: rows of one shape stacked, others joined end to end with `lengths.<name>` beside them."""
-    arrays = {}
-    for name in rows[0]:
-        column = [row[name] for row in rows]
-        if len({value.shape for value in column}) == 1:
-            arrays[f"input.{name}"] = np.stack(column)
-        else:
-            arrays[f"input.{name}"] = np.concatenate(column)
-            arrays[f"lengths.{name}"] = np.array([len(value) for value in column], np.int64)
-    return arrays
 
 
 def asked(row: Row) -> dict[str, dict[str, list[float]]]:

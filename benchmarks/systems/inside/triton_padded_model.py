@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+# First: it finds our environment for whatever comes after. The interpreter's own numpy may be 2, which garbles tensors.
+import triton_python_backend_utils as backend  # isort: skip
 import numpy as np
-import triton_python_backend_utils as backend
 from encoder import Encoder
 
 

@@ -25,7 +25,7 @@ def test_the_expected_answers_are_the_golden_ones(written: Path) -> None:
         message = service_pb2.ModelInferRequest.FromString(found.requests[2])
         assert message.model_name == "w1-encoder"
         assert message.raw_input_contents[0] == golden["input.events"][2].tobytes()
-    assert found.tolerance == {"score": asking.FP32_BATCHED}
+    assert found.tolerance == {"score": serialised.FP32_BATCHED}
 
 
 def test_a_refusable_request_is_the_same_with_a_microsecond_to_live(written: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_more_requests_are_better_and_more_milliseconds_are_not(
 def test_a_bar_row_says_the_median_the_spread_and_whether_it_is_met() -> None:
     row = report.bar_row(BAR, RUNS)
 
-    assert row[4:] == ("0.65", "0.50–0.80", "2", "≥ 0.75", "no")
+    assert row[4:] == ("0.65", "0.50–0.80", "2", "≥ 0.75", "**no**")
 
 
 def test_a_bar_without_its_peer_is_not_met() -> None:
@@ -82,4 +82,4 @@ def test_the_report_is_written_as_markdown(tmp_path: Path) -> None:
 
     text = (tmp_path / "report.md").read_text()
     assert "a machine" in text
-    assert "| W1 | closed-64 | rps | triton | 0.65 | 0.50–0.80 | 2 | ≥ 0.75 | no |" in text
+    assert "| W1 | closed-64 | rps | triton | 0.65 | 0.50–0.80 | 2 | ≥ 0.75 | **no** |" in text

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import load
 import numpy as np
 import pytest
+import serialised
 import workloads
+from tritonclient.grpc import service_pb2
 
 from headrace_models import spec
 
@@ -56,14 +57,15 @@ def test_a_padded_row_keeps_its_events_and_says_how_many_they_are() -> None:
 
 @pytest.mark.parametrize("padded", [False, True])
 def test_the_generator_asks_what_was_written(w2: workloads.Workload, tmp_path: Path, padded: bool) -> None:  # noqa: FBT001
-    questions = load.load_questions(w2.write(tmp_path, padded=padded).own, w2.model)
+    questions = serialised.load(w2.write(tmp_path, padded=padded).own)
 
     assert len(questions.requests) == len(w2.rows)
-    for request, events in zip(questions.requests, w2.rows, strict=True):
+    for asked, events in zip(questions.requests, w2.rows, strict=True):
+        request = service_pb2.ModelInferRequest.FromString(asked)
         sent = np.frombuffer(request.raw_input_contents[0], np.float32).reshape(request.inputs[0].shape)
         assert sent.shape == (1, workloads.CAP if padded else len(events), 16)
         np.testing.assert_array_equal(sent[0, : len(events)], events)
-    np.testing.assert_array_equal([answer["score"] for answer in questions.expected], w2.scores)
+    np.testing.assert_array_equal(questions.expected["score"], w2.scores)
 
 
 @pytest.mark.parametrize("padded", [False, True])
