@@ -30,7 +30,7 @@ from tritonclient.grpc import service_pb2
 from headrace import config
 from headrace.client import request
 from headrace.core.clock import MonotonicClock
-from headrace.gateway import dispatch, servicer
+from headrace.gateway import codec, dispatch, servicer
 from headrace.gateway.admission import Admission
 from headrace.gateway.lane import Lane
 from headrace.gateway.link import ReplicaLink
@@ -48,7 +48,7 @@ BATCHES = (8, 32)
 REQUESTS = 1600
 ROUNDS = 25
 STEPS = (
-    ("decode", servicer, "decode"),
+    ("decode", codec.Decoder, "decode"),
     ("encode", servicer, "encode"),
     ("pack, message", dispatch, "pack"),
     ("pack, message", dispatch.Dispatcher, "_message"),

@@ -30,7 +30,7 @@ MODEL = "w1-encoder"
 SETUPS = ((1, 1), (2, 1), (4, 1), (1, 2))
 """(replicas, gateways)."""
 CONCURRENCIES = (8, 32, 64)
-ROUNDS = 3
+ROUNDS = 2
 SECONDS = 3.0
 WARM_UP_S = 2.0
 ALL_READY_S = 60.0

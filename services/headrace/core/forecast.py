@@ -12,8 +12,9 @@ GAIN: Final = 0.1
 """Weight of the newest batch."""
 TRUSTED_AFTER: Final = 20
 """Batches before anybody is refused by a forecast."""
-DEVIATIONS: Final = 2.0
-BOUNDS: Final = (0.1, 10.0)
+DEVIATIONS: Final = 1.0
+"""More would refuse many who make it; one who does not costs a place in the queue, hardly any work."""
+BOUNDS: Final = (0.1, 4.0)
 """What one batch may say of the ratio: a pause of the machine is not a trend."""
 
 
@@ -30,7 +31,7 @@ class Forecast:
         return self._seen >= TRUSTED_AFTER and self.likely_s(expected_s) > left_s
 
     def likely_s(self, expected_s: float) -> float:
-        """Nearly all answers come within this."""
+        """Most answers come within this."""
         return self._ratio * expected_s + DEVIATIONS * self._deviation_s
 
     def learn(self, expected_s: float, took_s: float) -> None:
