@@ -107,7 +107,7 @@ class BatchRecord:
     path: str
     closed_ns: int
     close_reason: str
-    """slot, rows, tokens, deadline or delay: what closed it."""
+    """slot, rows, tokens, preferred, deadline or delay: what closed it."""
     oldest_ns: int = 0
     """When its oldest member was queued."""
     rows: int = 0

@@ -10,7 +10,7 @@ from typing import Final
 
 from tritonclient.grpc import model_config_pb2, service_pb2
 
-from headrace.config import BatchingSettings
+from headrace.config import BatchingSettings, QueuePolicy
 from headrace.core.tensors import ModelSpec, TensorSpec
 from headrace.errors import InvalidInference
 from headrace.gateway.models import Models
@@ -53,16 +53,34 @@ def config(spec: ModelSpec, settings: BatchingSettings) -> model_config_pb2.Mode
         output=[
             model_config_pb2.ModelOutput(name=t.name, data_type=f"TYPE_{t.datatype}", dims=t.dims) for t in spec.outputs
         ],
-        dynamic_batching=model_config_pb2.ModelDynamicBatching(
-            preferred_batch_size=[rows],
-            max_queue_delay_microseconds=settings.max_queue_delay_us,
-            default_queue_policy=model_config_pb2.ModelQueuePolicy(
-                max_queue_size=settings.max_queue_rows,
-                default_timeout_microseconds=int(settings.default_timeout_ms * 1000),
-                allow_timeout_override=True,
-            ),
-        ),
+        dynamic_batching=_dynamic_batching(rows, settings),
         version_policy=model_config_pb2.ModelVersionPolicy(all=model_config_pb2.ModelVersionPolicy.All()),
+    )
+
+
+def _dynamic_batching(rows: int, settings: BatchingSettings) -> model_config_pb2.ModelDynamicBatching:
+    levels = settings.priority_levels
+    return model_config_pb2.ModelDynamicBatching(
+        preferred_batch_size=settings.preferred_batch_size or [rows],
+        max_queue_delay_microseconds=settings.max_queue_delay_us,
+        preserve_ordering=settings.preserve_ordering,
+        priority_levels=levels if levels > 1 else 0,
+        default_priority_level=settings.default_priority_level if levels > 1 else 0,
+        default_queue_policy=_queue_policy(settings.default_queue_policy, settings.max_queue_rows),
+        priority_queue_policy={
+            level: _queue_policy(policy, settings.max_queue_rows)
+            for level, policy in settings.priority_queue_policy.items()
+        },
+    )
+
+
+def _queue_policy(policy: QueuePolicy, max_rows: int) -> model_config_pb2.ModelQueuePolicy:
+    kind = model_config_pb2.ModelQueuePolicy
+    return kind(
+        timeout_action=kind.DELAY if policy.timeout_action == "delay" else kind.REJECT,
+        default_timeout_microseconds=policy.default_timeout_us,
+        allow_timeout_override=policy.allow_timeout_override,
+        max_queue_size=policy.max_queue_size or max_rows,
     )
 
 
