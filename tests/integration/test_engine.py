@@ -113,14 +113,14 @@ def test_answers_leave_in_the_order_of_their_requests_where_that_is_asked_for(ru
 
 def test_who_cannot_be_answered_in_time_is_told_at_once_and_never_computed(run: Run, tmp_path: Path) -> None:
     async def body(stub: Any, gateway: Gateway, replica: FakeReplica) -> tuple[grpc.StatusCode, float, int]:
-        replica.delay_s = 0.03
-        for _ in range(12):  # it learns what batches cost, and what answers take
+        replica.delay_s = 0.1
+        for _ in range(20):  # it learns what batches cost, and what answers take
             await asyncio.gather(*(stub.ModelInfer(question(key)) for key in range(8)))
-        crowd = [asyncio.ensure_future(stub.ModelInfer(question(key))) for key in range(150)]
-        await until_waiting(gateway, 60)
+        crowd = [asyncio.ensure_future(stub.ModelInfer(question(key))) for key in range(300)]
+        await until_waiting(gateway, 150)  # half a second of work
         begun, before = time.perf_counter(), len(replica.batches)
         with pytest.raises(aio.AioRpcError) as caught:
-            await stub.ModelInfer(question(7777), timeout=0.04)
+            await stub.ModelInfer(question(7777), timeout=0.25)
         took_s = time.perf_counter() - begun
         await asyncio.gather(*crowd)
         rode = [key for batch in keys_of(replica)[before:] for key in batch]
@@ -129,7 +129,7 @@ def test_who_cannot_be_answered_in_time_is_told_at_once_and_never_computed(run: 
     code, took_s, rode = through_a_gateway(run, tmp_path, body)
 
     assert code is grpc.StatusCode.UNAVAILABLE
-    assert took_s < 0.03
+    assert took_s < 0.2
     assert rode == 0
 
 
