@@ -53,9 +53,9 @@ def without_a_cluster(measure: Callable[[], Any]) -> Section:
 
 
 SECTIONS: dict[str, Section] = {
-    "overload": on_a_cluster(overload.measure, FRAUD, W1),
-    "payments": on_a_cluster(payments.measure, FRAUD, W1),
-    "bursts": on_a_cluster(bursts.measure, FRAUD, W1),
+    "overload": on_a_cluster(overload.measure, FRAUD),
+    "payments": on_a_cluster(payments.measure, FRAUD),
+    "bursts": on_a_cluster(bursts.measure, W1),
     "scaling": scaling.measure,
     "budget": on_a_cluster(budget.measure, W1),
     "hot_path": without_a_cluster(hot_path.measure),

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+import grpc
+
 STAMPS: Final = "headrace-stamps-bin"
 """Trailing metadata of a batch that failed at its replica: `headrace.v1.Stamps`, as far as it got."""
+STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
+"""By number, as an answer in a stream carries it."""
 OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 1000),
     ("grpc.keepalive_timeout_ms", 1000),

@@ -165,3 +165,17 @@ def test_a_delayed_request_is_served_after_those_that_have_time(run: Run, tmp_pa
     rode = through_a_gateway(run, tmp_path, body, default_queue_policy={"timeout_action": "delay"})
 
     assert rode == [2, 3, 1]
+
+
+def test_a_full_queue_does_not_hold_ordered_answers_back(run: Run, tmp_path: Path) -> None:
+    async def body(stub: Any, gateway: Gateway, replica: FakeReplica) -> list[int]:
+        running = await occupied(stub, replica)
+        waiting = [asyncio.ensure_future(stub.ModelInfer(question(key))) for key in range(2)]
+        await until_waiting(gateway, 2)
+        with pytest.raises(aio.AioRpcError, match="Exceeds maximum queue size"):
+            await stub.ModelInfer(question(99))
+        replica.hanging.clear()
+        await asyncio.gather(*running, *waiting)
+        return [key_of(await stub.ModelInfer(question(key), timeout=5)) for key in (5, 6)]
+
+    assert through_a_gateway(run, tmp_path, body, preserve_ordering=True, max_queue_rows=2) == [5, 6]

@@ -38,7 +38,7 @@ class Budget:
     tokens: int
     delay_s: float = 0.0
     preferred: tuple[int, ...] = ()
-    """Rows that end the wait, ascending."""
+    """Rows that end the wait."""
 
     def batches(self, rows: int, tokens: int) -> float:
         """How many full batches that makes."""

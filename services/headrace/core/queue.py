@@ -139,8 +139,17 @@ class RiderQueue:
         self.tightest = min(self.tightest, inference.deadline, rider.queued_until)
 
     def forget(self, rider: Rider) -> None:
-        """A rider was settled where it waits: its rows are free at once."""
-        self._leave(rider)
+        """A rider leaves, to ride or settled where it waits: its rows are free at once."""
+        assert rider.line is not None, "This is a bug."
+        rider.line.leave(rider)
+        rider.queue = None
+        level, inference = self._levels[rider.level], rider.inference
+        level.rows -= inference.rows
+        level.tokens -= inference.tokens
+        self.rows -= inference.rows
+        self.tokens -= inference.tokens
+        if not self.rows:
+            self.tightest = float("inf")
 
     def time_is_over(self, rider: Rider) -> None:
         """The rider has waited as long as it may: it is refused or, by its level's policy, goes behind the others."""
@@ -166,7 +175,7 @@ class RiderQueue:
         rider = self.next()
         if rider is not None:
             self._pay(rider)
-            self._leave(rider)
+            self.forget(rider)
         return rider
 
     def waiting_since(self) -> float:
@@ -189,15 +198,3 @@ class RiderQueue:
     def _join(self, line: Line, rider: Rider) -> None:
         rider.line = line
         line.riders.append(rider)
-
-    def _leave(self, rider: Rider) -> None:
-        assert rider.line is not None, "This is a bug."
-        rider.line.leave(rider)
-        rider.queue = None
-        level, inference = self._levels[rider.level], rider.inference
-        level.rows -= inference.rows
-        level.tokens -= inference.tokens
-        self.rows -= inference.rows
-        self.tokens -= inference.tokens
-        if not self.rows:
-            self.tightest = float("inf")

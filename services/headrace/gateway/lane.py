@@ -66,7 +66,7 @@ class Lane:
             rows=min(settings.max_rows or spec.max_rows, spec.max_rows),
             tokens=min(settings.max_tokens or spec.max_tokens, spec.max_tokens),
             delay_s=settings.max_queue_delay_us / 1e6,
-            preferred=tuple(sorted(settings.preferred_batch_size)),
+            preferred=settings.preferred_batch_size,
         )
         self._ordering = Ordering() if settings.preserve_ordering else None
         self._clock = clock
@@ -102,9 +102,16 @@ class Lane:
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        rider = self._rider(inference, record, lambda: None if done.done() else done.set_result(None))
+
+        def wake() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        rider = self._rider(inference, record, wake)
         rider.expected_s = ahead_s + self.cost.predict_s(inference.tokens)
         self._enqueue(rider)
+        if self._ordering is not None:  # now that it has a place: one that was refused would hold all others back
+            self._ordering.enter(rider, wake)
         try:
             await done
         except asyncio.CancelledError:
@@ -125,7 +132,6 @@ class Lane:
         if ordering is None:
             return Rider(inference, record, wake, level)
         rider = Rider(inference, record, lambda: ordering.settled(rider, wake), level)
-        ordering.enter(rider, wake)
         return rider
 
     def _enqueue(self, rider: Rider) -> None:
@@ -226,7 +232,7 @@ class Lane:
             answer = await self.dispatcher.dispatch(batch, flight, self.backlog_s())
             if batch.riders:
                 self._settle(batch, answer)
-                self._learn(batch, flight, answer.stamps)
+                self._learn(batch, answer.stamps)
         except HeadraceError as error:
             _fail(batch, type(error), str(error))
         except asyncio.CancelledError:
@@ -264,11 +270,11 @@ class Lane:
                 rider.settle(Answer(split(self.spec, columns, row, rows), record.span_id, batch.rows, queue_us))
             row += rows
 
-    def _learn(self, batch: Batch, flight: Flight, stamps: replica_pb2.Stamps) -> None:
+    def _learn(self, batch: Batch, stamps: replica_pb2.Stamps) -> None:
         """Teach the round trip, less what the batch waited behind others at the replica."""
         sent_ns = batch.record.dispatches[-1].start_ns
         waited_ns = max(0, stamps.started_ns - stamps.received_ns)
-        self.dispatcher.learn(flight, batch.tokens, (self._clock.now_ns() - sent_ns - waited_ns) / 1e9)
+        self.cost.observe(batch.tokens, (self._clock.now_ns() - sent_ns - waited_ns) / 1e9)
 
     # Life ---------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from headrace.channel import OPTIONS
+from headrace.channel import OPTIONS, STATUS
 from headrace.core.records import ReplicaIdentity
 from headrace.v1 import control_pb2, replica_pb2, replica_pb2_grpc
 
@@ -27,7 +27,6 @@ EVICTING: Final = frozenset(
         grpc.StatusCode.CANCELLED,  # its server stopped before the grace was over
     }
 )
-STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
 Stream = aio.StreamStreamCall[replica_pb2.PackedBatch, replica_pb2.PackedAnswer]
 
 
@@ -50,8 +49,6 @@ class Flight:
     tokens: int
     ends_at: float
     """When its answer is expected, on the gateway's clock, seconds."""
-    alone: bool
-    """No other replica of the lane had anything of ours when it was booked."""
 
 
 class ReplicaLink:

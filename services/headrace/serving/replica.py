@@ -19,7 +19,7 @@ import grpc
 import torch
 from grpc import aio
 
-from headrace.channel import SERVER_OPTIONS, STAMPS
+from headrace.channel import SERVER_OPTIONS, STAMPS, STATUS
 from headrace.config import ModelSettings, ReplicaSettings
 from headrace.errors import Failed, HeadraceError, status_of
 from headrace.serving import weights
@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 
 ALIVE_PATIENCE_S: Final = 10.0
 WATCH_S: Final = 0.5
-STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
@@ -179,13 +178,13 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
     async def _read(self, rpc: aio.ServicerContext[Any, Any], answering: set[asyncio.Task[None]]) -> None:
         writing = asyncio.Lock()  # gRPC takes one message of a stream at a time
 
-        async def answer(batch: replica_pb2.PackedBatch) -> None:
+        async def reply(batch: replica_pb2.PackedBatch) -> None:
             answer = await self._answer(batch)
             async with writing:
                 await rpc.write(answer)
 
         while (batch := await rpc.read()) is not aio.EOF:
-            task = asyncio.get_running_loop().create_task(answer(batch), name="answer")
+            task = asyncio.get_running_loop().create_task(reply(batch), name="reply")
             answering.add(task)
             task.add_done_callback(answering.discard)
 

@@ -18,6 +18,7 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
+from headrace.channel import STATUS
 from headrace.v1 import control_pb2, replica_pb2, replica_pb2_grpc
 
 ECHO_SPEC = control_pb2.ModelSpec(
@@ -86,7 +87,7 @@ class FakeReplica(replica_pb2_grpc.ReplicaServicer):
     ) -> replica_pb2.PackedAnswer:
         answer = await self._execute(request)
         if answer.code:
-            await rpc.abort(next(code for code in grpc.StatusCode if code.value[0] == answer.code), answer.message)
+            await rpc.abort(STATUS[answer.code], answer.message)
         return answer
 
     async def ExecuteStream(self, _: object, rpc: aio.ServicerContext[Any, Any]) -> None:
