@@ -17,6 +17,7 @@ from headrace.core.clock import Clock
 from headrace.core.cost import TRUSTED_AFTER, CostModel
 from headrace.core.policy import Room
 from headrace.core.records import DispatchRecord, Stages
+from headrace.core.sharing import Sharing
 from headrace.errors import BackendLost, BrokenContract, ModelFailed, Overloaded
 from headrace.gateway.link import EVICTING, BatchLost, Flight, ReplicaLink
 from headrace.gateway.pressure import Pressure
@@ -70,6 +71,7 @@ class Dispatcher:
         self._clock = clock
         self._cost = cost
         self._pressure = pressure
+        self._sharing = Sharing()
         self._on_room = on_room
         self._links: dict[str, ReplicaLink] = {}
         self._budget = RetryBudget(clock)
@@ -162,8 +164,23 @@ class Dispatcher:
         return Room(enough_rows=link.rows, stage_at=ends_at - self._lead_s, starts_at=ends_at, idle=False)
 
     def _enough_rows(self) -> int:
-        """For an idle replica: whatever waits; under pressure as much as all that run have together."""
-        return sum(link.rows for link in self._links.values()) if self._pressure.high else 0
+        """For an idle replica: whatever waits, unless another batch costs the loop, or its neighbours, too much.
+
+        Then as much as all that run have together.
+        """
+        dear = self._pressure.high or self._sharing.costly
+        return sum(link.rows for link in self._links.values()) if dear else 0
+
+    def _others(self, link: ReplicaLink) -> bool:
+        """Another replica has something of ours."""
+        return any(other.flights for other in self._links.values() if other is not link)
+
+    def learn(self, flight: Flight, tokens: int, seconds: float) -> None:
+        """Take in what an answered batch took, from sending to its answer, less what it waited behind others."""
+        beside = self._others(flight.link)
+        if flight.alone is not beside:  # company that came or went meanwhile says nothing
+            self._sharing.observe(seconds / max(1e-6, self._cost.predict_s(tokens)), alone=flight.alone)
+        self._cost.observe(tokens, seconds)
 
     def free_in_s(self, now: float, waiting_s: float) -> float:
         """When what the replicas have, and `waiting_s` of work besides, will be done; 0 = one of them is free now."""
@@ -220,7 +237,7 @@ class Dispatcher:
     def _board(self, batch: Batch, link: ReplicaLink) -> Flight:
         begins = max([self._clock.now(), *(flight.ends_at for flight in link.flights)])
         ends_at = begins + self._cost.predict_s(batch.tokens)
-        flight = Flight(link, batch.rows, batch.tokens, ends_at)
+        flight = Flight(link, batch.rows, batch.tokens, ends_at, alone=not self._others(link))
         link.flights.append(flight)
         return flight
 

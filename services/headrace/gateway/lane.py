@@ -232,7 +232,7 @@ class Lane:
             answer = await self.dispatcher.dispatch(batch, flight, self.backlog_s())
             if batch.riders:
                 self._settle(batch, answer)
-                self._learn(batch, answer.stamps)
+                self._learn(batch, flight, answer.stamps)
         except HeadraceError as error:
             _fail(batch, type(error), str(error))
         except asyncio.CancelledError:
@@ -270,11 +270,11 @@ class Lane:
                 rider.settle(Answer(split(self.spec, columns, row, rows), record.span_id, batch.rows, queue_us))
             row += rows
 
-    def _learn(self, batch: Batch, stamps: replica_pb2.Stamps) -> None:
+    def _learn(self, batch: Batch, flight: Flight, stamps: replica_pb2.Stamps) -> None:
         """Teach the round trip, less what the batch waited behind others at the replica."""
         sent_ns = batch.record.dispatches[-1].start_ns
         waited_ns = max(0, stamps.started_ns - stamps.received_ns)
-        self.cost.observe(batch.tokens, (self._clock.now_ns() - sent_ns - waited_ns) / 1e9)
+        self.dispatcher.learn(flight, batch.tokens, (self._clock.now_ns() - sent_ns - waited_ns) / 1e9)
 
     # Life ---------------------------------------------------------------------------------------------------------
 

@@ -49,6 +49,8 @@ class Flight:
     tokens: int
     ends_at: float
     """When its answer is expected, on the gateway's clock, seconds."""
+    alone: bool
+    """No other replica of the lane had anything of ours when it was booked."""
 
 
 class ReplicaLink:
