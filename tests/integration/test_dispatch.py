@@ -322,3 +322,35 @@ def test_a_thousand_cancellations_disturb_none_of_ten_thousand_requests(run: Run
     assert results["right"] >= 9_000
     assert results["right"] + results["cancelled"] == 10_000
     assert waiting == held == 0
+
+
+def test_a_second_try_waits_for_another_replica_rather_than_going_back_to_the_lost_one(
+    run: Run, tmp_path: Path
+) -> None:
+    """The lost one answers its health check at once, and would be chosen again while the other is full."""
+
+    async def main() -> tuple[list[float], int]:
+        async with FakeReplica() as lost, FakeReplica() as other:
+            models = {"echo": {"batching": {"max_rows": 1}}}
+            async with (
+                running_gateway(tmp_path, [lost, other], models=models) as (gateway, _),
+                aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel,
+            ):
+                stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+                other.hanging.set()
+                lost.refuse_with = grpc.StatusCode.UNAVAILABLE
+                asked = [asyncio.ensure_future(stub.ModelInfer(question(key), timeout=20)) for key in range(6)]
+                while len(other.batches) < 2 or not lost.batches:
+                    await asyncio.sleep(0.005)
+                seen = [batch.batch_id for batch in lost.batches]
+                await asyncio.sleep(0.2)
+                other.hanging.clear()
+                lost.refuse_with = None
+                values = [value(answer) for answer in await asyncio.gather(*asked)]
+                again = sum(seen.count(batch.batch_id) for batch in lost.batches[len(seen) :])
+                return values, again
+
+    values, again = run(main())
+
+    assert values == [right(key) for key in range(6)]
+    assert again == 0

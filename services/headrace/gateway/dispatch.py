@@ -191,10 +191,14 @@ class Dispatcher:
         return (left_s + waiting_s) / len(links)
 
     def _choose(self, other_than: ReplicaLink | None = None) -> ReplicaLink | None:
-        """The replica with the least work in seconds; ties at random, so that gateways don't march together."""
-        free = [link for link in self._links.values() if link.choosable and len(link.flights) < SLOTS]
-        others = [link for link in free if link is not other_than]
-        return min(others or free, key=lambda link: (self._work_s(link), random.random()), default=None)
+        """The replica with the least work in seconds; ties at random, so that gateways don't march together.
+
+        `other_than` is the one that has lost a batch: it gets it again only where there is no other, busy or not.
+        """
+        choosable = [link for link in self._links.values() if link.choosable]
+        others = [link for link in choosable if link is not other_than]
+        free = [link for link in others or choosable if len(link.flights) < SLOTS]
+        return min(free, key=lambda link: (self._work_s(link), random.random()), default=None)
 
     def _work_s(self, link: ReplicaLink) -> float:
         own_s = sum(self._cost.predict_s(flight.tokens) for flight in link.flights)

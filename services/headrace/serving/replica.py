@@ -6,6 +6,7 @@ Runs one batch at a time on a thread of its own; says to control who and how it 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -181,7 +182,8 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
         async def reply(batch: replica_pb2.PackedBatch) -> None:
             answer = await self._answer(batch)
             async with writing:
-                await rpc.write(answer)
+                with contextlib.suppress(aio.InternalError):  # the stream has ended: nobody waits for this answer
+                    await rpc.write(answer)
 
         while (batch := await rpc.read()) is not aio.EOF:
             task = asyncio.get_running_loop().create_task(reply(batch), name="reply")
