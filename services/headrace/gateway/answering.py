@@ -21,6 +21,7 @@ from headrace.gateway.admission import Admission
 from headrace.gateway.lane import Lane
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
+from headrace.rpc.call import Call
 from headrace.telemetry import timings
 
 log = logging.getLogger(__name__)
@@ -33,11 +34,10 @@ MAX_SENTENCE: Final = 1024
 """Characters of a status message: it quotes names that a caller chose, and a client takes 8 KiB of metadata at most."""
 
 Trailing = tuple[tuple[str, str], ...]
-Rpc = aio.ServicerContext[Any, Any]
 Request = TypeVar("Request")
 Response = TypeVar("Response")
-Method = Callable[[Any, Request, Rpc], Awaitable[Response]]
-ScoringMethod = Callable[[Any, Request, Rpc, RpcRecord], Awaitable[Response]]
+Method = Callable[[Any, Request, Call], Awaitable[Response]]
+ScoringMethod = Callable[[Any, Request, Call, RpcRecord], Awaitable[Response]]
 
 
 class Answers(Protocol):
@@ -77,7 +77,7 @@ def scored(name: str) -> Callable[[ScoringMethod[Request, Response]], Method[Req
 
     def decorate(method: ScoringMethod[Request, Response]) -> Method[Request, Response]:
         @functools.wraps(method)
-        async def answer(self: Scores, request: Request, rpc: Rpc) -> Response:
+        async def answer(self: Scores, request: Request, rpc: Call) -> Response:
             record = self.observer.begin(name, rpc)
             record.request_id = self.id_of(request)[:MAX_ID]
             try:
@@ -106,7 +106,7 @@ def answering(method: Method[Request, Response]) -> Method[Request, Response]:
     """Turn headrace's errors into gRPC statuses, and anything else into INTERNAL that tells nothing."""
 
     @functools.wraps(method)
-    async def answer(self: Answers, request: Request, rpc: Rpc) -> Response:
+    async def answer(self: Answers, request: Request, rpc: Call) -> Response:
         try:
             return await method(self, request, rpc)
         except HeadraceError as error:
@@ -123,7 +123,7 @@ def answering(method: Method[Request, Response]) -> Method[Request, Response]:
     return answer
 
 
-async def abort(rpc: Rpc, service: Answers, error: HeadraceError, trailing: Trailing = ()) -> None:
+async def abort(rpc: Call, service: Answers, error: HeadraceError, trailing: Trailing = ()) -> None:
     """End an RPC with the status of `error`."""
     if isinstance(error, Overloaded | NotServing):
         trailing = (*trailing, ("grpc-retry-pushback-ms", PUSHBACK_MS))
@@ -137,7 +137,7 @@ async def _admitted(
     service: Scores,
     method: ScoringMethod[Request, Response],
     request: Request,
-    rpc: Rpc,
+    rpc: Call,
     record: RpcRecord,
 ) -> Response:
     service.admission.enter()

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import grpc
-from grpc import aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
-from headrace.channel import OPTIONS, STATUS
 from headrace.core.records import ReplicaIdentity
-from headrace.v1 import control_pb2, replica_pb2, replica_pb2_grpc
+from headrace.rpc.channel import Channel, Exchange
+from headrace.rpc.messages import STATUS, Failure
+from headrace.v1 import control_pb2, replica_pb2
 
+EXECUTE: Final = "/headrace.v1.Replica/ExecuteStream"
+HEALTH: Final = "/grpc.health.v1.Health/Check"
 PROBE_TIMEOUT_S: Final = 0.5
 PROBE_BACKOFF_S: Final = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0)
 EVICTING: Final = frozenset(
@@ -27,7 +29,6 @@ EVICTING: Final = frozenset(
         grpc.StatusCode.CANCELLED,  # its server stopped before the grace was over
     }
 )
-Stream = aio.StreamStreamCall[replica_pb2.PackedBatch, replica_pb2.PackedAnswer]
 
 
 class BatchLost(Exception):
@@ -66,13 +67,12 @@ class ReplicaLink:
         self.queued_elsewhere = 0
         """Batches of others that waited there, by its last answer."""
         self.flights: list[Flight] = []
-        self._channel = aio.insecure_channel(registration.endpoint, OPTIONS)
-        self._stub = replica_pb2_grpc.ReplicaStub(self._channel)
-        self._stream: Stream | None = None
-        self._writing = asyncio.Lock()
+        self._channel = Channel(registration.endpoint)
+        self._stream: Exchange | None = None
+        self._opening = asyncio.Lock()
         self._answers: dict[int, asyncio.Future[replica_pb2.PackedAnswer | None]] = {}
         """Batch id → who waits for its answer; None instead of one: the stream has ended."""
-        self._channel.get_state(try_to_connect=True)  # warm from the first snapshot on
+        self._channel.warm_up()
 
     def update(self, registration: control_pb2.Registration) -> None:
         """Take over what the latest snapshot says of it."""
@@ -104,7 +104,8 @@ class ReplicaLink:
         self._answers[batch.batch_id] = answered
         try:
             async with asyncio.timeout(cap_s):
-                await self._send(batch)
+                stream = self._stream or await self._open()
+                stream.send(batch.SerializeToString())
                 answer = await answered
         except TimeoutError:
             raise BatchLost(grpc.StatusCode.DEADLINE_EXCEEDED, "the replica did not answer in time") from None
@@ -116,41 +117,30 @@ class ReplicaLink:
             raise BatchLost(STATUS[answer.code], answer.message, answer.stamps)
         return answer
 
-    async def _send(self, batch: replica_pb2.PackedBatch) -> None:
-        """Raises: BatchLost when the stream is no more."""
-        if self.evicted or self.closed:
-            raise _gone()
-        if self._stream is None:
-            self._stream = self._stub.ExecuteStream()
-            self._reading = asyncio.get_running_loop().create_task(self._read(self._stream), name="read-answers")
-        stream = self._stream
-        try:
-            async with self._writing:  # gRPC takes one message of a stream at a time
-                await stream.write(batch)
-        except (aio.AioRpcError, asyncio.InvalidStateError) as error:
-            raise _gone() from error
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if stream.cancelled() and task is not None and not task.cancelling():  # the stream was, not we
-                raise _gone() from None
-            raise
+    async def _open(self) -> Exchange:
+        """The stream that batches go into, new where there is none. Raises: BatchLost."""
+        async with self._opening:
+            if self._stream is None:
+                if self.evicted or self.closed:
+                    raise _gone()
+                try:
+                    self._stream = await self._channel.stream(EXECUTE, self._on_answer, self._on_end)
+                except Failure as failure:
+                    raise _gone() from failure
+            return self._stream
 
-    async def _read(self, stream: Stream) -> None:
-        """Hand out answers until the stream ends; whoever still waits then is told that its batch is lost."""
-        try:
-            answer: Any
-            while (answer := await stream.read()) is not aio.EOF:
-                answered = self._answers.get(answer.batch_id)
-                if answered is not None and not answered.done():
-                    answered.set_result(answer)
-        except (aio.AioRpcError, asyncio.CancelledError):  # the replica is lost, or we have cancelled the stream
-            pass
-        finally:
-            if self._stream is stream:
-                self._stream = None
-            for answered in self._answers.values():
-                if not answered.done():
-                    answered.set_result(None)
+    def _on_answer(self, message: bytes) -> None:
+        answer = replica_pb2.PackedAnswer.FromString(message)
+        answered = self._answers.get(answer.batch_id)
+        if answered is not None and not answered.done():
+            answered.set_result(answer)
+
+    def _on_end(self, _: grpc.StatusCode, __: str) -> None:
+        """The stream is no more: whoever still waits is told that its batch is lost."""
+        self._stream = None
+        for answered in self._answers.values():
+            if not answered.done():
+                answered.set_result(None)
 
     def evict(self) -> None:
         """Out of choice; what it still has of ours fails at once and is retried elsewhere."""
@@ -171,18 +161,17 @@ class ReplicaLink:
 
     async def answers(self) -> bool:
         """It says that it is serving."""
-        health = health_pb2_grpc.HealthStub(self._channel)
+        question = health_pb2.HealthCheckRequest().SerializeToString()
         try:
-            answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT_S)
-        except (aio.AioRpcError, aio.UsageError):  # UsageError: the channel was closed meanwhile
+            answer = await self._channel.unary(HEALTH, question, PROBE_TIMEOUT_S)
+        except Failure:
             return False
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+        return bool(health_pb2.HealthCheckResponse.FromString(answer).status == health_pb2.HealthCheckResponse.SERVING)
 
     async def close(self) -> None:
         self.closed = True
         if self._stream is not None:
             self._stream.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
         await self._channel.close()
 
 

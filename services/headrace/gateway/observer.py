@@ -7,13 +7,12 @@ the whole family to the tracer.
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
-
-from grpc import aio
+from typing import Final
 
 from headrace.core.clock import Clock
 from headrace.core.records import BatchRecord, RpcRecord
 from headrace.errors import Cancelled, HeadraceError
+from headrace.rpc.call import Call
 from headrace.telemetry import context
 from headrace.telemetry.context import Sampling
 from headrace.telemetry.metrics import GatewayMetrics
@@ -38,7 +37,7 @@ class Observer:
         self._clock = clock
         self._sampling = sampling
 
-    def begin(self, method: str, rpc: aio.ServicerContext[Any, Any]) -> RpcRecord:
+    def begin(self, method: str, rpc: Call) -> RpcRecord:
         """A record with its place in the caller's trace, or in one that starts here."""
         start_ns = self._clock.now_ns()
         parent, tracestate = context.read(rpc.invocation_metadata() or ())

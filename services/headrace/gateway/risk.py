@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from grpc import aio
-
 from headrace.config import RiskSettings
 from headrace.core.batch import bad_rows
 from headrace.core.records import RpcRecord
@@ -24,6 +22,7 @@ from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
 from headrace.gateway.payments import PaymentEncoder, Row
 from headrace.gateway.signals import not_assessed, signals_of
+from headrace.rpc.call import Call
 from headrace.v1 import risk_pb2, risk_pb2_grpc
 
 RISK_SERVICE: Final = "headrace.v1.RiskService"
@@ -59,9 +58,7 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
         return error
 
     @scored(f"{RISK_SERVICE}/Score")
-    async def Score(
-        self, request: risk_pb2.ScoreRequest, rpc: aio.ServicerContext[Any, Any], record: RpcRecord
-    ) -> risk_pb2.ScoreResponse:
+    async def Score(self, request: risk_pb2.ScoreRequest, rpc: Call, record: RpcRecord) -> risk_pb2.ScoreResponse:
         lane, encoder = self._find(request, record)
         deadline = self.admission.deadline(rpc.time_remaining(), lane.settings, record)
         ahead_s = lane.foresee(deadline, priority=0)
@@ -80,7 +77,7 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
 
     @scored(f"{RISK_SERVICE}/ScoreBatch")
     async def ScoreBatch(
-        self, request: risk_pb2.ScoreBatchRequest, rpc: aio.ServicerContext[Any, Any], record: RpcRecord
+        self, request: risk_pb2.ScoreBatchRequest, rpc: Call, record: RpcRecord
     ) -> risk_pb2.ScoreBatchResponse:
         lane, encoder = self._find(request, record)
         deadline = self.admission.deadline(rpc.time_remaining(), lane.settings, record)

@@ -12,14 +12,13 @@ import secrets
 import socket
 from typing import Final, Self
 
-from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha._async import ReflectionServicer
 from prometheus_client import CollectorRegistry
 from tritonclient.grpc import service_pb2_grpc
 
-from headrace.channel import SERVER_OPTIONS, SHARED_PORT_OPTIONS
 from headrace.config import GatewaySettings, Settings, TelemetrySettings
 from headrace.core.clock import MonotonicClock
 from headrace.errors import StartupError
@@ -32,6 +31,7 @@ from headrace.gateway.risk import RISK_SERVICE, RiskServicer
 from headrace.gateway.scrape import scrape
 from headrace.gateway.servicer import InferenceServicer
 from headrace.gateway.snapshot import SnapshotFollower
+from headrace.rpc.server import Server
 from headrace.telemetry import lag
 from headrace.telemetry.context import Sampling
 from headrace.telemetry.form import Attributes
@@ -70,8 +70,7 @@ class Gateway:
         self._health = HealthServicer()
         self._servicer = InferenceServicer(self.models, self.admission, observer, settings.gateway)
         self._risk = RiskServicer(self.models, self.admission, observer, settings.risk)
-        shared = settings.gateway.processes > 1
-        self._server = aio.server(options=SHARED_PORT_OPTIONS if shared else SERVER_OPTIONS)
+        self._server = Server(share_port=settings.gateway.processes > 1)
         self._metrics.expose(lambda: scrape(self.models, self._tracer, self._pressure))
         self._tasks: list[asyncio.Task[None]] = []
         self._metrics_server: MetricsServer | None = None
@@ -91,7 +90,8 @@ class Gateway:
         risk_pb2_grpc.add_RiskServiceServicer_to_server(self._risk, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (INFERENCE_SERVICE, RISK_SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
-        reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
+        reflector = ReflectionServicer((*names, reflection.SERVICE_NAME))
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflector, self._server)
         self._bind()
         self._tracer.start()
         self._requests.start()
@@ -112,7 +112,7 @@ class Gateway:
         try:
             self.port = self._server.add_insecure_port(f"{settings.host}:{settings.port}")
             self._metrics_server = MetricsServer(settings.host, metrics_port, self._registry, self._pages())
-        except (RuntimeError, OSError) as error:
+        except OSError as error:
             raise StartupError(f"gateway: port {settings.port} or {metrics_port} is taken ({error})") from error
         self.metrics_port = self._metrics_server.port
 

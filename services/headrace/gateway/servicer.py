@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from grpc import aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from headrace.config import GatewaySettings
@@ -23,6 +22,7 @@ from headrace.gateway.lane import Lane
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
 from headrace.gateway.siblings import Siblings, summed
+from headrace.rpc.call import Call
 
 MODEL_INFER: Final = "inference.GRPCInferenceService/ModelInfer"
 
@@ -54,7 +54,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
 
     @scored(MODEL_INFER)
     async def ModelInfer(
-        self, request: service_pb2.ModelInferRequest, rpc: aio.ServicerContext[Any, Any], record: RpcRecord
+        self, request: service_pb2.ModelInferRequest, rpc: Call, record: RpcRecord
     ) -> service_pb2.ModelInferResponse:
         lane = find(self.models, request.model_name, request.model_version, record)
         deadline = self.admission.deadline(rpc.time_remaining(), lane.settings, record)
@@ -70,48 +70,40 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         return decoder
 
     @answering
-    async def ServerLive(
-        self, request: service_pb2.ServerLiveRequest, rpc: aio.ServicerContext[Any, Any]
-    ) -> service_pb2.ServerLiveResponse:
+    async def ServerLive(self, request: service_pb2.ServerLiveRequest, rpc: Call) -> service_pb2.ServerLiveResponse:
         return service_pb2.ServerLiveResponse(live=True)
 
     @answering
-    async def ServerReady(
-        self, request: service_pb2.ServerReadyRequest, rpc: aio.ServicerContext[Any, Any]
-    ) -> service_pb2.ServerReadyResponse:
+    async def ServerReady(self, request: service_pb2.ServerReadyRequest, rpc: Call) -> service_pb2.ServerReadyResponse:
         return service_pb2.ServerReadyResponse(ready=self.admission.open and self.models.all_ready())
 
     @answering
-    async def ModelReady(
-        self, request: service_pb2.ModelReadyRequest, rpc: aio.ServicerContext[Any, Any]
-    ) -> service_pb2.ModelReadyResponse:
+    async def ModelReady(self, request: service_pb2.ModelReadyRequest, rpc: Call) -> service_pb2.ModelReadyResponse:
         version = parse_version(request.version)
         ready = next((model.ready_versions() for model in self.models if model.name == request.name), [])
         return service_pb2.ModelReadyResponse(ready=version in ready if version else bool(ready))
 
     @answering
     async def ServerMetadata(
-        self, request: service_pb2.ServerMetadataRequest, rpc: aio.ServicerContext[Any, Any]
+        self, request: service_pb2.ServerMetadataRequest, rpc: Call
     ) -> service_pb2.ServerMetadataResponse:
         return description.server()
 
     @answering
     async def ModelMetadata(
-        self, request: service_pb2.ModelMetadataRequest, rpc: aio.ServicerContext[Any, Any]
+        self, request: service_pb2.ModelMetadataRequest, rpc: Call
     ) -> service_pb2.ModelMetadataResponse:
         lane = self.models.find(request.name, request.version)
         return description.metadata(lane.spec, self.models)
 
     @answering
-    async def ModelConfig(
-        self, request: service_pb2.ModelConfigRequest, rpc: aio.ServicerContext[Any, Any]
-    ) -> service_pb2.ModelConfigResponse:
+    async def ModelConfig(self, request: service_pb2.ModelConfigRequest, rpc: Call) -> service_pb2.ModelConfigResponse:
         lane = self.models.find(request.name, request.version)
         return service_pb2.ModelConfigResponse(config=description.config(lane.spec, lane.settings))
 
     @answering
     async def ModelStatistics(
-        self, request: service_pb2.ModelStatisticsRequest, rpc: aio.ServicerContext[Any, Any]
+        self, request: service_pb2.ModelStatisticsRequest, rpc: Call
     ) -> service_pb2.ModelStatisticsResponse:
         version = parse_version(request.version)
         own = self.own_statistics(request.name, version)
@@ -122,7 +114,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
 
     @answering
     async def RepositoryIndex(
-        self, request: service_pb2.RepositoryIndexRequest, rpc: aio.ServicerContext[Any, Any]
+        self, request: service_pb2.RepositoryIndexRequest, rpc: Call
     ) -> service_pb2.RepositoryIndexResponse:
         if request.repository_name:
             raise Unsupported("'repository_name' specification is not supported")
@@ -130,7 +122,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
 
 
 def _unsupported(name: str) -> Any:
-    async def refuse(self: InferenceServicer, _: Any, rpc: aio.ServicerContext[Any, Any]) -> None:
+    async def refuse(self: InferenceServicer, _: Any, rpc: Call) -> None:
         sentence = (
             "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
             if "SharedMemory" in name

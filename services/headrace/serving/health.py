@@ -11,6 +11,8 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
+from headrace.rpc.server import Server
+
 LIVE: Final = "live"
 CHECK_TIMEOUT_S: Final = 1.0
 
@@ -21,7 +23,7 @@ class ReplicaHealth:
     def __init__(self) -> None:
         self._servicer = HealthServicer()
 
-    def join(self, server: aio.Server) -> None:
+    def join(self, server: Server) -> None:
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
     async def say(self, *, ready: bool, live: bool) -> None:

@@ -14,15 +14,17 @@ import secrets
 import socket
 import time
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import grpc
 import torch
 from grpc import aio
 
-from headrace.channel import SERVER_OPTIONS, STAMPS, STATUS
+from headrace.channel import STAMPS, STATUS
 from headrace.config import ModelSettings, ReplicaSettings
 from headrace.errors import Failed, HeadraceError, status_of
+from headrace.rpc.call import Call
+from headrace.rpc.server import Server
 from headrace.serving import weights
 from headrace.serving.health import ReplicaHealth
 from headrace.serving.registration import RegistrationLoop
@@ -56,7 +58,7 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
         )
         self.registration = RegistrationLoop(control_address, self._registration_message, self._load)
         self._health = ReplicaHealth()
-        self._server = aio.server(options=SERVER_OPTIONS)
+        self._server = Server()
         self._thread = RunnerThread(settings.queue_batches)
         self._runner: Runner | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -151,16 +153,14 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
 
     # One batch ----------------------------------------------------------------------------------------------------
 
-    async def Execute(
-        self, request: replica_pb2.PackedBatch, rpc: aio.ServicerContext[Any, Any]
-    ) -> replica_pb2.PackedAnswer:
+    async def Execute(self, request: replica_pb2.PackedBatch, rpc: Call) -> replica_pb2.PackedAnswer:
         answer = await self._answer(request)
         if answer.code:
             stamps = ((STAMPS, answer.stamps.SerializeToString()),)
             await rpc.abort(STATUS[answer.code], answer.message, stamps)
         return answer
 
-    async def ExecuteStream(self, _: object, rpc: aio.ServicerContext[Any, Any]) -> None:
+    async def ExecuteStream(self, _: object, rpc: Call) -> None:
         """One gateway's batches, until it leaves or we do: then no more are read, and what has come is answered.
 
         Cancellation (the gateway is gone, or has given us up): batches that have not begun never run.
@@ -176,14 +176,11 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
             for task in (reading, *answering):
                 task.cancel()
 
-    async def _read(self, rpc: aio.ServicerContext[Any, Any], answering: set[asyncio.Task[None]]) -> None:
-        writing = asyncio.Lock()  # gRPC takes one message of a stream at a time
-
+    async def _read(self, rpc: Call, answering: set[asyncio.Task[None]]) -> None:
         async def reply(batch: replica_pb2.PackedBatch) -> None:
             answer = await self._answer(batch)
-            async with writing:
-                with contextlib.suppress(aio.InternalError):  # the stream has ended: nobody waits for this answer
-                    await rpc.write(answer)
+            with contextlib.suppress(aio.InternalError):  # the stream has ended: nobody waits for this answer
+                await rpc.write(answer)
 
         while (batch := await rpc.read()) is not aio.EOF:
             task = asyncio.get_running_loop().create_task(reply(batch), name="reply")

@@ -1,0 +1,228 @@
+"""A gRPC client for asyncio on our own HTTP/2: one connection to one peer, made anew when it is lost.
+
+For the hop between our own processes: a dead or a stopped peer is noticed within two seconds, and nothing is tried
+again here, because whoever holds the channel decides where. Source: as in `messages`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import ClassVar, Final
+
+import grpc
+
+from headrace.rpc import frames
+from headrace.rpc.connection import Connection, Stream
+from headrace.rpc.fields import Fields, literal
+from headrace.rpc.messages import Failure, Metadata, Reader, entry, framed, status, timeout
+
+MAX_MESSAGE: Final = 64 << 20
+CONNECT_S: Final = 1.0
+KEEPALIVE_S: Final = 1.0
+"""A peer that has been silent for so long is asked whether it is there, and given up after as long again."""
+CALL_PATIENCE_S: Final = 0.05
+"""A caller's own clock is behind the one it sets for the peer: the peer's word comes first where it comes."""
+
+OnMessage = Callable[[bytes], None]
+OnEnd = Callable[[grpc.StatusCode, str], None]
+
+
+class Exchange(Stream):
+    """One call of ours: its messages go to `on_message` as they come, and at last, once, its status to `on_end`."""
+
+    __slots__ = ("_connection", "_on_end", "_on_message", "_reader", "over")
+
+    def __init__(
+        self, number: int, allowed: int, connection: ClientConnection, on_message: OnMessage, on_end: OnEnd
+    ) -> None:
+        super().__init__(number, allowed)
+        self.over = False
+        self._connection = connection
+        self._reader = Reader(MAX_MESSAGE)
+        self._on_message = on_message
+        self._on_end = on_end
+
+    def send(self, message: bytes, *, ends: bool = False) -> None:
+        """Send one message, when the peer's windows allow; nothing, where the call is over."""
+        if not self.over:
+            self._connection.send(self, b"", framed(message), flags=frames.END_STREAM if ends else 0)
+
+    def cancel(self) -> None:
+        """Give the call up: it ends as CANCELLED, and the peer is told."""
+        if not self.over:
+            self._connection.write(frames.reset(self.number, frames.CANCEL))
+            self.end(grpc.StatusCode.CANCELLED, "the call was cancelled")
+
+    def take(self, data: bytes) -> None:
+        """Raises: Failure for a message that cannot be read."""
+        for message in self._reader.take(data):
+            self._on_message(message)
+
+    def end(self, code: grpc.StatusCode, details: str) -> None:
+        if not self.over:
+            self.over = True
+            self._connection.forget(self)
+            self._on_end(code, details)
+
+
+class ClientConnection(Connection):
+    """Our calls to one peer."""
+
+    SETTINGS: ClassVar = {frames.ENABLE_PUSH: 0}
+
+    def __init__(self, authority: str) -> None:
+        super().__init__()
+        self._authority = authority
+        self.leaving = False
+        """The peer takes no new calls here."""
+
+    def open(self, path: str, on_message: OnMessage, on_end: OnEnd, metadata: Metadata = ()) -> Exchange:
+        """Begin a call."""
+        self._last = self._last + 2 if self._last else 1
+        exchange = Exchange(self._last, self._allowed_at_first, self, on_message, on_end)
+        self.streams[exchange.number] = exchange
+        block = b"\x83\x86" + literal(b":path", path.encode()) + literal(b":authority", self._authority.encode())
+        block += literal(b"te", b"trailers") + literal(b"content-type", b"application/grpc")  # codespell:ignore te
+        block += b"".join([entry(name, value) for name, value in metadata])
+        self.write(frames.frame(frames.HEADERS, frames.END_HEADERS, exchange.number, block))
+        return exchange
+
+    def _opening(self) -> bytes:
+        return frames.PREFACE + super()._opening()
+
+    def _on_fields(self, number: int, fields: Fields, *, ends: bool) -> None:
+        exchange = self._find(number)
+        if exchange is not None and ends:
+            exchange.end(*status(fields))
+
+    def _on_data(self, number: int, data: bytes, *, ends: bool) -> None:
+        exchange = self._find(number)
+        if exchange is None:
+            return
+        try:
+            exchange.take(data)
+        except Failure as failure:
+            self.write(frames.reset(number, frames.CANCEL))
+            exchange.end(failure.code, str(failure))
+            return
+        if ends:
+            exchange.end(grpc.StatusCode.UNKNOWN, "the answer has ended without a status")
+        elif not exchange.over:
+            self.give_back(exchange)
+
+    def _on_reset(self, number: int, code: int) -> None:
+        exchange = self._find(number)
+        if exchange is not None:
+            refused = code in (frames.REFUSED_STREAM, frames.NO_ERROR)
+            known = grpc.StatusCode.UNAVAILABLE if refused else grpc.StatusCode.CANCELLED
+            exchange.end(known, f"the peer has reset the call ({code})")
+
+    def _on_goaway(self, last: int) -> None:
+        self.leaving = True
+        for number in [number for number in self.streams if number > last]:
+            self._on_reset(number, frames.REFUSED_STREAM)
+
+    def _on_lost(self) -> None:
+        for stream in list(self.streams.values()):
+            assert isinstance(stream, Exchange)
+            stream.end(grpc.StatusCode.UNAVAILABLE, "the connection is lost")
+
+    def _find(self, number: int) -> Exchange | None:
+        stream = self.streams.get(number)
+        assert isinstance(stream, Exchange | None)
+        return stream
+
+
+class Channel:
+    """The connection to `HOST:PORT`, while there is one. Belongs to one event loop; `close` it."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        host, _, port = address.rpartition(":")
+        self._host, self._port = host.strip("[]"), int(port)
+        self._connection: ClientConnection | None = None
+        self._connecting = asyncio.Lock()
+        self._watching: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def warm_up(self) -> None:
+        """Connect in the background, so that the first call need not wait for it."""
+        if self._watching is None:
+            self._watching = asyncio.get_running_loop().create_task(self._watch(), name="keep-alive")
+
+    async def stream(self, path: str, on_message: OnMessage, on_end: OnEnd) -> Exchange:
+        """Begin a call with messages both ways. Raises: Failure (UNAVAILABLE) when nobody answers at the address."""
+        connection = self._connection
+        if connection is None or connection.closed or connection.leaving:
+            connection = await self._connect()
+        return connection.open(path, on_message, on_end)
+
+    async def unary(self, path: str, message: bytes, timeout_s: float) -> bytes:
+        """The answer to one message. Raises: Failure; DEADLINE_EXCEEDED after `timeout_s` at the latest."""
+        ended: asyncio.Future[tuple[grpc.StatusCode, str]] = asyncio.get_running_loop().create_future()
+        answers: list[bytes] = []
+
+        def on_end(code: grpc.StatusCode, details: str) -> None:
+            if not ended.done():
+                ended.set_result((code, details))
+
+        exchange: Exchange | None = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                connection = await self._connect()
+                metadata = (("grpc-timeout", timeout(timeout_s).decode()),)
+                exchange = connection.open(path, answers.append, on_end, metadata)
+                exchange.send(message, ends=True)
+                code, details = await ended
+        except TimeoutError:
+            raise Failure(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer in time") from None
+        finally:
+            if exchange is not None:
+                exchange.cancel()
+        if code is not grpc.StatusCode.OK or not answers:
+            raise Failure(code if code is not grpc.StatusCode.OK else grpc.StatusCode.INTERNAL, details)
+        return answers[0]
+
+    async def close(self) -> None:
+        """End what runs, and the connection."""
+        self._closed = True
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        if self._connection is not None:
+            self._connection.end(frames.NO_ERROR)
+
+    async def _connect(self) -> ClientConnection:
+        """Raises: Failure."""
+        self.warm_up()
+        async with self._connecting:
+            connection = self._connection
+            if connection is not None and not connection.closed and not connection.leaving:
+                return connection
+            if self._closed:
+                raise Failure(grpc.StatusCode.UNAVAILABLE, "the channel is closed")
+            make = asyncio.get_running_loop().create_connection
+            try:
+                async with asyncio.timeout(CONNECT_S):
+                    _, connection = await make(lambda: ClientConnection(self._address), self._host, self._port)
+            except OSError as error:  # TimeoutError is one
+                raise Failure(grpc.StatusCode.UNAVAILABLE, f"{self._address} does not answer ({error})") from error
+            self._connection = connection
+            return connection
+
+    async def _watch(self) -> None:
+        """Connect at first; then ask a silent peer whether it is there."""
+        with contextlib.suppress(Failure):
+            await self._connect()
+        while True:
+            await asyncio.sleep(KEEPALIVE_S)
+            connection = self._connection
+            if connection is None or connection.closed:
+                continue
+            silent_s = connection.pass_time(KEEPALIVE_S)
+            if silent_s >= 2 * KEEPALIVE_S:
+                connection.abort()
+            elif silent_s:
+                connection.ping()

@@ -1,0 +1,416 @@
+"""One HTTP/2 connection, either side: frames in, frames out, flow control, and what a peer may not do.
+
+Knows no gRPC: what a call's fields and bytes mean is for the class that inherits. Every method runs on the event loop
+and none awaits; whoever wants to wait for the peer waits for `Stream.sent`. RFC 9113.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import ClassVar, Final, cast
+
+from hpack import HPACKError
+
+from headrace.rpc import frames
+from headrace.rpc.fields import Fields, FieldsDecoder
+
+log = logging.getLogger(__name__)
+
+WINDOW: Final = 16 << 20
+"""Bytes that a peer may have on the way to us, over all streams."""
+STREAM_WINDOW: Final = 1 << 20
+"""The same for one stream."""
+MAX_BLOCK: Final = 65_536
+"""Bytes of one block of fields, over all its frames."""
+UNREAD_BYTES: Final = 4 << 20
+"""Answers a peer does not read are kept up to about this much; then we stop reading what it asks."""
+CREDIT: Final = 1000.0
+CREDIT_A_SECOND: Final = 10.0
+"""What a peer may send without asking for anything: pings, settings, resets, empty frames. Data earns one back."""
+
+
+class ProtocolError(Exception):
+    """The peer has broken HTTP/2, which ends the connection with this code."""
+
+    def __init__(self, code: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+class Stream:
+    """One call's two directions, as flow control sees them."""
+
+    __slots__ = ("allowed", "number", "sent", "taken", "to_send")
+
+    def __init__(self, number: int, allowed: int) -> None:
+        self.number = number
+        self.allowed = allowed
+        """Bytes of data the peer's window for this stream still takes; below zero when it has shrunk it."""
+        self.taken = 0
+        """Bytes of the peer's that we have not given back to its window for this stream."""
+        self.to_send: deque[tuple[bytes | memoryview, bytes]] | None = None
+        """Data that waits for the peer's window, each with the frames that follow it; None = nothing waits."""
+        self.sent: asyncio.Future[None] | None = None
+        """Who waits until nothing waits."""
+
+
+class Connection(asyncio.Protocol):
+    """What both sides share. `streams` holds who may still get or send something."""
+
+    SETTINGS: ClassVar[dict[int, int]] = {}
+    """Beside the windows, which are alike on both sides."""
+
+    def __init__(self) -> None:
+        self.streams: dict[int, Stream] = {}
+        self.peer = ""
+        """`ipv4:HOST:PORT`, as gRPC writes it."""
+        self.closed = False
+        self._transport: asyncio.Transport
+        self._fields = FieldsDecoder()
+        self._heard = True
+        self._silent_s = 0.0
+        self._unread = b""
+        self._block: tuple[int, int, bytes] | None = None
+        """Stream, flags and fields so far of a block that goes on in CONTINUATION frames."""
+        self._last = 0
+        """The highest stream that was opened."""
+        self._credit = CREDIT
+        self._taken = 0
+        self._allowed = frames.DEFAULT_WINDOW
+        self._allowed_at_first = frames.DEFAULT_WINDOW
+        self._largest = frames.DEFAULT_FRAME
+        self._held: dict[int, Stream] = {}
+        """Streams with data that waits for the peer's window, first come first served."""
+        self._writable: asyncio.Future[None] | None = None
+
+    # For who inherits ---------------------------------------------------------------------------------------------
+
+    def _opening(self) -> bytes:
+        """What goes out first."""
+        ours = {frames.INITIAL_WINDOW_SIZE: STREAM_WINDOW, frames.MAX_HEADER_LIST_SIZE: MAX_BLOCK, **self.SETTINGS}
+        return frames.settings(ours) + frames.window_update(0, WINDOW - frames.DEFAULT_WINDOW)
+
+    def _on_fields(self, number: int, fields: Fields, *, ends: bool) -> None:
+        """A block of fields has come."""
+        raise NotImplementedError
+
+    def _on_data(self, number: int, data: bytes, *, ends: bool) -> None:
+        """Data has come; the connection's window is already open for more."""
+        raise NotImplementedError
+
+    def _on_reset(self, number: int, code: int) -> None:
+        """The peer has given up a stream."""
+        raise NotImplementedError
+
+    def _on_sent(self, stream: Stream) -> None:
+        """What has waited on a stream is out."""
+
+    def _on_goaway(self, last: int) -> None:
+        """The peer takes no new streams."""
+
+    def _on_lost(self) -> None:
+        """The connection has ended, however."""
+        raise NotImplementedError
+
+    # asyncio calls these --------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's has the methods, not the class
+        self._transport.set_write_buffer_limits(high=UNREAD_BYTES)
+        self.peer = _peer(transport.get_extra_info("peername"))
+        self._transport.write(self._opening())
+
+    def data_received(self, data: bytes) -> None:
+        if self.closed:
+            return
+        self._heard = True
+        try:
+            self._read(self._unread + data if self._unread else data)
+        except ProtocolError as error:
+            self.end(error.code, str(error))
+        except HPACKError as error:
+            self.end(frames.COMPRESSION_ERROR, str(error))
+        except Exception:  # the outer guard: one connection's trouble is not the others'
+            log.exception("a connection failed on an error of ours")
+            self.end(frames.INTERNAL_ERROR, "internal error")
+
+    def pause_writing(self) -> None:
+        """The peer does not read what it has asked for, so it gets to ask for no more."""
+        self._writable = asyncio.get_running_loop().create_future()
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._writable is not None:
+            self._writable.set_result(None)
+            self._writable = None
+        if not self.closed:
+            self._transport.resume_reading()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.closed = True
+        if self._writable is not None:
+            self._writable.set_result(None)
+            self._writable = None
+        for stream in self._held.values():
+            _release(stream)
+        self._held.clear()
+        self._on_lost()
+
+    # In -------------------------------------------------------------------------------------------------------------
+
+    def _read(self, data: bytes) -> None:
+        """Take every whole frame; keep the rest."""
+        at, size = 0, len(data)
+        unpack = frames.HEAD.unpack_from
+        while size - at >= 9 and not self.closed:
+            high, low, kind, flags, number = unpack(data, at)
+            end = at + 9 + (high << 16 | low)
+            if end - at - 9 > frames.DEFAULT_FRAME:
+                raise ProtocolError(frames.FRAME_SIZE_ERROR, "a frame is larger than SETTINGS_MAX_FRAME_SIZE")
+            if end > size:
+                break
+            self._take(kind, flags, number & 0x7FFFFFFF, data[at + 9 : end])
+            at = end
+        self._unread = data[at:] if at < size else b""
+
+    def _take(self, kind: int, flags: int, number: int, payload: bytes) -> None:
+        if self._block is not None and kind != frames.CONTINUATION:
+            raise ProtocolError(frames.PROTOCOL_ERROR, "a block of fields is not over")
+        if kind == frames.DATA:
+            self._take_data(flags, number, payload)
+        elif kind == frames.HEADERS:
+            if flags & (frames.PADDED | frames.WITH_PRIORITY):
+                payload = _unpadded(flags, payload)
+            self._take_block(number, flags, payload)
+        elif kind == frames.WINDOW_UPDATE:
+            self._take_window(number, _uint32(payload) & 0x7FFFFFFF)
+        else:
+            self._take_rare(kind, flags, number, payload)
+
+    def _take_data(self, flags: int, number: int, payload: bytes) -> None:
+        size = len(payload)
+        if not number or (number > self._last and number not in self.streams):
+            raise ProtocolError(frames.PROTOCOL_ERROR, "data on a stream that is not open")
+        self._taken += size
+        if self._taken >= WINDOW // 2:  # padding counts; who reads slowly is held back by its stream's window
+            self.write(frames.window_update(0, self._taken))
+            self._taken = 0
+        if flags & frames.PADDED:
+            payload = _unpadded(flags, payload)
+        if payload:
+            self._credit = min(CREDIT, self._credit + 1)
+        elif not flags & frames.END_STREAM:
+            self._spend()
+        if (stream := self.streams.get(number)) is not None and not flags & frames.END_STREAM:
+            stream.taken += size
+            if stream.taken > STREAM_WINDOW:
+                raise ProtocolError(frames.FLOW_CONTROL_ERROR, "more data than the stream's window takes")
+        self._on_data(number, payload, ends=bool(flags & frames.END_STREAM))
+
+    def _take_block(self, number: int, flags: int, block: bytes) -> None:
+        if len(block) > MAX_BLOCK:
+            raise ProtocolError(frames.ENHANCE_YOUR_CALM, "a block of fields is too large")
+        if not flags & frames.END_HEADERS:
+            self._block = number, flags, block
+            return
+        self._block = None
+        self._on_fields(number, self._fields.decode(block), ends=bool(flags & frames.END_STREAM))
+
+    def _take_rare(self, kind: int, flags: int, number: int, payload: bytes) -> None:
+        """What a peer sends now and then, and could send without end: it costs credit."""
+        self._spend()
+        if kind == frames.CONTINUATION:
+            if self._block is None or self._block[0] != number:
+                raise ProtocolError(frames.PROTOCOL_ERROR, "nothing to continue")
+            self._take_block(number, self._block[1] | flags & frames.END_HEADERS, self._block[2] + payload)
+        elif kind == frames.PING:
+            self._take_ping(flags, number, payload)
+        elif kind == frames.SETTINGS:
+            self._take_settings(flags, number, payload)
+        elif kind == frames.RST_STREAM:
+            self._on_reset(number, _uint32(payload))
+        elif kind == frames.GOAWAY and len(payload) >= 8:
+            self._on_goaway(_uint32(payload[:4]) & 0x7FFFFFFF)
+        elif kind == frames.PUSH_PROMISE:
+            raise ProtocolError(frames.PROTOCOL_ERROR, "nobody may push here")
+
+    def _take_ping(self, flags: int, number: int, payload: bytes) -> None:
+        if number or len(payload) != 8:
+            raise ProtocolError(frames.FRAME_SIZE_ERROR, "a ping has eight bytes and no stream")
+        if not flags & frames.ACK:
+            self.write(frames.frame(frames.PING, frames.ACK, 0, payload))
+
+    def _spend(self) -> None:
+        self._credit -= 1
+        if self._credit < 0:
+            raise ProtocolError(frames.ENHANCE_YOUR_CALM, "too much that asks for nothing")
+
+    def pass_time(self, seconds: float) -> float:
+        """For how many seconds the peer has been silent. Called every so many by whoever owns the connection."""
+        self._credit = min(CREDIT, self._credit + CREDIT_A_SECOND * seconds)
+        self._silent_s = 0.0 if self._heard else self._silent_s + seconds
+        self._heard = False
+        return self._silent_s
+
+    def _take_settings(self, flags: int, number: int, payload: bytes) -> None:
+        if number or len(payload) % 6 or (flags & frames.ACK and payload):
+            raise ProtocolError(frames.FRAME_SIZE_ERROR, "settings are pairs, and have no stream")
+        if flags & frames.ACK:
+            return
+        for name, value in frames.SETTING.iter_unpack(payload):
+            if name == frames.INITIAL_WINDOW_SIZE:
+                if value > frames.LARGEST_WINDOW:
+                    raise ProtocolError(frames.FLOW_CONTROL_ERROR, "a window is larger than a window may be")
+                for stream in self.streams.values():
+                    stream.allowed += value - self._allowed_at_first
+                self._allowed_at_first = value
+            elif name == frames.MAX_FRAME_SIZE:
+                if not frames.DEFAULT_FRAME <= value <= frames.LARGEST_FRAME:
+                    raise ProtocolError(frames.PROTOCOL_ERROR, "a frame size that may not be")
+                self._largest = value
+        self.write(frames.frame(frames.SETTINGS, frames.ACK, 0, b""))
+        self._send_held()
+
+    def _take_window(self, number: int, octets: int) -> None:
+        if not number:
+            self._allowed += octets
+            if not octets or self._allowed > frames.LARGEST_WINDOW:
+                raise ProtocolError(frames.FLOW_CONTROL_ERROR, "a window is larger than a window may be")
+        elif (stream := self.streams.get(number)) is not None:
+            stream.allowed += octets
+            if not octets or stream.allowed > frames.LARGEST_WINDOW:
+                raise ProtocolError(frames.FLOW_CONTROL_ERROR, "a window is larger than a window may be")
+        if self._held:
+            self._send_held()
+
+    # Out ------------------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Send whole frames, with whatever else goes out in this turn of the loop."""
+        if not self.closed:
+            self._transport.write(data)
+
+    def send(self, stream: Stream, before: bytes, data: bytes, after: bytes = b"", flags: int = 0) -> None:
+        """Send data as far as the peer's windows allow; the rest, and the frames `after` it, go when they open.
+
+        `before` goes at once. `flags` are those of the last frame of data.
+        """
+        size = len(data)
+        if stream.to_send is None and size <= stream.allowed and size <= self._allowed and size <= self._largest:
+            stream.allowed -= size
+            self._allowed -= size
+            self.write(
+                before + frames.HEAD.pack(size >> 16, size & 0xFFFF, frames.DATA, flags, stream.number) + data + after
+            )
+            return
+        if before:
+            self.write(before)
+        if flags:  # an empty frame says the same, and nothing more need be remembered
+            after = frames.frame(frames.DATA, flags, stream.number, b"")
+        if stream.to_send is None:
+            stream.to_send = deque()
+            self._held[stream.number] = stream
+        stream.to_send.append((data, after))
+        self._send_held()
+
+    def give_back(self, stream: Stream) -> None:
+        """Open the peer's window for a stream as far as it was at first."""
+        if stream.taken >= STREAM_WINDOW // 2:
+            self.write(frames.window_update(stream.number, stream.taken))
+            stream.taken = 0
+
+    async def drained(self, stream: Stream) -> None:
+        """Until nothing of the stream's waits to be sent, and the socket has room again."""
+        while stream.to_send is not None and not self.closed:
+            if stream.sent is None:
+                stream.sent = asyncio.get_running_loop().create_future()
+            await stream.sent
+        if self._writable is not None:
+            await asyncio.shield(self._writable)
+
+    def forget(self, stream: Stream) -> None:
+        """Neither side has anything more to say on it."""
+        self.streams.pop(stream.number, None)
+        self._held.pop(stream.number, None)
+        _release(stream)
+
+    def end(self, code: int, why: str = "") -> None:
+        """Say why, and close."""
+        if not self.closed:
+            if code:
+                log.info("the connection of %s ends: %s", self.peer, why)
+            self.write(frames.goaway(self._last, code, why))
+            self.closed = True
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once: a peer that does not read would hold up a polite end."""
+        self.closed = True
+        self._transport.abort()
+
+    def ping(self) -> None:
+        self.write(frames.frame(frames.PING, 0, 0, b"headrace"))
+
+    def _send_held(self) -> None:
+        for stream in list(self._held.values()):
+            self._send_some(stream)
+            if not self._allowed:
+                break
+
+    def _send_some(self, stream: Stream) -> None:
+        """As much of what waits on one stream as the windows take."""
+        waiting = stream.to_send
+        assert waiting is not None, "This is a bug."
+        while waiting:
+            data, after = waiting[0]
+            at = 0
+            while at < len(data):
+                size = min(len(data) - at, stream.allowed, self._allowed, self._largest)
+                if size <= 0:
+                    waiting[0] = memoryview(data)[at:], after
+                    return
+                self.write(frames.frame(frames.DATA, 0, stream.number, data[at : at + size]))
+                stream.allowed -= size
+                self._allowed -= size
+                at += size
+            self.write(after)
+            waiting.popleft()
+        del self._held[stream.number]
+        stream.to_send = None
+        _release(stream)
+        self._on_sent(stream)
+
+
+def _release(stream: Stream) -> None:
+    if stream.sent is not None and not stream.sent.done():
+        stream.sent.set_result(None)
+    stream.sent = None
+
+
+def _unpadded(flags: int, payload: bytes) -> bytes:
+    """A payload without its padding, and without a priority, which nobody heeds any more."""
+    begin, padding = 0, 0
+    if flags & frames.PADDED:
+        if not payload:
+            raise ProtocolError(frames.FRAME_SIZE_ERROR, "padding without its length")
+        begin, padding = 1, payload[0]
+    if flags & frames.WITH_PRIORITY:
+        begin += 5
+    if begin + padding > len(payload):
+        raise ProtocolError(frames.PROTOCOL_ERROR, "more padding than payload")
+    return payload[begin : len(payload) - padding]
+
+
+def _uint32(payload: bytes) -> int:
+    if len(payload) != 4:
+        raise ProtocolError(frames.FRAME_SIZE_ERROR, "four bytes were expected")
+    return int(frames.UINT32.unpack(payload)[0])
+
+
+def _peer(address: object) -> str:
+    if isinstance(address, tuple) and len(address) >= 2:
+        host, port = address[:2]
+        return f"ipv6:[{host}]:{port}" if ":" in str(host) else f"ipv4:{host}:{port}"
+    return "unix:"

@@ -1,0 +1,210 @@
+"""What gRPC writes into HTTP/2: messages behind five bytes, metadata, deadlines and statuses.
+
+Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote, unquote
+
+import grpc
+
+from headrace.rpc import frames
+from headrace.rpc.fields import Fields, literal
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+MAX_METADATA: Final = 16_384
+"""Bytes of a call's fields: names, values and 32 a field."""
+MAX_TIMEOUT_S: Final = 1e9
+UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+ZLIB_BITS: Final = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
+STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
+PRINTABLE: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+
+ANSWER: Final = (
+    b"\x88"  # :status 200
+    + literal(b"content-type", b"application/grpc")
+    + literal(b"grpc-accept-encoding", b"identity,deflate,gzip")
+)
+"""The fields that open every answer."""
+GOOD: Final = literal(b"grpc-status", b"0")
+
+
+class Failure(Exception):
+    """A call ends here, with this status."""
+
+    def __init__(self, code: grpc.StatusCode, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a call's first fields say."""
+
+    path: str
+    """`/package.Service/Method`; empty = this is no gRPC."""
+    metadata: Metadata
+    """The caller's own, `-bin` values as bytes."""
+    timeout_s: float | None
+    """From now on; None = the caller waits for ever."""
+    encoding: bytes
+    """How messages with the compressed flag are compressed."""
+    size: int
+    """As MAX_METADATA counts."""
+
+
+def asked(fields: Fields) -> Asked:
+    """Raises: Failure when a field is not what gRPC sends."""
+    path, kind, method, encoding = b"", b"", b"", b"identity"
+    timeout_s: float | None = None
+    metadata: list[tuple[str, str | bytes]] = []
+    size = 32 * len(fields)
+    for name, value in fields:
+        size += len(name) + len(value)
+        if name[:1] == b":":
+            if name == b":path":
+                path = value
+            elif name == b":method":
+                method = value
+        elif name == b"content-type":
+            kind = value
+        elif name == b"grpc-timeout":
+            timeout_s = seconds(value)
+        elif name == b"grpc-encoding":
+            encoding = value
+        elif name not in (b"te", b"grpc-accept-encoding"):  # codespell:ignore te
+            metadata.append(_entry(name, value))
+    is_grpc = method == b"POST" and kind.startswith(b"application/grpc")
+    return Asked(path.decode("latin-1") if is_grpc else "", tuple(metadata), timeout_s, encoding, size)
+
+
+def _entry(name: bytes, value: bytes) -> tuple[str, str | bytes]:
+    if not name.endswith(b"-bin"):
+        return name.decode("latin-1"), value.decode("latin-1")
+    try:
+        return name.decode("latin-1"), base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
+    except binascii.Error:
+        sentence = f"metadata '{name.decode('latin-1')}' is not base64"
+        raise Failure(grpc.StatusCode.INTERNAL, sentence) from None
+
+
+def seconds(timeout: bytes) -> float:
+    """A `grpc-timeout`: at most eight digits and a unit. Raises: Failure."""
+    digits, unit = timeout[:-1], UNITS.get(timeout[-1:])
+    if unit is None or not digits.isdigit() or len(digits) > 8:
+        raise Failure(grpc.StatusCode.INTERNAL, "grpc-timeout is not a number and a unit")
+    return int(digits) * unit
+
+
+def timeout(seconds_left: float) -> bytes:
+    """A `grpc-timeout` of so many seconds, rounded up."""
+    micros = max(1, round(min(seconds_left, MAX_TIMEOUT_S) * 1e6))
+    if micros < 10**8:
+        return b"%du" % micros
+    return b"%dm" % (micros // 1000) if micros < 10**11 else b"%dS" % min(micros // 10**6, 10**8 - 1)
+
+
+def framed(message: bytes) -> bytes:
+    return b"\x00" + frames.UINT32.pack(len(message)) + message
+
+
+class Reader:
+    """The messages of one direction of a stream, out of pieces of any size."""
+
+    __slots__ = ("_encoding", "_gathered", "_limit", "gathered")
+
+    def __init__(self, limit: int, encoding: bytes = b"identity") -> None:
+        self._limit = limit
+        self._encoding = encoding
+        self._gathered: list[bytes] = []
+        self.gathered = 0
+        """Bytes kept for a message that is not whole yet."""
+
+    def take(self, data: bytes) -> list[bytes]:
+        """The messages that are whole now. Raises: Failure for one too large, or compressed as we cannot read it."""
+        if self.gathered:
+            self._gathered.append(data)
+            self.gathered += len(data)
+            if len(self._gathered[0]) < 5:
+                self._gathered = [b"".join(self._gathered)]
+            if self.gathered < 5 or self.gathered < self._needed(self._gathered[0]):
+                return []
+            data = b"".join(self._gathered)
+        messages = []
+        at, size = 0, len(data)
+        while size - at >= 5:
+            end = at + self._needed(data, at)
+            if end > size:
+                break
+            message = data[at + 5 : end]
+            messages.append(self._expanded(message) if data[at] else message)
+            at = end
+        self._gathered = [data[at:]] if at < size else []
+        self.gathered = size - at
+        return messages
+
+    def _needed(self, data: bytes, at: int = 0) -> int:
+        """Bytes of the message that begins here, its five included. Raises: Failure."""
+        size = frames.UINT32.unpack_from(data, at + 1)[0]
+        if size > self._limit:
+            raise self._too_large(size)
+        return 5 + int(size)
+
+    def _expanded(self, message: bytes) -> bytes:
+        bits = ZLIB_BITS.get(self._encoding)
+        if bits is None:
+            encoding = self._encoding.decode("latin-1")
+            raise Failure(grpc.StatusCode.UNIMPLEMENTED, f"messages compressed by '{encoding}' are not read here")
+        inflating = zlib.decompressobj(bits)
+        try:
+            expanded = inflating.decompress(message, self._limit + 1)
+        except zlib.error:
+            raise Failure(grpc.StatusCode.INTERNAL, "a compressed message cannot be expanded") from None
+        if len(expanded) > self._limit:
+            raise self._too_large(len(expanded))
+        if not inflating.eof:
+            raise Failure(grpc.StatusCode.INTERNAL, "a compressed message cannot be expanded")
+        return expanded
+
+    def _too_large(self, size: int) -> Failure:
+        sentence = f"Received message larger than max ({size} vs. {self._limit})"
+        return Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, sentence)
+
+
+def trailers(code: grpc.StatusCode, details: str, metadata: Iterable[tuple[str, str | bytes]]) -> bytes:
+    """The fields that end an answer."""
+    block = GOOD if code is grpc.StatusCode.OK else literal(b"grpc-status", b"%d" % code.value[0])
+    if details:
+        block += literal(b"grpc-message", quote(details, safe=PRINTABLE).encode())
+    for name, value in metadata:
+        block += entry(name, value)
+    return block
+
+
+def entry(name: str, value: str | bytes) -> bytes:
+    """One of a call's own fields. Raises: ValueError for a value that is not printable ASCII under a text name."""
+    if name.endswith("-bin"):
+        data = value if isinstance(value, bytes) else value.encode()
+        return literal(name.encode(), base64.b64encode(data).rstrip(b"="))
+    text = value.decode("latin-1") if isinstance(value, bytes) else value
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError(f"metadata '{name}' is not printable")
+    return literal(name.encode(), text.encode())
+
+
+def status(fields: Fields) -> tuple[grpc.StatusCode, str]:
+    """How an answer ended. Without a status of gRPC's, UNKNOWN and what HTTP says."""
+    found = dict(fields)
+    code = found.get(b"grpc-status")
+    if code is None or not code.isdigit():
+        return grpc.StatusCode.UNKNOWN, f"HTTP status {found.get(b':status', b'?').decode('latin-1')}"
+    known = STATUS.get(int(code), grpc.StatusCode.UNKNOWN)
+    return known, unquote(found.get(b"grpc-message", b"").decode("latin-1"))

@@ -1,0 +1,420 @@
+"""A gRPC server for asyncio on our own HTTP/2: takes the servicers that grpc.aio's server takes.
+
+The unary call is the path that counts: its fields are looked up, its message is a slice of what the socket gave, and
+its answer is one write. Source of what is refused, and how: gRPC's core, whose sentences clients know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar, Final, NamedTuple
+
+import grpc
+from grpc import aio
+
+from headrace.rpc import frames
+from headrace.rpc.call import Call
+from headrace.rpc.connection import Connection, ProtocolError, Stream
+from headrace.rpc.fields import Fields
+from headrace.rpc.messages import ANSWER, MAX_METADATA, Asked, Failure, Metadata, Reader, asked, framed, trailers
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE: Final = 64 << 20
+MAX_GATHERED: Final = 256 << 20
+"""Bytes of unfinished messages that one connection may have here."""
+MAX_CALLS: Final = 8192
+"""Calls at a time on one connection; more are refused unseen, and a client may send them again."""
+MAX_REMEMBERED: Final = 64
+TICK_S: Final = 1.0
+KEEPALIVE_S: Final = 30.0
+"""A peer that has been silent for so long is asked whether it is there, and dropped after as long again."""
+HANDSHAKE_S: Final = 20.0
+LAST_WORDS_S: Final = 0.5
+"""What a client is still owed when the server stops is on its way for so long at most."""
+NOT_GRPC: Final = b"\x08\x03415"
+"""`:status` 415, its name by reference."""
+
+
+class Details(NamedTuple):
+    """What a generic handler is asked about."""
+
+    method: str
+    invocation_metadata: Metadata
+
+
+class Server:
+    """Ports, connections and handlers. Filled by generated `add_…Servicer_to_server` functions."""
+
+    def __init__(self, *, share_port: bool = False) -> None:
+        self._share_port = share_port
+        self._generic: list[Any] = []
+        self._handlers: dict[str, Any] = {}
+        self._sockets: list[socket.socket] = []
+        self._listening: list[asyncio.Server] = []
+        self._ticking: asyncio.Task[None] | None = None
+        self.connections: set[ServerConnection] = set()
+        self.stopping = False
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        self._generic.extend(handlers)
+
+    def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
+        """Generated code says everything twice; the generic handlers are enough."""
+
+    def add_insecure_port(self, address: str) -> int:
+        """Bind `HOST:PORT`, port 0 = any free one; the number it got. Raises: OSError when it is taken."""
+        host, _, port = address.rpartition(":")
+        number = int(port)
+        for family, kind, protocol, _, where in socket.getaddrinfo(
+            host.strip("[]") or None, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            bound = socket.socket(family, kind, protocol)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if self._share_port:
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                bound.bind((where[0], number, *where[2:]))
+            except OSError:
+                bound.close()
+                raise
+            number = bound.getsockname()[1]
+            self._sockets.append(bound)
+        return number
+
+    async def start(self) -> None:
+        """Begin to listen."""
+        loop = asyncio.get_running_loop()
+        for bound in self._sockets:
+            self._listening.append(await loop.create_server(lambda: ServerConnection(self), sock=bound, backlog=1024))
+        self._ticking = loop.create_task(self._tick(), name="tick")
+
+    async def stop(self, grace_s: float | None) -> None:
+        """Take no new connections or calls, give those that run `grace_s` (None = none at all), then cut them off."""
+        self.stopping = True
+        for listening in self._listening:
+            listening.close()
+        for connection in self.connections:
+            connection.leave()
+        await _until(lambda: not any(connection.streams for connection in self.connections), grace_s or 0.0)
+        for connection in list(self.connections):
+            connection.end(frames.NO_ERROR)
+        tasks = [task for connection in self.connections for task in connection.cut_off()]
+        if self._ticking is not None:
+            self._ticking.cancel()
+            tasks.append(self._ticking)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await _until(lambda: not self.connections, LAST_WORDS_S)
+        for connection in list(self.connections):  # a client that does not read would hold us up for ever
+            connection.abort()
+
+    def handler(self, path: str) -> Any | None:
+        """The method of this name, or None."""
+        found = self._handlers.get(path)
+        if found is None:
+            details = Details(path, ())
+            found = next((each for each in (one.service(details) for one in self._generic) if each is not None), None)
+            if found is not None:
+                self._handlers[path] = found
+        return found
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            for connection in list(self.connections):
+                connection.tick()
+
+
+class ServerConnection(Connection):
+    """The calls of one client."""
+
+    SETTINGS: ClassVar = {frames.MAX_CONCURRENT_STREAMS: MAX_CALLS}
+    streams: dict[int, Stream]
+
+    def __init__(self, server: Server) -> None:
+        super().__init__()
+        self._server = server
+        self._preface: bytes | None = b""
+        self._asked: dict[Fields, Asked] = {}
+        self._gathered = 0
+        self._refusing = False
+        self._running: set[asyncio.Task[None]] = set()
+
+    # Life -----------------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._server.connections.add(self)
+        super().connection_made(transport)
+        if self._server.stopping:
+            self.end(frames.NO_ERROR)
+
+    def data_received(self, data: bytes) -> None:
+        if self._preface is not None:
+            self._preface += data
+            if not frames.PREFACE.startswith(self._preface[: len(frames.PREFACE)]):
+                self.end(frames.PROTOCOL_ERROR, "this is no HTTP/2")
+                return
+            if len(self._preface) < len(frames.PREFACE):
+                return
+            data, self._preface = self._preface[len(frames.PREFACE) :], None
+        super().data_received(data)
+
+    def _on_lost(self) -> None:
+        self._server.connections.discard(self)
+        for task in self.cut_off():
+            task.cancel()
+
+    def cut_off(self) -> list[asyncio.Task[None]]:
+        """Cancel what runs here; its tasks, for who wants to wait for them."""
+        for stream in list(self.streams.values()):
+            assert isinstance(stream, Call)
+            self._drop(stream)
+        return list(self._running)
+
+    def leave(self) -> None:
+        """Tell the client to open no more calls here."""
+        self._refusing = True
+        self.write(frames.goaway(self._last, frames.NO_ERROR))
+
+    def tick(self) -> None:
+        """A second has passed: perhaps a deadline with it, or a client."""
+        now = time.monotonic()
+        for stream in list(self.streams.values()):
+            assert isinstance(stream, Call)
+            if stream.deadline is not None and now > stream.deadline + TICK_S:  # its caller has not said it is gone
+                self.finish(stream, grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+                self._drop(stream)
+        silent_s = self.pass_time(TICK_S)
+        if silent_s >= (HANDSHAKE_S if self._preface is not None else 2 * KEEPALIVE_S):
+            self.abort()
+        elif silent_s == KEEPALIVE_S:
+            self.ping()
+
+    # In -------------------------------------------------------------------------------------------------------------
+
+    def _on_fields(self, number: int, fields: Fields, *, ends: bool) -> None:
+        if number in self.streams:
+            if not ends:
+                raise ProtocolError(frames.PROTOCOL_ERROR, "a second block of fields that does not end its stream")
+            self._on_data(number, b"", ends=True)
+            return
+        if not number % 2 or number <= self._last:
+            raise ProtocolError(frames.PROTOCOL_ERROR, "a stream is opened out of order")
+        self._last = number
+        if self._refusing or max(len(self.streams), len(self._running)) >= MAX_CALLS:
+            self.write(frames.reset(number, frames.REFUSED_STREAM))
+            return
+        try:
+            self._open(number, fields, ends=ends)
+        except Failure as failure:
+            self._refuse(number, failure.code, str(failure))
+
+    def _open(self, number: int, fields: Fields, *, ends: bool) -> None:
+        """Raises: Failure for a call that is not one."""
+        said = self._asked.get(fields) or self._understand(fields)
+        if not said.path:
+            self._end_unheard(number, NOT_GRPC)
+            return
+        handler = self._server.handler(said.path)
+        if handler is None:
+            raise Failure(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        call = Call(number, self._allowed_at_first, self, said, handler)
+        self.streams[number] = call
+        if handler.request_streaming:
+            call.reader = Reader(MAX_MESSAGE, said.encoding)
+            call.half_closed = ends
+            self._start(call, self._run_stream(call, call.requests()))
+        elif ends:
+            self._fail(call, Failure(grpc.StatusCode.INTERNAL, "the call has no message"))
+
+    def _understand(self, fields: Fields) -> Asked:
+        said = asked(fields)
+        if said.size > MAX_METADATA:
+            raise Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "received metadata size exceeds the limit")
+        if len(self._asked) >= MAX_REMEMBERED:
+            self._asked.clear()
+        self._asked[fields] = said
+        return said
+
+    def _on_data(self, number: int, data: bytes, *, ends: bool) -> None:
+        call = self.streams.get(number)
+        assert isinstance(call, Call | None)
+        if call is None or call.over:  # answered already, or given up
+            return
+        try:
+            if call.handler.request_streaming:
+                assert call.reader is not None, "This is a bug."
+                call.feed(call.reader.take(data), ends=ends)
+            else:
+                self._take_message(call, data, ends=ends)
+        except Failure as failure:
+            self._fail(call, failure)
+
+    def _take_message(self, call: Call, data: bytes, *, ends: bool) -> None:
+        """The one message of a unary call: mostly a frame of its own."""
+        if ends and call.reader is None and len(data) >= 5 and not data[0]:
+            if frames.UINT32.unpack_from(data, 1)[0] != len(data) - 5:
+                raise Failure(grpc.StatusCode.INTERNAL, "the call's message is cut short, or is not one")
+            self._start(call, self._run(call, data[5:]))
+            return
+        if call.reader is None:
+            call.reader = Reader(MAX_MESSAGE, call.asked.encoding)
+        before = call.reader.gathered
+        call.unread.extend(call.reader.take(data))
+        self._gathered += call.reader.gathered - before
+        if self._gathered > MAX_GATHERED:
+            raise Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many unfinished messages on one connection")
+        if not ends:
+            self.give_back(call)
+        elif len(call.unread) != 1 or call.reader.gathered:
+            raise Failure(grpc.StatusCode.INTERNAL, "the call's message is cut short, or is not one")
+        else:
+            self._start(call, self._run(call, call.unread.popleft()))
+
+    def _on_reset(self, number: int, _: int) -> None:
+        call = self.streams.get(number)
+        assert isinstance(call, Call | None)
+        if call is not None:
+            self._drop(call)
+
+    # Handlers -------------------------------------------------------------------------------------------------------
+
+    def _start(self, call: Call, work: Coroutine[Any, Any, None]) -> None:
+        call.task = asyncio.get_running_loop().create_task(work)
+        self._running.add(call.task)
+        call.task.add_done_callback(self._running.discard)
+
+    async def _run(self, call: Call, message: bytes) -> None:
+        """A call with one message."""
+        call.half_closed = True
+        handler = call.handler
+        try:
+            request = self.deserialize(call, message)
+            if handler.response_streaming:
+                await self._run_stream(call, request)
+                return
+            answer = await handler.unary_unary(request, call)
+            if not call.over:
+                self._answer_whole(call, handler.response_serializer(answer))
+        except BaseException as error:
+            self._failed(call, error)
+            if not isinstance(error, Exception):
+                raise
+
+    async def _run_stream(self, call: Call, request: Any) -> None:
+        """A call whose messages come, or go, one by one."""
+        handler = call.handler
+        try:
+            method = handler.unary_stream or handler.stream_stream or handler.stream_unary
+            result = method(request, call)
+            if hasattr(result, "__aiter__"):
+                async for message in result:
+                    await call.write(message)
+            else:
+                answer = await result
+                if not handler.response_streaming and not call.over:
+                    self.answer(call, handler.response_serializer(answer))
+            if not call.over:
+                self.finish(call, grpc.StatusCode.OK, "", call.trailing)
+        except BaseException as error:
+            self._failed(call, error)
+            if not isinstance(error, Exception):
+                raise
+
+    def deserialize(self, call: Call, message: bytes) -> Any:
+        """Raises: Failure."""
+        try:
+            return call.handler.request_deserializer(message)
+        except Exception:  # noqa: BLE001  whatever it is, the bytes were at fault, and are not to be told
+            raise Failure(grpc.StatusCode.INTERNAL, "Exception deserializing request!") from None
+
+    def _failed(self, call: Call, error: BaseException) -> None:
+        """A handler has ended on an error: its caller gets a status, where it is still there."""
+        if isinstance(error, Failure):
+            self._fail(call, error)
+        elif isinstance(error, asyncio.CancelledError):
+            self.finish(call, grpc.StatusCode.CANCELLED, "")
+        elif not isinstance(error, aio.AbortError):
+            log.error("a handler of %s failed", call.asked.path, exc_info=error)
+            self.finish(call, grpc.StatusCode.UNKNOWN, f"Unexpected {type(error)}")
+
+    # Out ------------------------------------------------------------------------------------------------------------
+
+    def _answer_whole(self, call: Call, message: bytes) -> None:
+        """The answer of a unary call, in one write where the client's windows allow."""
+        number = call.number
+        before = frames.frame(frames.HEADERS, frames.END_HEADERS, number, ANSWER)
+        block = trailers(grpc.StatusCode.OK, "", call.trailing)
+        after = frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, number, block)
+        self.send(call, before, framed(message), after)
+        self._over(call)
+
+    def answer(self, call: Call, message: bytes) -> None:
+        """One message of several."""
+        before = b"" if call.opened else frames.frame(frames.HEADERS, frames.END_HEADERS, call.number, ANSWER)
+        call.opened = True
+        self.send(call, before, framed(message))
+
+    def finish(self, call: Call, code: grpc.StatusCode, details: str, metadata: Metadata = ()) -> None:
+        """End a call with its status; nothing, where it is over."""
+        if call.over:
+            return
+        block = trailers(code, details, metadata)
+        if not call.opened:
+            block = ANSWER + block
+        last = frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, call.number, block)
+        if not call.half_closed:  # the caller need not send the rest
+            last += frames.reset(call.number, frames.NO_ERROR)
+        if call.to_send is None:
+            self.write(last)
+        else:
+            call.to_send.append((b"", last))
+        self._over(call)
+
+    def _fail(self, call: Call, failure: Failure) -> None:
+        self.finish(call, failure.code, str(failure))
+        if call.task is not None and call.task is not asyncio.current_task():
+            call.task.cancel()
+
+    def _refuse(self, number: int, code: grpc.StatusCode, details: str) -> None:
+        """A call that does not get as far as a handler."""
+        self._end_unheard(number, ANSWER + trailers(code, details, ()))
+
+    def _end_unheard(self, number: int, block: bytes) -> None:
+        last = frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, number, block)
+        self.write(last + frames.reset(number, frames.NO_ERROR))
+
+    def _on_sent(self, stream: Stream) -> None:
+        assert isinstance(stream, Call)
+        if stream.over:
+            self.forget(stream)
+
+    def _over(self, call: Call) -> None:
+        """Its status is out, or waits for the client's window behind its messages."""
+        call.over = True
+        if call.reader is not None:
+            self._gathered -= call.reader.gathered
+            call.reader = None
+        if call.to_send is None:
+            self.forget(call)
+
+    def _drop(self, call: Call) -> None:
+        """Nobody waits for its answer any more."""
+        if not call.over:
+            self._over(call)
+            if call.task is not None:
+                call.task.cancel()
+        self.forget(call)
+
+
+async def _until(done: Callable[[], bool], seconds: float) -> None:
+    """Until it is done, or so much time has passed."""
+    end = time.monotonic() + seconds
+    while not done() and time.monotonic() < end:  # noqa: ASYNC110  many parts' state; none of them signals it
+        await asyncio.sleep(0.01)
