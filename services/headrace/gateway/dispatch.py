@@ -65,7 +65,13 @@ class Dispatcher:
     """The replicas of one lane, and the way a batch takes to one of them."""
 
     def __init__(
-        self, gateway_id: str, clock: Clock, cost: CostModel, pressure: Pressure, on_room: Callable[[], None]
+        self,
+        gateway_id: str,
+        clock: Clock,
+        cost: CostModel,
+        pressure: Pressure,
+        on_room: Callable[[], None],
+        on_free: Callable[[], None],
     ) -> None:
         self._gateway_id = gateway_id
         self._clock = clock
@@ -73,6 +79,7 @@ class Dispatcher:
         self._pressure = pressure
         self._sharing = Sharing()
         self._on_room = on_room
+        self._on_free = on_free
         self._links: dict[str, ReplicaLink] = {}
         self._budget = RetryBudget(clock)
         self._lead_s = 0.0
@@ -278,6 +285,7 @@ class Dispatcher:
         link.queued_elsewhere = max(0, answer.queued - len(link.flights))
         away_ns = record.end_ns - begun_ns - (answer.stamps.packed_ns - answer.stamps.received_ns)
         self._lead_s += LEAD_GAIN * (min(max(away_ns / 1e9, 0.0), LEAD_MAX_S) - self._lead_s)
+        self._on_free()
         return answer
 
     async def _call(

@@ -61,7 +61,7 @@ class Lane:
         self.cost = CostModel()
         self.forecast = Forecast()
         self.queue = _queue(settings)
-        self.dispatcher = Dispatcher(gateway_id, clock, self.cost, pressure, self._pump_soon)
+        self.dispatcher = Dispatcher(gateway_id, clock, self.cost, pressure, self._pump_soon, self._pump)
         self._budget = Budget(
             rows=min(settings.max_rows or spec.max_rows, spec.max_rows),
             tokens=min(settings.max_tokens or spec.max_tokens, spec.max_tokens),

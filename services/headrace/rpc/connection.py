@@ -84,6 +84,7 @@ class Connection(asyncio.Protocol):
         self._held: dict[int, Stream] = {}
         """Streams with data that waits for the peer's window, first come first served."""
         self._writable: asyncio.Future[None] | None = None
+        self._outgoing: list[bytes] = []
 
     # For who inherits ---------------------------------------------------------------------------------------------
 
@@ -288,9 +289,15 @@ class Connection(asyncio.Protocol):
     # Out ------------------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Send whole frames, with whatever else goes out in this turn of the loop."""
-        if not self.closed:
-            self._transport.write(data)
+        """Send whole frames, in one piece with whatever else goes out in this turn of the loop."""
+        if not self._outgoing and not self.closed:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outgoing.append(data)
+
+    def _flush(self) -> None:
+        if self._outgoing and not self._transport.is_closing():
+            self._transport.write(b"".join(self._outgoing))
+        self._outgoing.clear()
 
     def send(self, stream: Stream, before: bytes, data: bytes, after: bytes = b"", flags: int = 0) -> None:
         """Send data as far as the peer's windows allow; the rest, and the frames `after` it, go when they open.
@@ -342,6 +349,7 @@ class Connection(asyncio.Protocol):
             if code:
                 log.info("the connection of %s ends: %s", self.peer, why)
             self.write(frames.goaway(self._last, code, why))
+            self._flush()
             self.closed = True
             self._transport.close()
 
