@@ -37,17 +37,11 @@ def _grouped(lengths_B: Tensor, buckets: Sequence[int]) -> Iterator[tuple[list[i
     return ((rows, max(lengths[row] for row in rows)) for rows in groups if rows)
 
 
-def pad(packed_N: Tensor, lengths_B: Tensor, rows: Tensor, length: int) -> Tensor:
-    """The events of `rows`, filled from the left into [rows, length, …].
+def gather_index(lengths_B: Tensor, rows: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """For each place of a padded bucket, filled from the left: the packed event it holds, and whether it is real.
 
     Padding repeats an event of the batch, so that it is finite: mask it, or stand it where nothing looks.
     """
-    index, _ = gather_index(lengths_B, rows, length)
-    return packed_N[index.to(packed_N.device)]
-
-
-def gather_index(lengths_B: Tensor, rows: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """For each place of a padded bucket: the packed event it holds, and whether it is real."""
     starts_B = torch.cumsum(lengths_B, 0) - lengths_B
     place_L = torch.arange(length)
     mask = place_L[None, :] < lengths_B[rows, None]
