@@ -76,14 +76,12 @@ def folded_events(inputs: dict[str, Tensor], rows: Segments, mean_B: Tensor, ids
     mean_N = _mean_so_far(log_amount_N, rows, mean_B, ids_B5[:, 1])
     previous_N = torch.roll(codes_N5[:, 4], 1)
     previous_N = torch.where(first_N, inputs["previous_outcome"][row_N, 0], previous_N)
-    unseen = [
-        _first_seen(bit_N, row_N) * (1 - (ids_B5[row_N, 2 + i] >> bit_N & 1).float())
-        for i, bit_N in enumerate(_seen_bits(codes_N5, ids_N3))
-    ]
+    bit_3N = _seen_bits(codes_N5, ids_N3)
+    unseen_3N = _first_seen(bit_3N, row_N) * (1 - (ids_B5[row_N, 2:].T >> bit_3N & 1).float())
     numerics = torch.stack(
         [
             log_amount_N / 4, log_amount_N - mean_N, torch.log1p(gap_h_N * 3600) / 8, *_hour(ts_N), _weekday(ts_N),
-            unseen[0], unseen[2], unseen[1],
+            unseen_3N[0], unseen_3N[2], unseen_3N[1],
         ], 1,
     )  # fmt: skip
     codes_N6 = torch.cat([codes_N5[:, :4], previous_N[:, None], torch.zeros_like(codes_N5[:, :1])], 1)
@@ -95,12 +93,11 @@ def folded_ids(inputs: dict[str, Tensor], rows: Segments, ids_B5: Tensor) -> Ten
     """The integers of the state after these events, int64 [B, 5]."""
     row_N, ids_B5 = rows.row_N, _of_a_history(ids_B5)
     count_B = ids_B5[:, 1] + rows.cu_B1.diff()
-    bitmaps = []
-    for i, bit_N in enumerate(_seen_bits(inputs["card_codes"], inputs["card_ids"])):
-        once_N = _first_seen(bit_N, row_N).long() << bit_N
-        now_B = torch.zeros_like(count_B).index_add(0, row_N, once_N)  # each bit once: adding is or-ing
-        bitmaps.append(ids_B5[:, 2 + i] | now_B)
-    return torch.stack([inputs["card_ts"][rows.end_B], count_B, *bitmaps], 1)
+    bit_3N = _seen_bits(inputs["card_codes"], inputs["card_ids"])
+    once_3N = _first_seen(bit_3N, row_N).long() << bit_3N
+    bitmap_3B = ids_B5[:, 2:].T
+    now_3B = torch.zeros_like(bitmap_3B).index_add(1, row_N, once_3N)  # each bit once: adding is or-ing
+    return torch.stack([inputs["card_ts"][rows.end_B], count_B, *(bitmap_3B | now_3B)], 1)
 
 
 def _of_a_history(ids_B5: Tensor) -> Tensor:
@@ -108,9 +105,9 @@ def _of_a_history(ids_B5: Tensor) -> Tensor:
     return torch.where(ids_B5[:, 1:2] > 0, ids_B5, 0)
 
 
-def _seen_bits(codes_N5: Tensor, ids_N3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The bit of a 64-bit map that stands for each event's device, country and merchant."""
-    return ids_N3[:, 1] & 63, codes_N5[:, 1].long() * 2654435761 >> 16 & 63, ids_N3[:, 0] & 63
+def _seen_bits(codes_N5: Tensor, ids_N3: Tensor) -> Tensor:
+    """The bits of 64-bit maps that stand for each event's device, country and merchant, [3, N]."""
+    return torch.stack([ids_N3[:, 1], codes_N5[:, 1].long() * 2654435761 >> 16, ids_N3[:, 0]]) & 63
 
 
 def _features(
@@ -126,9 +123,7 @@ def _features(
         torch.log1p(gap_s_N) / 8,
         *_hour(ts_N),
         _weekday(ts_N),
-        _first_seen(ids_N3[:, 1], row_N),
-        _first_seen(ids_N3[:, 0], row_N),
-        _first_seen(codes_N6[:, 1].long(), row_N),
+        *_first_seen(torch.stack([ids_N3[:, 1], ids_N3[:, 0], codes_N6[:, 1].long()]), row_N),
     ]
     return EventFeatures(
         codes=codes_N6.long(),
@@ -175,11 +170,10 @@ def _mean_so_far(
     return (sum_N / count_N).float()
 
 
-def _first_seen(ids_N: Tensor, row_N: Tensor) -> Tensor:
-    """1.0 where an id appears for the first time in its row, else 0.0."""
-    key_N = ids_N * 6364136223846793005 + row_N * 1442695040888963407  # wraps; a collision is one in 2^64
-    _, order = torch.sort(key_N, stable=True)
-    sorted_N = key_N[order]
-    first = torch.ones(len(key_N), device=ids_N.device)
-    first[1:] = (sorted_N[1:] != sorted_N[:-1]).float()
-    return torch.empty_like(first).scatter_(0, order, first)
+def _first_seen(ids_KN: Tensor, row_N: Tensor) -> Tensor:
+    """1.0 where an id appears for the first time in its row, else 0.0: for each of K kinds of ids by itself."""
+    key_KN = ids_KN * 6364136223846793005 + row_N * 1442695040888963407  # wraps; a collision is one in 2^64
+    sorted_KN, order_KN = torch.sort(key_KN, stable=True)
+    first_KN = torch.ones(key_KN.shape, device=ids_KN.device)
+    first_KN[:, 1:] = (sorted_KN[:, 1:] != sorted_KN[:, :-1]).float()
+    return torch.empty_like(first_KN).scatter_(1, order_KN, first_KN)

@@ -126,9 +126,8 @@ class FraudTx(nn.Module):
         """On a CPU: a length bucket at a time, padded to the bucket's edge."""
         out_BD = x_ND.new_zeros(len(lengths_B), x_ND.shape[1])
         for rows, length in collate.by_bucket(lengths_B):
-            x_BLD = collate.pad(x_ND, lengths_B, rows, length)
-            position_BL = collate.pad(position_N, lengths_B, rows, length)
-            out_BD[rows] = self._encode(x_BLD, position_BL, lengths_B[rows] - 1)
+            index_BL, _ = collate.gather_index(lengths_B, rows, length)
+            out_BD[rows] = self._encode(x_ND[index_BL], position_N[index_BL], lengths_B[rows] - 1)
         return out_BD
 
     def _encode(self, x_BLD: Tensor, position_BL: Tensor, last_B: Tensor) -> Tensor:

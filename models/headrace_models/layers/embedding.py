@@ -17,12 +17,15 @@ class EventEmbedding(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.entries: Tensor
+        self.register_buffer("entries", torch.tensor([entries for entries, _ in CODE_TABLES]), persistent=False)
         self.codes = nn.ModuleList(nn.Embedding(entries, size) for entries, size in CODE_TABLES)
         self.bins = nn.Embedding(ID_BUCKETS, BIN_WIDTH)
         joined = sum(size for _, size in CODE_TABLES) + BIN_WIDTH + NUMERICS
         self.project = nn.Linear(joined, width)
 
     def forward(self, events: EventFeatures) -> Tensor:
-        parts = [table(events.codes[:, i] % CODE_TABLES[i][0]) for i, table in enumerate(self.codes)]
+        places = (events.codes % self.entries).unbind(1)
+        parts = [table(place_N) for table, place_N in zip(self.codes, places, strict=True)]
         out: Tensor = self.project(torch.cat([*parts, self.bins(events.bins), events.numerics], 1))
         return out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -83,8 +85,31 @@ def test_stages_follow_one_another_whichever_row_raises(keys: list[float]) -> No
         assert stages.unpacked_ns > 0
 
 
-def test_an_answer_that_is_not_finite_is_never_passed_on() -> None:
-    assert run(batch([1, 1], [7, 1])) == ([0, 3], [NOT_FINITE, OK])
+@pytest.mark.parametrize("key", [7, np.inf, -np.inf])
+def test_an_answer_that_is_not_finite_is_never_passed_on(key: float) -> None:
+    assert run(batch([1, 1, 1], [2, key, 1])) == ([4, 0, 3], [OK, NOT_FINITE, OK])
+
+
+@pytest.mark.parametrize("remaining_s", [[1.0, np.nan], [np.nan, 1.0]])
+def test_a_row_whose_time_is_no_number_has_none_left(remaining_s: list[float]) -> None:
+    _, status = run(batch([1, 1], [1, 2], remaining_s))
+
+    assert status == [EXPIRED if np.isnan(left) else OK for left in remaining_s]
+
+
+def test_a_batch_without_rows_is_answered_with_none() -> None:
+    assert run(batch([], [])) == ([], [])
+
+
+def test_an_answer_of_another_datatype_and_order_in_memory_is_sent_as_the_spec_says() -> None:
+    class Wide(nn.Module):
+        def forward(self, inputs: dict[str, Tensor], _: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {"pair": torch.stack([inputs["key"][:, 0].double(), -inputs["key"][:, 0].double()]).T}
+
+    spec = replace(SPEC, outputs=(disk.TensorSpec("pair", "FP32", (2,)),))
+    computed = Runner(Wide(), spec, "cpu").run(batch([1, 1], [3, 4]), 0.0)
+
+    assert np.frombuffer(computed.columns[0], "<f4").tolist() == [3, -3, 4, -4]
 
 
 def test_a_batch_that_fails_whole_is_a_failure_of_the_model() -> None:
