@@ -204,6 +204,9 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
             if self._device_lost and not self._stopped:
                 self.registration.update(control_pb2.REPLICA_STATE_DRAINING)  # the next batch would fail as well
             return _refusal(request, grpc.StatusCode[status_of(error)], str(error), stamps)
+        except Exception:  # the outer guard: a gateway must never wait for a batch that nobody holds any more
+            log.exception("a batch was lost to an error of ours", extra={"fields": _ids(request)})
+            return _refusal(request, grpc.StatusCode.INTERNAL, "internal error", stamps)
 
     def _execute(self, request: replica_pb2.PackedBatch, stamps: Stamps) -> replica_pb2.PackedAnswer:
         """On the runner's thread. `stamps` is filled as far as the batch gets, whether or not it gets an answer."""
