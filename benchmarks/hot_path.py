@@ -104,16 +104,16 @@ def told(rounds: list[Counter[str]], requests: int) -> dict[str, float]:
 
 def gateway(folder: Path) -> servicer.InferenceServicer:
     """A gateway without a server, whose tracer's thread does not run: it would be measured with the loop."""
-    settings, clock = config.load(None, {}, telemetry__trace_dir=folder), MonotonicClock()
+    settings, clock, pressure = config.load(None, {}, telemetry__trace_dir=folder), MonotonicClock(), Pressure()
     metrics = GatewayMetrics(CollectorRegistry())
     tracer = Tracer("hot-path", settings.telemetry, "gateway")
     observer = Observer(tracer, metrics, RequestLog(), clock, Sampling(1.0, by_caller=False))
-    models = Models(settings, "gateway", clock, Pressure(), observer.batch, metrics.forget)
+    models = Models(settings, "gateway", clock, pressure, observer.batch, metrics.forget)
     spec = weights.wire_spec(weights.read(asking.W1))
     ready = control_pb2.REPLICA_STATE_READY
     replica = control_pb2.Registration(replica_id="replica", endpoint="127.0.0.1:1", spec=spec, state=ready)
     models.apply(control_pb2.Snapshot(version=1, replicas=[replica]))
-    return servicer.InferenceServicer(models, Admission(8192, clock), observer, settings.gateway)
+    return servicer.InferenceServicer(models, Admission(8192, clock, pressure), observer, settings.gateway)
 
 
 async def load(service: servicer.InferenceServicer, asked: bytes, callers: int, spent: Counter[str]) -> int:

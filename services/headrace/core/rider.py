@@ -25,6 +25,7 @@ class Rider:
     __slots__ = (
         "_wake",
         "alarm",
+        "ends",
         "expected_s",
         "inference",
         "level",
@@ -48,6 +49,8 @@ class Rider:
         self.queued_at = 0.0
         self.queued_until = float("inf")
         """When it has waited long enough for a batch, by its level's policy."""
+        self.ends: tuple[float, float, float] | None = None
+        """Of the last in a batch: its first rider's `expected_s` and `queued_at`, and when the batch was answered."""
         self.expected_s = 0.0
         """How long its answer was to take when it came, by the work in front of it; 0 = nobody could say."""
         self.alarm: TimerHandle | None = None

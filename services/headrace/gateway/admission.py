@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from headrace.config import BatchingSettings
 from headrace.core.clock import Clock
 from headrace.core.records import RpcRecord
 from headrace.errors import DeadlinePassed, NotServing, Overloaded
+from headrace.gateway.pressure import Pressure
+
+MOST_MARGIN: Final = 0.25
 
 
 class Admission:
     """Permits, one a request, held until it is answered."""
 
-    def __init__(self, max_riders: int, clock: Clock) -> None:
+    def __init__(self, max_riders: int, clock: Clock, pressure: Pressure) -> None:
         self._max_riders = max_riders
         self._clock = clock
+        self._pressure = pressure
         self._empty = asyncio.Event()
         self.open = True
         self.held = 0
@@ -37,13 +42,16 @@ class Admission:
     def deadline(self, remaining_s: float | None, settings: BatchingSettings, record: RpcRecord) -> float:
         """When this request's caller stops waiting, on our clock: its gRPC deadline or the model's default.
 
+        Less what the loop lately takes to see a request and to tell its answer: a quarter of the time at most, because
+        a margin that let nobody in would never hear that it has become too large.
+
         Raises: DeadlinePassed when that is now.
         """
         now = self._clock.now()
         left_s = settings.default_timeout_ms / 1000
         if remaining_s is not None:
             record.deadline_ns = self._clock.now_ns() + int(remaining_s * 1e9)
-            left_s = remaining_s
+            left_s = remaining_s - min(self._pressure.late_s + self._pressure.telling_s, remaining_s * MOST_MARGIN)
         if left_s <= 0:
             raise DeadlinePassed("Request timeout expired")
         return now + left_s

@@ -70,6 +70,7 @@ class Lane:
         )
         self._ordering = Ordering() if settings.preserve_ordering else None
         self._clock = clock
+        self._pressure = pressure
         self._on_batch = on_batch
         self._running: set[asyncio.Task[None]] = set()
         self._alive_at = clock.now()
@@ -121,6 +122,8 @@ class Lane:
             if rider.alarm is not None:
                 rider.alarm.cancel()
             record.settled_ns = self._clock.now_ns()
+        if rider.ends is not None:
+            self._learn_of_telling(*rider.ends)
         if isinstance(rider.outcome, Answer):
             return rider.outcome
         assert rider.outcome is not None, "This is a bug."
@@ -250,7 +253,7 @@ class Lane:
         _check_size(batch, answer)
         record = batch.record
         first = batch.riders[0]
-        self.forecast.learn(first.expected_s, self._clock.now() - first.queued_at)
+        batch.riders[-1].ends = first.expected_s, first.queued_at, self._clock.now()
         record.rows, record.tokens = batch.rows, batch.tokens
         columns, status = list(answer.columns), answer.status
         row = 0
@@ -275,6 +278,12 @@ class Lane:
         sent_ns = batch.record.dispatches[-1].start_ns
         waited_ns = max(0, stamps.started_ns - stamps.received_ns)
         self.dispatcher.learn(flight, batch.tokens, (self._clock.now_ns() - sent_ns - waited_ns) / 1e9)
+
+    def _learn_of_telling(self, expected_s: float, queued_at: float, answered_at: float) -> None:
+        """The last of a batch to be told knows what all of it took; of the first, who has waited longest, the rest."""
+        now = self._clock.now()
+        self._pressure.observe_telling(now - answered_at)
+        self.forecast.learn(expected_s, now - queued_at)
 
     # Life ---------------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ from typing import Final
 
 PERIOD_S: Final = 0.05
 GAIN: Final = 0.3
+TIMER_STEP_S: Final = 0.001
+"""uvloop's timers count milliseconds."""
 HIGH, LOW = 0.85, 0.65
 """Shares at which pressure begins and ends: apart, so that the batches which relieve it do not end it."""
 SCHEDSTAT: Final = "/proc/thread-self/schedstat"
@@ -26,11 +28,18 @@ class Pressure:
         self.busy = 0.0
         """Share of the time, 0 to 1."""
         self.high = False
+        self.late_s = 0.0
+        """How late the loop gets to what is due, smoothed likewise: what a request waits to be seen."""
+        self.telling_s = 0.0
+        """From a batch's answer to the last of its callers being told, smoothed likewise."""
 
     def observe(self, busy: float) -> None:
         """Take in the share of one period."""
         self.busy += GAIN * (min(1.0, busy) - self.busy)
         self.high = self.busy > (LOW if self.high else HIGH)
+
+    def observe_telling(self, seconds: float) -> None:
+        self.telling_s += GAIN * (seconds - self.telling_s)
 
     async def watch(self) -> None:
         """Observe the thread this runs on. Ends when cancelled."""
@@ -41,6 +50,7 @@ class Pressure:
                 await asyncio.sleep(PERIOD_S)
                 now, now_wanted_s = time.perf_counter(), reading.wanted_s()
                 self.observe((now_wanted_s - wanted_s) / (now - at))
+                self.late_s += GAIN * (max(0.0, now - at - PERIOD_S - TIMER_STEP_S) - self.late_s)
                 at, wanted_s = now, now_wanted_s
         finally:
             reading.close()

@@ -65,7 +65,7 @@ class Gateway:
         self.models = Models(
             settings, self.gateway_id, self._clock, self._pressure, observer.batch, self._metrics.forget
         )
-        self.admission = Admission(settings.gateway.max_riders, self._clock)
+        self.admission = Admission(settings.gateway.max_riders, self._clock, self._pressure)
         self.follower = SnapshotFollower(control_address, self.gateway_id, self.models.apply)
         self._health = HealthServicer()
         self._servicer = InferenceServicer(self.models, self.admission, observer, settings.gateway)

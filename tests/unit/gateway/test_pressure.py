@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from headrace.gateway.pressure import Pressure
 
 Run = Callable[..., Any]
@@ -53,3 +55,25 @@ def test_a_loop_that_sleeps_is_not_busy_and_one_that_spins_is(run: Run) -> None:
 
     assert asleep < 0.3
     assert spinning > 0.8
+
+
+def test_a_loop_that_is_held_up_is_late_and_one_that_is_not_is_not(run: Run) -> None:
+    async def main(hold_s: float) -> float:
+        pressure = Pressure()
+        watching = asyncio.create_task(pressure.watch())
+        for _ in range(20):
+            time.sleep(hold_s)  # noqa: ASYNC251  this is what holds it up
+            await asyncio.sleep(0.03)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        return pressure.late_s
+
+    assert run(main(0.08)) > 0.01
+    assert run(main(0.0)) < 0.01
+
+
+def test_what_telling_takes_follows_the_latest_batches() -> None:
+    pressure = Pressure()
+    for _ in range(20):
+        pressure.observe_telling(0.004)
+    assert pressure.telling_s == pytest.approx(0.004, rel=0.01)
