@@ -126,6 +126,10 @@ class Server:
             details = Details(path, ())
             found = next((each for each in (one.service(details) for one in self._generic) if each is not None), None)
             if found is not None:
+                found = found._replace(
+                    request_deserializer=found.request_deserializer or bytes,
+                    response_serializer=found.response_serializer or bytes,
+                )
                 self._handlers[path] = found
         return found
 
