@@ -7,6 +7,7 @@ its answer is one write. Source of what is refused, and how: gRPC's core, whose 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
@@ -365,8 +366,9 @@ class ServerConnection(Connection):
             method = handler.unary_stream or handler.stream_stream or handler.stream_unary
             result = method(request, call)
             if hasattr(result, "__aiter__"):
-                async for message in result:
-                    await call.write(message)
+                async with contextlib.aclosing(result):  # its last words are due now, not at the next collection
+                    async for message in result:
+                        await call.write(message)
             else:
                 answer = await result
                 if not handler.response_streaming and not call.over:
@@ -387,6 +389,7 @@ class ServerConnection(Connection):
 
     def _failed(self, call: Call, error: BaseException) -> None:
         """A handler has ended on an error: its caller gets a status, where it is still there."""
+        call.task = None  # the error holds the call, which would hold the task, which holds the error
         if isinstance(error, Failure):
             self.fail(call, error)
         elif isinstance(error, asyncio.CancelledError):
