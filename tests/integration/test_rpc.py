@@ -1308,11 +1308,12 @@ def test_a_stop_does_not_wait_for_a_handler_that_will_not_end(run: Run, monkeypa
             asking = channel.unary_unary("/t.N/n")(b"")
             await until(lambda: any(one.running for one in served.server.connections))
             begun = time.monotonic()
-            await served.server.stop(0.1)
-            seconds = time.monotonic() - begun
-            stubborn.set()
-            asking.cancel()
-            return seconds
+            try:
+                await asyncio.wait_for(served.server.stop(0.1), 5)
+                return time.monotonic() - begun
+            finally:
+                stubborn.set()
+                asking.cancel()
 
     assert run(main()) < 2.0
 
