@@ -682,6 +682,7 @@ class Raw:
         async with asyncio.timeout(seconds):
             head = await self._reader.readexactly(9)
             high, low, kind, flags, number = frames.HEAD.unpack(head)
+            assert high << 16 | low <= frames.DEFAULT_FRAME, "we have allowed no larger ones"
             return kind, flags, number, await self._reader.readexactly(high << 16 | low)
 
     async def until(self, kind: int, number: int | None = None, seconds: float = 5.0) -> bytes:
@@ -917,6 +918,16 @@ def test_what_may_come_late_or_is_unknown_is_ignored(run: Run) -> None:
     assert run(main()) == (0, 0, b"12345678")
 
 
+def test_a_status_longer_than_a_frame_goes_on_in_the_next(run: Run) -> None:
+    async def main() -> int:
+        async with serving() as served, Raw.to(served) as raw:
+            raw.fields.max_header_list_size = 100_000
+            raw.send(call(1, "lament", b"40000"))
+            return await raw.status(1)
+
+    assert run(main()) == grpc.StatusCode.FAILED_PRECONDITION.value[0]
+
+
 def test_a_frame_of_single_bytes_is_read_as_one(run: Run) -> None:
     async def main() -> int:
         async with serving() as served, Raw.to(served, b"") as raw:
@@ -972,6 +983,21 @@ def test_a_client_without_a_table_can_read_our_answers(run: Run) -> None:
         ),
         (opening(1, "count") + data(1, b"\0\xff\xff\xff\xff"), "RESOURCE_EXHAUSTED"),
         (opening(1) + data(1, b"\0\xff\xff\xff\xff"), "RESOURCE_EXHAUSTED"),
+    ],
+    ids=[
+        "no message",
+        "an empty end",
+        "cut short",
+        "two in one frame",
+        "two in two",
+        "compressed in no way",
+        "a stream cut short",
+        "no timeout",
+        "no base64",
+        "too much metadata",
+        "compressed in some way",
+        "a huge one in a stream",
+        "a huge one",
     ],
 )
 def test_a_call_that_is_none_fails_alone(run: Run, sent: bytes, code: str) -> None:
