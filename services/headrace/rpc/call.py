@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc import aio
 
 from headrace.rpc.connection import Stream
-from headrace.rpc.messages import Asked, Metadata, Reader
+from headrace.rpc.messages import Asked, Failure, Metadata, Reader
 
 if TYPE_CHECKING:
     from headrace.rpc.server import ServerConnection
-
-MANY_UNREAD: Final = 16
-"""Messages of a stream that wait for their handler: from then on the caller's window stays shut until it reads."""
 
 
 class Call(Stream):
@@ -26,7 +22,7 @@ class Call(Stream):
 
     __slots__ = (
         "_reading", "asked", "connection", "deadline", "half_closed", "handler", "opened", "over", "reader",
-        "task", "trailing", "unread",
+        "task", "trailing",
     )  # fmt: skip
 
     def __init__(self, number: int, allowed: int, connection: ServerConnection, asked: Asked, handler: Any) -> None:
@@ -36,7 +32,6 @@ class Call(Stream):
         self.handler = handler
         self.deadline = None if asked.timeout_s is None else time.monotonic() + asked.timeout_s
         self.reader: Reader | None = None
-        self.unread: deque[bytes] = deque()
         self.half_closed = False
         """The caller has sent all it will."""
         self.opened = False
@@ -73,16 +68,20 @@ class Call(Stream):
         raise aio.AbortError("aborted")
 
     async def read(self) -> Any:
-        """The next message of the caller's, or `aio.EOF` when it has sent all it will."""
-        while not self.unread:
-            if self.half_closed:
-                return aio.EOF
-            self._reading = asyncio.get_running_loop().create_future()
-            await self._reading
-        message = self.unread.popleft()
-        if len(self.unread) < MANY_UNREAD:
-            self.connection.give_back(self)
-        return self.connection.deserialize(self, message)
+        """The next message of the caller's, or `aio.EOF` after the last. Raises: Failure, and the call is over."""
+        try:
+            while self.reader is not None:
+                message = self.connection.next_message(self)
+                if message is not None:
+                    return self.connection.deserialize(self, message)
+                if self.half_closed:
+                    break
+                self._reading = asyncio.get_running_loop().create_future()
+                await self._reading
+        except Failure as failure:  # whichever task reads: the caller must hear of it
+            self.connection.fail(self, failure)
+            raise
+        return aio.EOF
 
     async def write(self, message: Any) -> None:
         """Send one message; returns when there is room for another. Raises: InternalError when the call is over."""
@@ -98,11 +97,7 @@ class Call(Stream):
 
     # What its connection says ---------------------------------------------------------------------------------------
 
-    def feed(self, messages: list[bytes], *, ends: bool) -> None:
-        """More of a stream of messages has come."""
-        self.unread.extend(messages)
-        self.half_closed = ends
-        if len(self.unread) < MANY_UNREAD:
-            self.connection.give_back(self)
-        if self._reading is not None and not self._reading.done() and (self.unread or ends):
+    def wake(self) -> None:
+        """There is something to read, or there never will be."""
+        if self._reading is not None and not self._reading.done():
             self._reading.set_result(None)

@@ -1,7 +1,7 @@
 """A gRPC client for asyncio on our own HTTP/2: one connection to one peer, made anew when it is lost.
 
-For the hop between our own processes: a dead or a stopped peer is noticed within two seconds, and nothing is tried
-again here, because whoever holds the channel decides where. Source: as in `messages`.
+For the hop between our own processes: a dead peer is noticed at once, a stopped one within 2.5 seconds, and nothing is
+tried again here, because whoever holds the channel decides where. Source: as in `messages`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ MAX_MESSAGE: Final = 64 << 20
 CONNECT_S: Final = 1.0
 KEEPALIVE_S: Final = 1.0
 """A peer that has been silent for so long is asked whether it is there, and given up after as long again."""
-CALL_PATIENCE_S: Final = 0.05
-"""A caller's own clock is behind the one it sets for the peer: the peer's word comes first where it comes."""
+TICK_S: Final = 0.25
+"""How often we look who is silent."""
+
+LAST_NUMBER: Final = 2**31 - 1
+"""No stream has a higher one: the next call needs a new connection."""
 
 OnMessage = Callable[[bytes], None]
 OnEnd = Callable[[grpc.StatusCode, str], None]
@@ -32,13 +35,15 @@ OnEnd = Callable[[grpc.StatusCode, str], None]
 class Exchange(Stream):
     """One call of ours: its messages go to `on_message` as they come, and at last, once, its status to `on_end`."""
 
-    __slots__ = ("_connection", "_on_end", "_on_message", "_reader", "over")
+    __slots__ = ("_connection", "_on_end", "_on_message", "_reader", "half_closed", "over")
 
     def __init__(
         self, number: int, allowed: int, connection: ClientConnection, on_message: OnMessage, on_end: OnEnd
     ) -> None:
         super().__init__(number, allowed)
         self.over = False
+        self.half_closed = False
+        """We have said that this is all; perhaps it still waits to be sent."""
         self._connection = connection
         self._reader = Reader(MAX_MESSAGE)
         self._on_message = on_message
@@ -47,6 +52,7 @@ class Exchange(Stream):
     def send(self, message: bytes, *, ends: bool = False) -> None:
         """Send one message, when the peer's windows allow; nothing, where the call is over."""
         if not self.over:
+            self.half_closed = ends
             self._connection.send(self, b"", framed(message), flags=frames.END_STREAM if ends else 0)
 
     def cancel(self) -> None:
@@ -57,7 +63,8 @@ class Exchange(Stream):
 
     def take(self, data: bytes) -> None:
         """Raises: Failure for a message that cannot be read."""
-        for message in self._reader.take(data):
+        self._reader.feed(data)
+        while not self.over and (message := self._reader.next()) is not None:
             self._on_message(message)
 
     def end(self, code: grpc.StatusCode, details: str) -> None:
@@ -81,21 +88,39 @@ class ClientConnection(Connection):
     def open(self, path: str, on_message: OnMessage, on_end: OnEnd, metadata: Metadata = ()) -> Exchange:
         """Begin a call."""
         self._last = self._last + 2 if self._last else 1
+        self.leaving = self.leaving or self._last >= LAST_NUMBER
         exchange = Exchange(self._last, self._allowed_at_first, self, on_message, on_end)
         self.streams[exchange.number] = exchange
-        block = b"\x83\x86" + literal(b":path", path.encode()) + literal(b":authority", self._authority.encode())
+        block = (
+            self._resize
+            + b"\x83\x86"
+            + literal(b":path", path.encode())
+            + literal(b":authority", self._authority.encode())
+        )
         block += literal(b"te", b"trailers") + literal(b"content-type", b"application/grpc")  # codespell:ignore te
         block += b"".join([entry(name, value) for name, value in metadata])
-        self.write(frames.frame(frames.HEADERS, frames.END_HEADERS, exchange.number, block))
+        self.write(frames.fields(exchange.number, block))
         return exchange
+
+    def forget(self, stream: Stream) -> None:
+        super().forget(stream)
+        self._leave_when_empty()
+
+    def _leave_when_empty(self) -> None:
+        if self.leaving and not self.streams:
+            self.end(frames.NO_ERROR)
 
     def _opening(self) -> bytes:
         return frames.PREFACE + super()._opening()
 
     def _on_fields(self, number: int, fields: Fields, *, ends: bool) -> None:
+        self._check_opened(number)
         exchange = self._find(number)
-        if exchange is not None and ends:
-            exchange.end(*status(fields))
+        if exchange is None or not ends:
+            return
+        if not exchange.half_closed or exchange.to_send is not None:  # the peer would wait for the rest
+            self.write(frames.reset(number, frames.CANCEL))
+        exchange.end(*status(fields))
 
     def _on_data(self, number: int, data: bytes, *, ends: bool) -> None:
         exchange = self._find(number)
@@ -123,6 +148,7 @@ class ClientConnection(Connection):
         self.leaving = True
         for number in [number for number in self.streams if number > last]:
             self._on_reset(number, frames.REFUSED_STREAM)
+        self._leave_when_empty()
 
     def _on_lost(self) -> None:
         for stream in list(self.streams.values()):
@@ -143,13 +169,15 @@ class Channel:
         host, _, port = address.rpartition(":")
         self._host, self._port = host.strip("[]"), int(port)
         self._connection: ClientConnection | None = None
+        self._leaving: list[ClientConnection] = []
+        """Those before it whose calls are not over."""
         self._connecting = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
         self._closed = False
 
     def warm_up(self) -> None:
         """Connect in the background, so that the first call need not wait for it."""
-        if self._watching is None:
+        if self._watching is None and not self._closed:
             self._watching = asyncio.get_running_loop().create_task(self._watch(), name="keep-alive")
 
     async def stream(self, path: str, on_message: OnMessage, on_end: OnEnd) -> Exchange:
@@ -170,9 +198,10 @@ class Channel:
 
         exchange: Exchange | None = None
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s) as limit:
                 connection = await self._connect()
-                metadata = (("grpc-timeout", timeout(timeout_s).decode()),)
+                left_s = (limit.when() or 0.0) - asyncio.get_running_loop().time()
+                metadata = (("grpc-timeout", timeout(left_s).decode()),)
                 exchange = connection.open(path, answers.append, on_end, metadata)
                 exchange.send(message, ends=True)
                 code, details = await ended
@@ -191,8 +220,8 @@ class Channel:
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
-        if self._connection is not None:
-            self._connection.end(frames.NO_ERROR)
+        for connection in self._connections():
+            connection.end(frames.NO_ERROR)
 
     async def _connect(self) -> ClientConnection:
         """Raises: Failure."""
@@ -207,22 +236,29 @@ class Channel:
             try:
                 async with asyncio.timeout(CONNECT_S):
                     _, connection = await make(lambda: ClientConnection(self._address), self._host, self._port)
-            except OSError as error:  # TimeoutError is one
+            except (OSError, UnicodeError) as error:  # TimeoutError is one; a name may be none that can be asked for
                 raise Failure(grpc.StatusCode.UNAVAILABLE, f"{self._address} does not answer ({error})") from error
+            if self._closed:
+                connection.abort()
+                raise Failure(grpc.StatusCode.UNAVAILABLE, "the channel is closed")
+            self._leaving = self._connections()
             self._connection = connection
             return connection
+
+    def _connections(self) -> list[ClientConnection]:
+        """All that are open."""
+        known = (*self._leaving, self._connection)
+        return [connection for connection in known if connection is not None and not connection.closed]
 
     async def _watch(self) -> None:
         """Connect at first; then ask a silent peer whether it is there."""
         with contextlib.suppress(Failure):
             await self._connect()
         while True:
-            await asyncio.sleep(KEEPALIVE_S)
-            connection = self._connection
-            if connection is None or connection.closed:
-                continue
-            silent_s = connection.pass_time(KEEPALIVE_S)
-            if silent_s >= 2 * KEEPALIVE_S:
-                connection.abort()
-            elif silent_s:
-                connection.ping()
+            await asyncio.sleep(TICK_S)
+            for connection in self._connections():
+                silent_s = connection.pass_time(TICK_S)
+                if silent_s >= 2 * KEEPALIVE_S:
+                    connection.abort()
+                elif silent_s == KEEPALIVE_S:
+                    connection.ping()

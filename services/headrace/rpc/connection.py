@@ -7,6 +7,7 @@ and none awaits; whoever wants to wait for the peer waits for `Stream.sent`. RFC
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from typing import ClassVar, Final, cast
@@ -22,10 +23,12 @@ WINDOW: Final = 16 << 20
 """Bytes that a peer may have on the way to us, over all streams."""
 STREAM_WINDOW: Final = 1 << 20
 """The same for one stream."""
-MAX_BLOCK: Final = 65_536
-"""Bytes of one block of fields, over all its frames."""
+MAX_BLOCK: Final = 32_768
+"""Bytes of one block of fields, over all its frames: more would hold up the others for too long."""
 UNREAD_BYTES: Final = 4 << 20
 """Answers a peer does not read are kept up to about this much; then we stop reading what it asks."""
+LAST_WORDS_S: Final = 0.5
+"""What a peer is still owed when a connection ends is on its way for so long at most."""
 CREDIT: Final = 1000.0
 CREDIT_A_SECOND: Final = 10.0
 """What a peer may send without asking for anything: pings, settings, resets, empty frames. Data earns one back."""
@@ -82,7 +85,9 @@ class Connection(asyncio.Protocol):
         self._allowed_at_first = frames.DEFAULT_WINDOW
         self._largest = frames.DEFAULT_FRAME
         self._held: dict[int, Stream] = {}
-        """Streams with data that waits for the peer's window, first come first served."""
+        """Streams with data that waits for the window of the whole connection, whose turn is next first."""
+        self._resize = b""
+        """What each block of ours begins with: the peer may want to hear that we keep no table."""
         self._writable: asyncio.Future[None] | None = None
         self._outgoing: list[bytes] = []
 
@@ -132,32 +137,22 @@ class Connection(asyncio.Protocol):
         except ProtocolError as error:
             self.end(error.code, str(error))
         except HPACKError as error:
-            self.end(frames.COMPRESSION_ERROR, str(error))
+            self.end(frames.COMPRESSION_ERROR, type(error).__name__)  # its sentence quotes what came
         except Exception:  # the outer guard: one connection's trouble is not the others'
             log.exception("a connection failed on an error of ours")
             self.end(frames.INTERNAL_ERROR, "internal error")
 
     def pause_writing(self) -> None:
-        """The peer does not read what it has asked for, so it gets to ask for no more."""
+        """The peer does not read what it is sent."""
         self._writable = asyncio.get_running_loop().create_future()
-        self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         if self._writable is not None:
             self._writable.set_result(None)
             self._writable = None
-        if not self.closed:
-            self._transport.resume_reading()
 
     def connection_lost(self, _: Exception | None) -> None:
-        self.closed = True
-        if self._writable is not None:
-            self._writable.set_result(None)
-            self._writable = None
-        for stream in self._held.values():
-            _release(stream)
-        self._held.clear()
-        self._on_lost()
+        self._let_go()
 
     # In -------------------------------------------------------------------------------------------------------------
 
@@ -191,24 +186,26 @@ class Connection(asyncio.Protocol):
             self._take_rare(kind, flags, number, payload)
 
     def _take_data(self, flags: int, number: int, payload: bytes) -> None:
+        if not number & 1 or number > self._last:
+            raise ProtocolError(frames.PROTOCOL_ERROR, "data on a stream that was never opened")
         size = len(payload)
-        if not number or (number > self._last and number not in self.streams):
-            raise ProtocolError(frames.PROTOCOL_ERROR, "data on a stream that is not open")
         self._taken += size
         if self._taken >= WINDOW // 2:  # padding counts; who reads slowly is held back by its stream's window
             self.write(frames.window_update(0, self._taken))
             self._taken = 0
         if flags & frames.PADDED:
             payload = _unpadded(flags, payload)
-        if payload:
-            self._credit = min(CREDIT, self._credit + 1)
-        elif not flags & frames.END_STREAM:
+        ends = bool(flags & frames.END_STREAM)
+        if not payload and not ends:
             self._spend()
-        if (stream := self.streams.get(number)) is not None and not flags & frames.END_STREAM:
-            stream.taken += size
-            if stream.taken > STREAM_WINDOW:
-                raise ProtocolError(frames.FLOW_CONTROL_ERROR, "more data than the stream's window takes")
-        self._on_data(number, payload, ends=bool(flags & frames.END_STREAM))
+        if (stream := self.streams.get(number)) is None:  # over, which the peer could not know
+            return
+        if payload and self._credit < CREDIT:
+            self._credit += 1
+        stream.taken += size
+        if stream.taken > STREAM_WINDOW:
+            raise ProtocolError(frames.FLOW_CONTROL_ERROR, "more data than the stream's window takes")
+        self._on_data(number, payload, ends=ends)
 
     def _take_block(self, number: int, flags: int, block: bytes) -> None:
         if len(block) > MAX_BLOCK:
@@ -223,23 +220,35 @@ class Connection(asyncio.Protocol):
         """What a peer sends now and then, and could send without end: it costs credit."""
         self._spend()
         if kind == frames.CONTINUATION:
-            if self._block is None or self._block[0] != number:
-                raise ProtocolError(frames.PROTOCOL_ERROR, "nothing to continue")
-            self._take_block(number, self._block[1] | flags & frames.END_HEADERS, self._block[2] + payload)
+            self._take_continuation(flags, number, payload)
         elif kind == frames.PING:
             self._take_ping(flags, number, payload)
         elif kind == frames.SETTINGS:
             self._take_settings(flags, number, payload)
         elif kind == frames.RST_STREAM:
+            self._check_opened(number)
             self._on_reset(number, _uint32(payload))
-        elif kind == frames.GOAWAY and len(payload) >= 8:
+        elif kind == frames.GOAWAY:
+            _check_whole(number)
+            _check_size(payload, 8, more=True)
             self._on_goaway(_uint32(payload[:4]) & 0x7FFFFFFF)
-        elif kind == frames.PUSH_PROMISE:
-            raise ProtocolError(frames.PROTOCOL_ERROR, "nobody may push here")
+        elif kind == frames.PRIORITY and number:  # nobody heeds it any more
+            _check_size(payload, 5)
+        elif kind in (frames.PRIORITY, frames.PUSH_PROMISE):
+            raise ProtocolError(frames.PROTOCOL_ERROR, "a frame that may not come here")
+
+    def _take_continuation(self, flags: int, number: int, payload: bytes) -> None:
+        if self._block is None or self._block[0] != number:
+            raise ProtocolError(frames.PROTOCOL_ERROR, "nothing to continue")
+        self._take_block(number, self._block[1] | flags & frames.END_HEADERS, self._block[2] + payload)
+
+    def _check_opened(self, number: int) -> None:
+        if not number & 1 or number > self._last:
+            raise ProtocolError(frames.PROTOCOL_ERROR, "a stream that was never opened")
 
     def _take_ping(self, flags: int, number: int, payload: bytes) -> None:
-        if number or len(payload) != 8:
-            raise ProtocolError(frames.FRAME_SIZE_ERROR, "a ping has eight bytes and no stream")
+        _check_whole(number)
+        _check_size(payload, 8)
         if not flags & frames.ACK:
             self.write(frames.frame(frames.PING, frames.ACK, 0, payload))
 
@@ -256,33 +265,47 @@ class Connection(asyncio.Protocol):
         return self._silent_s
 
     def _take_settings(self, flags: int, number: int, payload: bytes) -> None:
-        if number or len(payload) % 6 or (flags & frames.ACK and payload):
-            raise ProtocolError(frames.FRAME_SIZE_ERROR, "settings are pairs, and have no stream")
+        _check_whole(number)
+        if len(payload) % 6 or (flags & frames.ACK and payload):
+            raise ProtocolError(frames.FRAME_SIZE_ERROR, "settings are pairs")
         if flags & frames.ACK:
             return
-        for name, value in frames.SETTING.iter_unpack(payload):
-            if name == frames.INITIAL_WINDOW_SIZE:
-                if value > frames.LARGEST_WINDOW:
-                    raise ProtocolError(frames.FLOW_CONTROL_ERROR, "a window is larger than a window may be")
-                for stream in self.streams.values():
-                    stream.allowed += value - self._allowed_at_first
-                self._allowed_at_first = value
-            elif name == frames.MAX_FRAME_SIZE:
-                if not frames.DEFAULT_FRAME <= value <= frames.LARGEST_FRAME:
-                    raise ProtocolError(frames.PROTOCOL_ERROR, "a frame size that may not be")
-                self._largest = value
+        chosen: dict[int, int] = dict(frames.SETTING.iter_unpack(payload))  # the last word on each counts
+        if not frames.DEFAULT_FRAME <= chosen.get(frames.MAX_FRAME_SIZE, self._largest) <= frames.LARGEST_FRAME:
+            raise ProtocolError(frames.PROTOCOL_ERROR, "a frame size that may not be")
+        if chosen.get(frames.ENABLE_PUSH, 0) > 1:
+            raise ProtocolError(frames.PROTOCOL_ERROR, "push is on or off")
+        self._largest = chosen.get(frames.MAX_FRAME_SIZE, self._largest)
+        if chosen.get(frames.HEADER_TABLE_SIZE, frames.DEFAULT_TABLE) < frames.DEFAULT_TABLE:
+            self._resize = b"\x20"  # to nothing: it must be told that the table has shrunk, used or not
+        if frames.INITIAL_WINDOW_SIZE in chosen:
+            self._move_windows(chosen[frames.INITIAL_WINDOW_SIZE])
         self.write(frames.frame(frames.SETTINGS, frames.ACK, 0, b""))
         self._send_held()
 
+    def _move_windows(self, at_first: int) -> None:
+        """The peer's window for every stream, by as much as the one at first has changed."""
+        for stream in self.streams.values():
+            stream.allowed += at_first - self._allowed_at_first
+            _check_window(stream.allowed)
+            if stream.to_send is not None:
+                self._held[stream.number] = stream
+        _check_window(at_first)
+        self._allowed_at_first = at_first
+
     def _take_window(self, number: int, octets: int) -> None:
+        if not octets:
+            raise ProtocolError(frames.PROTOCOL_ERROR, "a window is opened by nothing")
         if not number:
             self._allowed += octets
-            if not octets or self._allowed > frames.LARGEST_WINDOW:
-                raise ProtocolError(frames.FLOW_CONTROL_ERROR, "a window is larger than a window may be")
-        elif (stream := self.streams.get(number)) is not None:
+            _check_window(self._allowed)
+        elif (stream := self.streams.get(number)) is None:
+            self._check_opened(number)
+        else:
             stream.allowed += octets
-            if not octets or stream.allowed > frames.LARGEST_WINDOW:
-                raise ProtocolError(frames.FLOW_CONTROL_ERROR, "a window is larger than a window may be")
+            _check_window(stream.allowed)
+            if stream.to_send is not None:
+                self._held[number] = stream
         if self._held:
             self._send_held()
 
@@ -290,7 +313,9 @@ class Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send whole frames, in one piece with whatever else goes out in this turn of the loop."""
-        if not self._outgoing and not self.closed:
+        if self.closed:
+            return
+        if not self._outgoing:
             asyncio.get_running_loop().call_soon(self._flush)
         self._outgoing.append(data)
 
@@ -316,10 +341,11 @@ class Connection(asyncio.Protocol):
             self.write(before)
         if flags:  # an empty frame says the same, and nothing more need be remembered
             after = frames.frame(frames.DATA, flags, stream.number, b"")
-        if stream.to_send is None:
-            stream.to_send = deque()
-            self._held[stream.number] = stream
-        stream.to_send.append((data, after))
+        if stream.to_send is not None:
+            stream.to_send.append((data, after))
+            return
+        stream.to_send = deque([(data, after)])
+        self._held[stream.number] = stream
         self._send_held()
 
     def give_back(self, stream: Stream) -> None:
@@ -329,11 +355,12 @@ class Connection(asyncio.Protocol):
             stream.taken = 0
 
     async def drained(self, stream: Stream) -> None:
-        """Until nothing of the stream's waits to be sent, and the socket has room again."""
+        """Until nothing of the stream's waits to be sent, and the socket has room again: the next turn at the earliest."""
+        await asyncio.sleep(0)  # only then does the socket get what was written, and may say that it is full
         while stream.to_send is not None and not self.closed:
             if stream.sent is None:
                 stream.sent = asyncio.get_running_loop().create_future()
-            await stream.sent
+            await asyncio.shield(stream.sent)  # others may wait for the same
         if self._writable is not None:
             await asyncio.shield(self._writable)
 
@@ -341,60 +368,101 @@ class Connection(asyncio.Protocol):
         """Neither side has anything more to say on it."""
         self.streams.pop(stream.number, None)
         self._held.pop(stream.number, None)
+        stream.to_send = None
         _release(stream)
 
     def end(self, code: int, why: str = "") -> None:
-        """Say why, and close."""
-        if not self.closed:
-            if code:
-                log.info("the connection of %s ends: %s", self.peer, why)
-            self.write(frames.goaway(self._last, code, why))
-            self._flush()
-            self.closed = True
+        """Say why, and close.
+
+        Without an error we wait for the peer to close as well: bytes of its that nobody reads would cut off our words.
+        """
+        if self.closed:
+            return
+        self.write(frames.goaway(self._last, code, why))
+        self._flush()
+        if code:
+            log.info("the connection of %s ends: %s", self.peer, why)
             self._transport.close()
+        else:
+            with contextlib.suppress(OSError, RuntimeError):  # it is lost, and we have not heard yet
+                self._transport.write_eof()
+        # The peer may not read, or not leave.
+        asyncio.get_running_loop().call_later(LAST_WORDS_S, self._transport.abort)
+        self._let_go()
 
     def abort(self) -> None:
         """Close at once: a peer that does not read would hold up a polite end."""
-        self.closed = True
+        self._let_go()
         self._transport.abort()
+
+    def _let_go(self) -> None:
+        """Nothing goes in or out any more, so nobody must wait for it, however long the socket takes to close."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._writable is not None:
+            self._writable.set_result(None)
+            self._writable = None
+        self._on_lost()
 
     def ping(self) -> None:
         self.write(frames.frame(frames.PING, 0, 0, b"headrace"))
 
     def _send_held(self) -> None:
-        for stream in list(self._held.values()):
-            self._send_some(stream)
-            if not self._allowed:
-                break
+        """A frame of each stream in turn, so that a large answer does not hold up the others."""
+        while self._held and self._allowed > 0:
+            number = next(iter(self._held))
+            stream = self._held.pop(number)
+            if self._send_some(stream):
+                self._held[number] = stream
 
-    def _send_some(self, stream: Stream) -> None:
-        """As much of what waits on one stream as the windows take."""
+    def _send_some(self, stream: Stream) -> bool:
+        """One frame of what waits on a stream. True = the next waits for the connection's window alone."""
         waiting = stream.to_send
-        assert waiting is not None, "This is a bug."
-        while waiting:
-            data, after = waiting[0]
-            at = 0
-            while at < len(data):
-                size = min(len(data) - at, stream.allowed, self._allowed, self._largest)
-                if size <= 0:
-                    waiting[0] = memoryview(data)[at:], after
-                    return
-                self.write(frames.frame(frames.DATA, 0, stream.number, data[at : at + size]))
-                stream.allowed -= size
-                self._allowed -= size
-                at += size
-            self.write(after)
-            waiting.popleft()
-        del self._held[stream.number]
+        assert waiting, "This is a bug."
+        data, after = waiting[0]
+        size = min(len(data), stream.allowed, self._allowed, self._largest)
+        if size <= 0:
+            return False
+        stream.allowed -= size
+        self._allowed -= size
+        head = frames.frame(frames.DATA, 0, stream.number, data[:size])
+        if size < len(data):
+            waiting[0] = memoryview(data)[size:], after
+            self.write(head)
+            return stream.allowed > 0
+        self.write(head + after)
+        waiting.popleft()
+        while waiting and not waiting[0][0]:  # a status needs no window
+            self.write(waiting.popleft()[1])
+        if waiting:
+            return stream.allowed > 0
         stream.to_send = None
         _release(stream)
         self._on_sent(stream)
+        return False
 
 
 def _release(stream: Stream) -> None:
     if stream.sent is not None and not stream.sent.done():
         stream.sent.set_result(None)
     stream.sent = None
+
+
+def _check_whole(number: int) -> None:
+    if number:
+        raise ProtocolError(frames.PROTOCOL_ERROR, "a stream where the whole connection is meant")
+
+
+def _check_size(payload: bytes, octets: int, *, more: bool = False) -> None:
+    """It has so many bytes, or `more`."""
+    if len(payload) < octets or (len(payload) > octets and not more):
+        raise ProtocolError(frames.FRAME_SIZE_ERROR, f"{octets} bytes were expected")
+
+
+def _check_window(allowed: int) -> None:
+    if allowed > frames.LARGEST_WINDOW:
+        raise ProtocolError(frames.FLOW_CONTROL_ERROR, "a window is larger than a window may be")
 
 
 def _unpadded(flags: int, payload: bytes) -> bytes:
@@ -412,8 +480,7 @@ def _unpadded(flags: int, payload: bytes) -> bytes:
 
 
 def _uint32(payload: bytes) -> int:
-    if len(payload) != 4:
-        raise ProtocolError(frames.FRAME_SIZE_ERROR, "four bytes were expected")
+    _check_size(payload, 4)
     return int(frames.UINT32.unpack(payload)[0])
 
 

@@ -15,11 +15,15 @@ from hpack.table import HeaderTable
 Field = tuple[bytes, bytes]
 Fields = tuple[Field, ...]
 
-MAX_DECODED: Final = 65_536
+MAX_DECODED: Final = 32_768
 """Bytes of a block's fields, decoded: names, values and 32 a field. One with more ends the connection."""
 MAX_REMEMBERED: Final = 64
+LONGEST_REMEMBERED: Final = 64
+"""Bytes: a call begins with far fewer; more would only fill memory, up to a thousandfold."""
 REFERENCES: Final = re.compile(rb"[\x80-\xfe]*")
 """References of one byte to entries of the table: most blocks begin with several, many have nothing else."""
+THREE_SIZES: Final = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\x00-\x7f]){3}")
+"""The table is resized twice in a block at most (RFC 7541, 4.2): the smallest size, and the last."""
 
 
 class FieldsDecoder:
@@ -48,8 +52,8 @@ class FieldsDecoder:
     def _decode(self, block: bytes, *, first: bool) -> Fields:
         """Anything at all. `first` = nothing has gone before in its block."""
         resized = block[0] & 0xE0 == 0x20
-        if resized and not first:
-            raise HPACKError("the table is resized within a block")
+        if resized and (not first or THREE_SIZES.match(block)):
+            raise HPACKError("the table is resized within a block, or again and again")
         fields = tuple(self._decoder.decode(block, raw=True))
         if resized or self._table.changed:
             self._table.changed = False
@@ -58,7 +62,7 @@ class FieldsDecoder:
 
     def _look_up(self, references: bytes) -> Fields:
         fields: Fields = tuple(self._decoder.decode(references, raw=True))
-        if len(self._remembered) < MAX_REMEMBERED:
+        if len(self._remembered) < MAX_REMEMBERED and len(references) <= LONGEST_REMEMBERED:
             self._remembered[references] = fields
         return fields
 

@@ -9,9 +9,11 @@ DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDO
 END_STREAM, ACK, END_HEADERS, PADDED, WITH_PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
 
 NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, FLOW_CONTROL_ERROR = 0x0, 0x1, 0x2, 0x3
-FRAME_SIZE_ERROR, REFUSED_STREAM, CANCEL, COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 0x6, 0x7, 0x8, 0x9, 0xB
+STREAM_CLOSED, FRAME_SIZE_ERROR, REFUSED_STREAM, CANCEL = 0x5, 0x6, 0x7, 0x8
+COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 0x9, 0xB
 
-ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = 2, 3, 4, 5, 6
+HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE = 1, 2, 3, 4
+MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = 5, 6
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEAD: Final = struct.Struct(">BHBBI")
@@ -23,10 +25,23 @@ DEFAULT_WINDOW: Final = 65_535
 DEFAULT_FRAME: Final = 16_384
 """Bytes of payload that every peer takes, and all that we take: a larger frame holds up the others longer."""
 LARGEST_FRAME: Final = 2**24 - 1
+DEFAULT_TABLE: Final = 4096
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes | memoryview) -> bytes:
     return HEAD.pack(len(payload) >> 16, len(payload) & 0xFFFF, kind, flags, stream) + payload
+
+
+def fields(stream: int, block: bytes, flags: int = 0) -> bytes:
+    """A block of fields: one frame, or as many as it takes."""
+    size = len(block)
+    if size <= DEFAULT_FRAME:
+        return frame(HEADERS, flags | END_HEADERS, stream, block)
+    pieces = [block[at : at + DEFAULT_FRAME] for at in range(0, size, DEFAULT_FRAME)]
+    between = [frame(CONTINUATION, 0, stream, piece) for piece in pieces[1:-1]]
+    return b"".join(
+        [frame(HEADERS, flags, stream, pieces[0]), *between, frame(CONTINUATION, END_HEADERS, stream, pieces[-1])]
+    )
 
 
 def settings(chosen: dict[int, int]) -> bytes:

@@ -26,6 +26,7 @@ MAX_TIMEOUT_S: Final = 1e9
 UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 ZLIB_BITS: Final = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
+WRITTEN_STATUS: Final = {b"%d" % number: code for number, code in STATUS.items()}
 PRINTABLE: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
 ANSWER: Final = (
@@ -81,19 +82,20 @@ def asked(fields: Fields) -> Asked:
         elif name == b"grpc-encoding":
             encoding = value
         elif name not in (b"te", b"grpc-accept-encoding"):  # codespell:ignore te
-            metadata.append(_entry(name, value))
-    is_grpc = method == b"POST" and kind.startswith(b"application/grpc")
+            metadata += _entries(name, value)
+    is_grpc = method == b"POST" and kind[:16] == b"application/grpc" and kind[16:17] in (b"", b"+", b";")
     return Asked(path.decode("latin-1") if is_grpc else "", tuple(metadata), timeout_s, encoding, size)
 
 
-def _entry(name: bytes, value: bytes) -> tuple[str, str | bytes]:
+def _entries(name: bytes, value: bytes) -> list[tuple[str, str | bytes]]:
+    """One, or several of a binary name, whose values may come joined by commas."""
+    text = name.decode("latin-1")
     if not name.endswith(b"-bin"):
-        return name.decode("latin-1"), value.decode("latin-1")
+        return [(text, value.decode("latin-1"))]
     try:
-        return name.decode("latin-1"), base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
+        return [(text, base64.b64decode(one + b"=" * (-len(one) % 4), validate=True)) for one in value.split(b",")]
     except binascii.Error:
-        sentence = f"metadata '{name.decode('latin-1')}' is not base64"
-        raise Failure(grpc.StatusCode.INTERNAL, sentence) from None
+        raise Failure(grpc.StatusCode.INTERNAL, f"metadata '{text}' is not base64") from None
 
 
 def seconds(timeout: bytes) -> float:
@@ -105,7 +107,7 @@ def seconds(timeout: bytes) -> float:
 
 
 def timeout(seconds_left: float) -> bytes:
-    """A `grpc-timeout` of so many seconds, rounded up."""
+    """A `grpc-timeout` of so many seconds, in the finest unit that has room for them."""
     micros = max(1, round(min(seconds_left, MAX_TIMEOUT_S) * 1e6))
     if micros < 10**8:
         return b"%du" % micros
@@ -117,49 +119,47 @@ def framed(message: bytes) -> bytes:
 
 
 class Reader:
-    """The messages of one direction of a stream, out of pieces of any size."""
+    """The messages of one direction of a stream, out of pieces of any size.
 
-    __slots__ = ("_encoding", "_gathered", "_limit", "gathered")
+    They are kept as they came, compressed or not, until somebody asks for the next: what waits here is what was sent.
+    """
+
+    __slots__ = ("_encoding", "_kept", "_limit")
 
     def __init__(self, limit: int, encoding: bytes = b"identity") -> None:
         self._limit = limit
         self._encoding = encoding
-        self._gathered: list[bytes] = []
-        self.gathered = 0
-        """Bytes kept for a message that is not whole yet."""
+        self._kept = bytearray()
 
-    def take(self, data: bytes) -> list[bytes]:
-        """The messages that are whole now. Raises: Failure for one too large, or compressed as we cannot read it."""
-        if self.gathered:
-            self._gathered.append(data)
-            self.gathered += len(data)
-            if len(self._gathered[0]) < 5:
-                self._gathered = [b"".join(self._gathered)]
-            if self.gathered < 5 or self.gathered < self._needed(self._gathered[0]):
-                return []
-            data = b"".join(self._gathered)
-        messages = []
-        at, size = 0, len(data)
-        while size - at >= 5:
-            end = at + self._needed(data, at)
-            if end > size:
-                break
-            message = data[at + 5 : end]
-            messages.append(self._expanded(message) if data[at] else message)
-            at = end
-        self._gathered = [data[at:]] if at < size else []
-        self.gathered = size - at
-        return messages
+    def __len__(self) -> int:
+        return len(self._kept)
 
-    def _needed(self, data: bytes, at: int = 0) -> int:
-        """Bytes of the message that begins here, its five included. Raises: Failure."""
-        size = frames.UINT32.unpack_from(data, at + 1)[0]
+    def feed(self, data: bytes) -> None:
+        self._kept += data
+
+    def ready(self) -> bool:
+        """The next message is whole. Raises: Failure as soon as one is known to be too large."""
+        if len(self._kept) < 5:
+            return False
+        size = frames.UINT32.unpack_from(self._kept, 1)[0]
         if size > self._limit:
             raise self._too_large(size)
-        return 5 + int(size)
+        return len(self._kept) >= 5 + int(size)
 
-    def _expanded(self, message: bytes) -> bytes:
+    def next(self) -> bytes | None:
+        """The next message, once it is whole. Raises: Failure for one too large, or that cannot be read."""
+        if not self.ready():
+            return None
+        flag, end = self._kept[0], 5 + frames.UINT32.unpack_from(self._kept, 1)[0]
+        with memoryview(self._kept) as kept:
+            message = bytes(kept[5:end])
+        del self._kept[:end]
+        return self._expanded(flag, message) if flag else message
+
+    def _expanded(self, flag: int, message: bytes) -> bytes:
         bits = ZLIB_BITS.get(self._encoding)
+        if flag != 1 or self._encoding == b"identity":
+            raise Failure(grpc.StatusCode.INTERNAL, "a message says that it is compressed, and not how")
         if bits is None:
             encoding = self._encoding.decode("latin-1")
             raise Failure(grpc.StatusCode.UNIMPLEMENTED, f"messages compressed by '{encoding}' are not read here")
@@ -183,7 +183,7 @@ def trailers(code: grpc.StatusCode, details: str, metadata: Iterable[tuple[str, 
     """The fields that end an answer."""
     block = GOOD if code is grpc.StatusCode.OK else literal(b"grpc-status", b"%d" % code.value[0])
     if details:
-        block += literal(b"grpc-message", quote(details, safe=PRINTABLE).encode())
+        block += literal(b"grpc-message", quote(details, safe=PRINTABLE, errors="replace").encode())
     for name, value in metadata:
         block += entry(name, value)
     return block
@@ -204,7 +204,7 @@ def status(fields: Fields) -> tuple[grpc.StatusCode, str]:
     """How an answer ended. Without a status of gRPC's, UNKNOWN and what HTTP says."""
     found = dict(fields)
     code = found.get(b"grpc-status")
-    if code is None or not code.isdigit():
+    if code is None:
         return grpc.StatusCode.UNKNOWN, f"HTTP status {found.get(b':status', b'?').decode('latin-1')}"
-    known = STATUS.get(int(code), grpc.StatusCode.UNKNOWN)
+    known = WRITTEN_STATUS.get(code, grpc.StatusCode.UNKNOWN)
     return known, unquote(found.get(b"grpc-message", b"").decode("latin-1"))

@@ -7,6 +7,7 @@ its answer is one write. Source of what is refused, and how: gRPC's core, whose 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
@@ -18,15 +19,15 @@ from grpc import aio
 
 from headrace.rpc import frames
 from headrace.rpc.call import Call
-from headrace.rpc.connection import Connection, ProtocolError, Stream
+from headrace.rpc.connection import LAST_WORDS_S, Connection, ProtocolError, Stream
 from headrace.rpc.fields import Fields
 from headrace.rpc.messages import ANSWER, MAX_METADATA, Asked, Failure, Metadata, Reader, asked, framed, trailers
 
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE: Final = 64 << 20
-MAX_GATHERED: Final = 256 << 20
-"""Bytes of unfinished messages that one connection may have here."""
+MAX_KEPT: Final = 256 << 20
+"""Bytes of messages that nobody has taken yet, over all calls of one connection."""
 MAX_CALLS: Final = 8192
 """Calls at a time on one connection; more are refused unseen, and a client may send them again."""
 MAX_REMEMBERED: Final = 64
@@ -34,8 +35,11 @@ TICK_S: Final = 1.0
 KEEPALIVE_S: Final = 30.0
 """A peer that has been silent for so long is asked whether it is there, and dropped after as long again."""
 HANDSHAKE_S: Final = 20.0
-LAST_WORDS_S: Final = 0.5
-"""What a client is still owed when the server stops is on its way for so long at most."""
+CLEAN_UP_S: Final = 5.0
+"""What a handler does after it was cancelled may take so long; then the server stops without it."""
+OPENING: Final = len(frames.PREFACE) + frames.HEAD.size
+OPENING_KIND: Final = len(frames.PREFACE) + 3
+"""Bytes of a client's first words with the head of its first frame, and which of them says the frame's kind."""
 NOT_GRPC: Final = b"\x08\x03415"
 """`:status` 415, its name by reference."""
 
@@ -70,15 +74,14 @@ class Server:
         """Bind `HOST:PORT`, port 0 = any free one; the number it got. Raises: OSError when it is taken."""
         host, _, port = address.rpartition(":")
         number = int(port)
-        for family, kind, protocol, _, where in socket.getaddrinfo(
-            host.strip("[]") or None, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
+        found = socket.getaddrinfo(host.strip("[]") or None, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, where in found:
             bound = socket.socket(family, kind, protocol)
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if self._share_port:
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
-                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, len(found) > 1)  # "[::]" alone takes both
             try:
                 bound.bind((where[0], number, *where[2:]))
             except OSError:
@@ -100,18 +103,21 @@ class Server:
         self.stopping = True
         for listening in self._listening:
             listening.close()
-        for connection in self.connections:
+        for bound in self._sockets:
+            bound.close()
+        for connection in list(self.connections):
             connection.leave()
         await _until(lambda: not any(connection.streams for connection in self.connections), grace_s or 0.0)
         for connection in list(self.connections):
             connection.end(frames.NO_ERROR)
-        tasks = [task for connection in self.connections for task in connection.cut_off()]
+        tasks = [task for connection in self.connections for task in connection.running]
         if self._ticking is not None:
             self._ticking.cancel()
             tasks.append(self._ticking)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLEAN_UP_S)
         await _until(lambda: not self.connections, LAST_WORDS_S)
-        for connection in list(self.connections):  # a client that does not read would hold us up for ever
+        for connection in list(self.connections):  # it ended on an error before, with a client that does not read
             connection.abort()
 
     def handler(self, path: str) -> Any | None:
@@ -121,6 +127,10 @@ class Server:
             details = Details(path, ())
             found = next((each for each in (one.service(details) for one in self._generic) if each is not None), None)
             if found is not None:
+                found = found._replace(
+                    request_deserializer=found.request_deserializer or bytes,
+                    response_serializer=found.response_serializer or bytes,
+                )
                 self._handlers[path] = found
         return found
 
@@ -128,7 +138,11 @@ class Server:
         while True:
             await asyncio.sleep(TICK_S)
             for connection in list(self.connections):
-                connection.tick()
+                try:
+                    connection.tick()
+                except Exception:  # the outer guard: the others' deadlines must still pass
+                    log.exception("a connection failed on an error of ours")
+                    connection.abort()
 
 
 class ServerConnection(Connection):
@@ -142,9 +156,11 @@ class ServerConnection(Connection):
         self._server = server
         self._preface: bytes | None = b""
         self._asked: dict[Fields, Asked] = {}
-        self._gathered = 0
+        self._kept = 0
+        """Bytes in the readers of all its calls."""
         self._refusing = False
-        self._running: set[asyncio.Task[None]] = set()
+        self.running: set[asyncio.Task[None]] = set()
+        """Handlers, until they have returned: some go on after their call is over."""
 
     # Life -----------------------------------------------------------------------------------------------------------
 
@@ -160,22 +176,34 @@ class ServerConnection(Connection):
             if not frames.PREFACE.startswith(self._preface[: len(frames.PREFACE)]):
                 self.end(frames.PROTOCOL_ERROR, "this is no HTTP/2")
                 return
-            if len(self._preface) < len(frames.PREFACE):
+            if len(self._preface) < OPENING:
+                return
+            if self._preface[OPENING_KIND] != frames.SETTINGS:
+                self.end(frames.PROTOCOL_ERROR, "settings come first")
                 return
             data, self._preface = self._preface[len(frames.PREFACE) :], None
         super().data_received(data)
 
-    def _on_lost(self) -> None:
-        self._server.connections.discard(self)
-        for task in self.cut_off():
-            task.cancel()
+    def pause_writing(self) -> None:
+        """A client that does not read what it has asked for gets to ask for no more."""
+        super().pause_writing()
+        self._transport.pause_reading()
 
-    def cut_off(self) -> list[asyncio.Task[None]]:
-        """Cancel what runs here; its tasks, for who wants to wait for them."""
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.closed:
+            self._transport.resume_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._server.connections.discard(self)
+        super().connection_lost(error)
+
+    def _on_lost(self) -> None:
         for stream in list(self.streams.values()):
             assert isinstance(stream, Call)
             self._drop(stream)
-        return list(self._running)
+        for task in self.running:
+            task.cancel()
 
     def leave(self) -> None:
         """Tell the client to open no more calls here."""
@@ -189,6 +217,8 @@ class ServerConnection(Connection):
             assert isinstance(stream, Call)
             if stream.deadline is not None and now > stream.deadline + TICK_S:  # its caller has not said it is gone
                 self.finish(stream, grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+                if stream.to_send is not None:  # its status would wait for a window that may never open
+                    self.write(frames.reset(stream.number, frames.CANCEL))
                 self._drop(stream)
         silent_s = self.pass_time(TICK_S)
         if silent_s >= (HANDSHAKE_S if self._preface is not None else 2 * KEEPALIVE_S):
@@ -207,7 +237,7 @@ class ServerConnection(Connection):
         if not number % 2 or number <= self._last:
             raise ProtocolError(frames.PROTOCOL_ERROR, "a stream is opened out of order")
         self._last = number
-        if self._refusing or max(len(self.streams), len(self._running)) >= MAX_CALLS:
+        if self._refusing or max(len(self.streams), len(self.running)) >= MAX_CALLS:
             self.write(frames.reset(number, frames.REFUSED_STREAM))
             return
         try:
@@ -225,13 +255,13 @@ class ServerConnection(Connection):
         if handler is None:
             raise Failure(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
         call = Call(number, self._allowed_at_first, self, said, handler)
+        call.half_closed = ends
         self.streams[number] = call
         if handler.request_streaming:
             call.reader = Reader(MAX_MESSAGE, said.encoding)
-            call.half_closed = ends
             self._start(call, self._run_stream(call, call.requests()))
         elif ends:
-            self._fail(call, Failure(grpc.StatusCode.INTERNAL, "the call has no message"))
+            self.fail(call, Failure(grpc.StatusCode.INTERNAL, "the call has no message"))
 
     def _understand(self, fields: Fields) -> Asked:
         said = asked(fields)
@@ -247,14 +277,16 @@ class ServerConnection(Connection):
         assert isinstance(call, Call | None)
         if call is None or call.over:  # answered already, or given up
             return
+        if call.half_closed:
+            raise ProtocolError(frames.STREAM_CLOSED, "more after the end of a stream")
+        call.half_closed = ends
         try:
-            if call.handler.request_streaming:
-                assert call.reader is not None, "This is a bug."
-                call.feed(call.reader.take(data), ends=ends)
-            else:
+            if not call.handler.request_streaming:
                 self._take_message(call, data, ends=ends)
+            elif self._keep(call, data) or ends:
+                call.wake()
         except Failure as failure:
-            self._fail(call, failure)
+            self.fail(call, failure)
 
     def _take_message(self, call: Call, data: bytes, *, ends: bool) -> None:
         """The one message of a unary call: mostly a frame of its own."""
@@ -265,17 +297,38 @@ class ServerConnection(Connection):
             return
         if call.reader is None:
             call.reader = Reader(MAX_MESSAGE, call.asked.encoding)
-        before = call.reader.gathered
-        call.unread.extend(call.reader.take(data))
-        self._gathered += call.reader.gathered - before
-        if self._gathered > MAX_GATHERED:
-            raise Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many unfinished messages on one connection")
-        if not ends:
+        self._keep(call, data)
+        if ends:
+            message = self.next_message(call)
+            if message is None or len(call.reader):
+                raise Failure(grpc.StatusCode.INTERNAL, "the call's message is cut short, or is not one")
+            self._start(call, self._run(call, message))
+
+    def _keep(self, call: Call, data: bytes) -> bool:
+        """Whether a message is whole now; while none is, the caller may send more. Raises: Failure."""
+        assert call.reader is not None, "This is a bug."
+        call.reader.feed(data)
+        self._kept += len(data)
+        if self._kept > MAX_KEPT:
+            raise Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many messages on one connection wait to be read")
+        ready = call.reader.ready()
+        if not ready:
             self.give_back(call)
-        elif len(call.unread) != 1 or call.reader.gathered:
-            raise Failure(grpc.StatusCode.INTERNAL, "the call's message is cut short, or is not one")
-        else:
-            self._start(call, self._run(call, call.unread.popleft()))
+        return ready
+
+    def next_message(self, call: Call) -> bytes | None:
+        """The next message of a call, once it is whole. Raises: Failure for one that cannot be read."""
+        assert call.reader is not None, "This is a bug."
+        before = len(call.reader)
+        try:
+            message = call.reader.next()
+        finally:
+            self._kept -= before - len(call.reader)
+        if message is None and call.half_closed and len(call.reader):
+            raise Failure(grpc.StatusCode.INTERNAL, "the call's last message is cut short")
+        if not call.half_closed and not call.reader.ready():
+            self.give_back(call)
+        return message
 
     def _on_reset(self, number: int, _: int) -> None:
         call = self.streams.get(number)
@@ -287,12 +340,11 @@ class ServerConnection(Connection):
 
     def _start(self, call: Call, work: Coroutine[Any, Any, None]) -> None:
         call.task = asyncio.get_running_loop().create_task(work)
-        self._running.add(call.task)
-        call.task.add_done_callback(self._running.discard)
+        self.running.add(call.task)
+        call.task.add_done_callback(self.running.discard)
 
     async def _run(self, call: Call, message: bytes) -> None:
         """A call with one message."""
-        call.half_closed = True
         handler = call.handler
         try:
             request = self.deserialize(call, message)
@@ -314,8 +366,9 @@ class ServerConnection(Connection):
             method = handler.unary_stream or handler.stream_stream or handler.stream_unary
             result = method(request, call)
             if hasattr(result, "__aiter__"):
-                async for message in result:
-                    await call.write(message)
+                async with contextlib.aclosing(result):  # its last words are due now, not at the next collection
+                    async for message in result:
+                        await call.write(message)
             else:
                 answer = await result
                 if not handler.response_streaming and not call.over:
@@ -336,12 +389,14 @@ class ServerConnection(Connection):
 
     def _failed(self, call: Call, error: BaseException) -> None:
         """A handler has ended on an error: its caller gets a status, where it is still there."""
+        call.task = None  # the error holds the call, which would hold the task, which holds the error
         if isinstance(error, Failure):
-            self._fail(call, error)
+            self.fail(call, error)
         elif isinstance(error, asyncio.CancelledError):
             self.finish(call, grpc.StatusCode.CANCELLED, "")
-        elif not isinstance(error, aio.AbortError):
-            log.error("a handler of %s failed", call.asked.path, exc_info=error)
+        else:
+            if not isinstance(error, aio.AbortError):
+                log.error("a handler of %s failed", call.asked.path, exc_info=error)
             self.finish(call, grpc.StatusCode.UNKNOWN, f"Unexpected {type(error)}")
 
     # Out ------------------------------------------------------------------------------------------------------------
@@ -349,15 +404,15 @@ class ServerConnection(Connection):
     def _answer_whole(self, call: Call, message: bytes) -> None:
         """The answer of a unary call, in one write where the client's windows allow."""
         number = call.number
-        before = frames.frame(frames.HEADERS, frames.END_HEADERS, number, ANSWER)
-        block = trailers(grpc.StatusCode.OK, "", call.trailing)
-        after = frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, number, block)
+        before = frames.frame(frames.HEADERS, frames.END_HEADERS, number, self._resize + ANSWER)
+        block = self._resize + trailers(grpc.StatusCode.OK, "", call.trailing)
+        after = frames.fields(number, block, frames.END_STREAM)
         self.send(call, before, framed(message), after)
         self._over(call)
 
     def answer(self, call: Call, message: bytes) -> None:
         """One message of several."""
-        before = b"" if call.opened else frames.frame(frames.HEADERS, frames.END_HEADERS, call.number, ANSWER)
+        before = b"" if call.opened else frames.fields(call.number, self._resize + ANSWER)
         call.opened = True
         self.send(call, before, framed(message))
 
@@ -368,7 +423,7 @@ class ServerConnection(Connection):
         block = trailers(code, details, metadata)
         if not call.opened:
             block = ANSWER + block
-        last = frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, call.number, block)
+        last = frames.fields(call.number, self._resize + block, frames.END_STREAM)
         if not call.half_closed:  # the caller need not send the rest
             last += frames.reset(call.number, frames.NO_ERROR)
         if call.to_send is None:
@@ -377,7 +432,8 @@ class ServerConnection(Connection):
             call.to_send.append((b"", last))
         self._over(call)
 
-    def _fail(self, call: Call, failure: Failure) -> None:
+    def fail(self, call: Call, failure: Failure) -> None:
+        """End a call whose caller has sent what cannot be read, and whatever works at it."""
         self.finish(call, failure.code, str(failure))
         if call.task is not None and call.task is not asyncio.current_task():
             call.task.cancel()
@@ -387,7 +443,7 @@ class ServerConnection(Connection):
         self._end_unheard(number, ANSWER + trailers(code, details, ()))
 
     def _end_unheard(self, number: int, block: bytes) -> None:
-        last = frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, number, block)
+        last = frames.fields(number, self._resize + block, frames.END_STREAM)
         self.write(last + frames.reset(number, frames.NO_ERROR))
 
     def _on_sent(self, stream: Stream) -> None:
@@ -399,8 +455,9 @@ class ServerConnection(Connection):
         """Its status is out, or waits for the client's window behind its messages."""
         call.over = True
         if call.reader is not None:
-            self._gathered -= call.reader.gathered
+            self._kept -= len(call.reader)
             call.reader = None
+            call.wake()
         if call.to_send is None:
             self.forget(call)
 
@@ -408,8 +465,8 @@ class ServerConnection(Connection):
         """Nobody waits for its answer any more."""
         if not call.over:
             self._over(call)
-            if call.task is not None:
-                call.task.cancel()
+        if call.task is not None:
+            call.task.cancel()
         self.forget(call)
 
 
