@@ -355,7 +355,7 @@ class Connection(asyncio.Protocol):
             stream.taken = 0
 
     async def drained(self, stream: Stream) -> None:
-        """Until nothing of the stream's waits to be sent, and the socket has room again: the next turn at the earliest."""
+        """Until nothing of the stream waits to be sent and the socket has room again; the next turn at the earliest."""
         await asyncio.sleep(0)  # only then does the socket get what was written, and may say that it is full
         while stream.to_send is not None and not self.closed:
             if stream.sent is None:
