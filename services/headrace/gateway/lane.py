@@ -246,7 +246,7 @@ class Lane:
             _fail(batch, BrokenContract, "internal error")
         finally:
             batch.record.settled_ns = self._clock.now_ns()
-            self._on_batch(batch.record)
+            asyncio.get_running_loop().call_soon(self._on_batch, batch.record)  # the callers come first
 
     def _settle(self, batch: Batch, answer: replica_pb2.PackedAnswer) -> None:
         """Hand every rider its rows. Raises: BrokenContract when the answer is not the size its spec promises."""
