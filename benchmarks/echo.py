@@ -1,8 +1,9 @@
-"""The ceiling: grpc.aio on uvloop that answers ModelInfer with a constant. No decoding, no model, no tracing.
+"""The ceiling: a server on uvloop that answers ModelInfer with a constant. No decoding, no model, no tracing.
 
-    python benchmarks/echo.py PORT
+    python benchmarks/echo.py PORT grpc|headrace
 
-What headrace reaches beside it is the share of the transport's own speed that is left with everything on.
+On grpc.aio's server, or on headrace's own: what headrace reaches beside it is the share of the transport's speed that
+is left with everything on.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 import uvloop
 from grpc import aio
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+
+from headrace.rpc.server import Server
 
 
 class Echo(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -53,7 +56,7 @@ class Echo(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 
 async def main() -> None:
-    server = aio.server()
+    server: Any = aio.server() if sys.argv[2] == "grpc" else Server()
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Echo(), server)
     server.add_insecure_port(f"127.0.0.1:{sys.argv[1]}")
     await server.start()

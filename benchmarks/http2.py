@@ -15,30 +15,32 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import unquote
 
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
-END_STREAM, ACK, END_HEADERS = 1, 1, 4
-FRAME: Final = struct.Struct(">BHBBI")
-"""Length (8 and 16 bits), type, flags, stream."""
-PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-LARGEST: Final = 2**31 - 1
-MAX_FRAME: Final = 16_384
-DEFAULT_WINDOW: Final = 65_535
-OUR_SETTINGS: Final = struct.pack(">HIHIHI", 1, 0, 2, 0, 4, LARGEST)
+from headrace.rpc.fields import literal
+from headrace.rpc.frames import (
+    ACK,
+    DATA,
+    DEFAULT_FRAME,
+    DEFAULT_WINDOW,
+    END_HEADERS,
+    END_STREAM,
+    HEAD,
+    HEADERS,
+    LARGEST_WINDOW,
+    PING,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    frame,
+)
+
+OUR_SETTINGS: Final = struct.pack(">HIHIHI", 1, 0, 2, 0, 4, LARGEST_WINDOW)
 """No dynamic table (each block of headers can be read by itself, and later), no push, answers of any size."""
 READ_BYTES: Final = 1 << 18
 
 OnEnd = Callable[[int, bytes, bytes], None]
 """Gets the call's number, the message it was answered with (or none), and how it ended: its trailers, or a word."""
 CONNECTION_LOST: Final = b"connection lost"
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return FRAME.pack(len(payload) >> 16, len(payload) & 0xFFFF, kind, flags, stream) + payload
-
-
-def literal(name: bytes, value: bytes) -> bytes:
-    """A header field, never indexed, not Huffman-coded (RFC 7541, 6.2.2). Both are shorter than 127 bytes."""
-    return b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
 
 
 class Connection:
@@ -63,7 +65,7 @@ class Connection:
         self.socket = socket.create_connection((host, int(port)), timeout=10)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.sendall(PREFACE + frame(SETTINGS, 0, 0, OUR_SETTINGS))
-        self.socket.sendall(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", LARGEST - DEFAULT_WINDOW)))
+        self.socket.sendall(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", LARGEST_WINDOW - DEFAULT_WINDOW)))
         while not self._stream_credit:
             self.read()
             if self.lost:
@@ -112,9 +114,9 @@ class Connection:
             return
         data = self._unread + data
         place, size = 0, len(data)
-        while size - place >= FRAME.size:
-            high, low, kind, flags, stream = FRAME.unpack_from(data, place)
-            begin = place + FRAME.size
+        while size - place >= HEAD.size:
+            high, low, kind, flags, stream = HEAD.unpack_from(data, place)
+            begin = place + HEAD.size
             end = begin + (high << 16 | low)
             if end > size:
                 break
@@ -177,9 +179,9 @@ class Connection:
 def body_frames(stream: int, message: bytes) -> bytes:
     """A message with gRPC's five bytes before it, cut into DATA frames, the last of which ends our side."""
     body = b"\x00" + struct.pack(">I", len(message)) + message
-    if len(body) <= MAX_FRAME:
+    if len(body) <= DEFAULT_FRAME:
         return frame(DATA, END_STREAM, stream, body)
-    parts = [body[at : at + MAX_FRAME] for at in range(0, len(body), MAX_FRAME)]
+    parts = [body[at : at + DEFAULT_FRAME] for at in range(0, len(body), DEFAULT_FRAME)]
     return b"".join(frame(DATA, END_STREAM * (part is parts[-1]), stream, part) for part in parts)
 
 

@@ -1,15 +1,11 @@
-"""How every gRPC channel between our own processes is kept: a peer that is dead or stopped is noticed within 2 s."""
+"""How gRPC channels to control are kept: a peer that is dead or stopped is noticed within 2 s."""
 
 from __future__ import annotations
 
 from typing import Final
 
-import grpc
-
 STAMPS: Final = "headrace-stamps-bin"
 """Trailing metadata of a batch that failed at its replica: `headrace.v1.Stamps`, as far as it got."""
-STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
-"""By number, as an answer in a stream carries it."""
 OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 1000),
     ("grpc.keepalive_timeout_ms", 1000),
@@ -30,5 +26,3 @@ SERVER_OPTIONS: Final = (
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.max_send_message_length", 64 << 20),
 )
-SHARED_PORT_OPTIONS: Final = (("grpc.so_reuseport", 1), *SERVER_OPTIONS[1:])
-"""For gateways that share a port on purpose: the kernel spreads the connections."""

@@ -26,6 +26,7 @@ MAX_TIMEOUT_S: Final = 1e9
 UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 ZLIB_BITS: Final = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
+"""By number."""
 WRITTEN_STATUS: Final = {b"%d" % number: code for number, code in STATUS.items()}
 PRINTABLE: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 

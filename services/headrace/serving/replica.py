@@ -20,10 +20,11 @@ import grpc
 import torch
 from grpc import aio
 
-from headrace.channel import STAMPS, STATUS
+from headrace.channel import STAMPS
 from headrace.config import ModelSettings, ReplicaSettings
 from headrace.errors import Failed, HeadraceError, status_of
 from headrace.rpc.call import Call
+from headrace.rpc.messages import STATUS
 from headrace.rpc.server import Server
 from headrace.serving import weights
 from headrace.serving.health import ReplicaHealth

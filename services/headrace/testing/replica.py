@@ -19,7 +19,7 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
-from headrace.channel import STATUS
+from headrace.rpc.messages import STATUS
 from headrace.v1 import control_pb2, replica_pb2, replica_pb2_grpc
 
 ECHO_SPEC = control_pb2.ModelSpec(
