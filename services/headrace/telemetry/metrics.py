@@ -151,7 +151,7 @@ class LaneMetrics:
 
 def durations_ns(stages: Stages) -> tuple[int, ...]:
     """How long a batch spent in each of `STAGES`."""
-    return tuple([max(0, end - begin) for begin, end in pairwise(stages)])
+    return tuple([end - begin if end > begin else 0 for begin, end in pairwise(stages)])
 
 
 class Scraped(Collector):
