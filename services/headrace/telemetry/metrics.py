@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from headrace import errors
 from headrace.core.records import BatchRecord, RpcRecord, Stages
 from headrace.telemetry.counters import Counters, Duration, ModelCounters
+from headrace.telemetry.histogram import HistogramFamily, Series
 
 SECONDS: Final = (
     0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015,
@@ -43,10 +44,11 @@ class GatewayMetrics:
         self.counters = Counters()
         self._registry = registry
         registry.register(TritonCollector(self.counters))
-        self._families: list[Histogram | Counter] = []
+        self._families: list[HistogramFamily | Counter] = []
 
-        def histogram(name: str, about: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
-            made = Histogram(name, about, labels, registry=registry, buckets=buckets)
+        def histogram(name: str, about: str, labels: tuple[str, ...], bounds: tuple[float, ...]) -> HistogramFamily:
+            made = HistogramFamily(name, about, labels, bounds)
+            registry.register(made)
             self._families.append(made)
             return made
 
@@ -78,26 +80,26 @@ class GatewayMetrics:
 
     def observe_rpc(self, record: RpcRecord) -> None:
         lane = self._lane(record.model, record.version)
-        self.counters.request(record, reason_of(record))
-        # One exemplar a batch, its oldest rider, and one for each that failed: they cost twice an observation.
-        chosen = record.sampled and (not record.row or (record.reason and record.reason not in SHED))
-        exemplar = _exemplar(record.trace_id, record.span_id) if chosen else None
-        lane.request(record.code).observe((record.end_ns - record.start_ns) / 1e9, exemplar)
+        reason, end_ns, span_id = record.reason, record.end_ns, record.span_id
+        self.counters.request(record, errors.named(reason).reason if reason else "")
+        # One exemplar a batch, its oldest rider, and one for each that failed: more would displace each other.
+        chosen = record.sampled and (not record.row or (reason and reason not in SHED))
+        trace_id = record.trace_id if chosen else b""
+        lane.request(record.code).observe((end_ns - record.start_ns) / 1e9, trace_id, span_id)
         if record.closed_ns:
-            lane.queue.observe((record.closed_ns - record.queued_ns) / 1e9, exemplar)
+            lane.queue.observe((record.closed_ns - record.queued_ns) / 1e9, trace_id, span_id)
         if record.deadline_ns:
-            lane.slack.observe((record.deadline_ns - record.end_ns) / 1e9, exemplar)
-        if record.reason in SHED:
-            self.shed.labels(record.model, record.version, record.reason).inc()
+            lane.slack.observe((record.deadline_ns - end_ns) / 1e9, trace_id, span_id)
+        if reason in SHED:
+            self.shed.labels(record.model, record.version, reason).inc()
 
     def observe_batch(self, record: BatchRecord) -> None:
         lane = self._lane(record.model, record.version)
         lane.rows.observe(record.rows)
         lane.tokens.observe(record.tokens)
-        sampled = record.sampled
+        trace_id = record.trace_id if record.sampled else b""
         for dispatch in record.dispatches:
-            exemplar = _exemplar(record.trace_id, dispatch.span_id) if sampled else None
-            lane.dispatch.observe((dispatch.end_ns - dispatch.start_ns) / 1e9, exemplar)
+            lane.dispatch.observe((dispatch.end_ns - dispatch.start_ns) / 1e9, trace_id, dispatch.span_id)
         answered = record.answered
         if answered is None or answered.stages is None:
             return
@@ -131,7 +133,7 @@ class LaneMetrics:
         lane = model, version, PRIMARY
         self._request = metrics.request
         self._labels = lane
-        self._by_code: dict[str, Any] = {}
+        self._by_code: dict[str, Series] = {}
         self.queue = metrics.queue.labels(*lane)
         self.slack = metrics.slack.labels(*lane)
         self.dispatch = metrics.dispatch.labels(*lane)
@@ -140,7 +142,7 @@ class LaneMetrics:
         self.padding = metrics.padding.labels(*lane)
         self.stages = [metrics.stage.labels(*lane, stage) for stage in STAGES]
 
-    def request(self, code: str) -> Any:
+    def request(self, code: str) -> Series:
         child = self._by_code.get(code)
         if child is None:
             child = self._by_code[code] = self._request.labels(*self._labels, code)
@@ -149,16 +151,7 @@ class LaneMetrics:
 
 def durations_ns(stages: Stages) -> tuple[int, ...]:
     """How long a batch spent in each of `STAGES`."""
-    return tuple([max(0, end - begin) for begin, end in pairwise(stages)])
-
-
-def _exemplar(trace_id: bytes, span_id: int) -> dict[str, str]:
-    return {"trace_id": trace_id.hex(), "span_id": f"{span_id:016x}"}
-
-
-def reason_of(record: RpcRecord) -> str:
-    """Triton's word for why a request failed; empty when it was answered."""
-    return errors.named(record.reason).reason if record.reason else ""
+    return tuple([end - begin if end > begin else 0 for begin, end in pairwise(stages)])
 
 
 class Scraped(Collector):
