@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grpc import aio
+from tests import rpc
+
+from headrace.rpc.server import Server
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,3 +41,10 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture(params=[Server, lambda: aio.server(options=rpc.OPTIONS)], ids=["ours", "grpc.aio"])
+def make_server(request: pytest.FixtureRequest) -> Callable[[], Any]:
+    """The rpc room's server, then grpc.aio's: what is asserted of one is asserted of the other."""
+    found: Callable[[], Any] = request.param
+    return found

@@ -16,9 +16,8 @@ import grpc
 from headrace.rpc import frames
 from headrace.rpc.connection import Connection, Stream
 from headrace.rpc.fields import Fields, literal
-from headrace.rpc.messages import Failure, Metadata, Reader, entry, framed, status, timeout
+from headrace.rpc.messages import MAX_MESSAGE, Failure, Metadata, Reader, entry, framed, status, timeout
 
-MAX_MESSAGE: Final = 64 << 20
 CONNECT_S: Final = 1.0
 KEEPALIVE_S: Final = 1.0
 """A peer that has been silent for so long is asked whether it is there, and given up after as long again."""

@@ -20,6 +20,8 @@ from headrace.rpc.fields import Fields, literal
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
+MAX_MESSAGE: Final = 64 << 20
+"""Bytes of one message, expanded."""
 MAX_METADATA: Final = 16_384
 """Bytes of a call's fields: names, values and 32 a field."""
 MAX_TIMEOUT_S: Final = 1e9

@@ -21,11 +21,21 @@ from headrace.rpc import frames
 from headrace.rpc.call import Call
 from headrace.rpc.connection import LAST_WORDS_S, Connection, ProtocolError, Stream
 from headrace.rpc.fields import Fields
-from headrace.rpc.messages import ANSWER, MAX_METADATA, Asked, Failure, Metadata, Reader, asked, framed, trailers
+from headrace.rpc.messages import (
+    ANSWER,
+    MAX_MESSAGE,
+    MAX_METADATA,
+    Asked,
+    Failure,
+    Metadata,
+    Reader,
+    asked,
+    framed,
+    trailers,
+)
 
 log = logging.getLogger(__name__)
 
-MAX_MESSAGE: Final = 64 << 20
 MAX_KEPT: Final = 256 << 20
 """Bytes of messages that nobody has taken yet, over all calls of one connection."""
 MAX_CALLS: Final = 8192
