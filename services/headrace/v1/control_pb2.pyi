@@ -149,9 +149,43 @@ class Snapshot(_message.Message):
     def __init__(self, version: _Optional[int] = ..., epoch: _Optional[str] = ..., replicas: _Optional[_Iterable[_Union[Registration, _Mapping]]] = ..., policies: _Optional[_Iterable[_Union[TrafficPolicy, _Mapping]]] = ...) -> None: ...
 
 class TrafficPolicy(_message.Message):
-    __slots__ = ("model", "primary_version")
+    __slots__ = ("model", "primary_version", "revision", "canary", "shadows")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PRIMARY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
+    SHADOWS_FIELD_NUMBER: _ClassVar[int]
     model: str
     primary_version: str
-    def __init__(self, model: _Optional[str] = ..., primary_version: _Optional[str] = ...) -> None: ...
+    revision: int
+    canary: Canary
+    shadows: _containers.RepeatedCompositeFieldContainer[Shadow]
+    def __init__(self, model: _Optional[str] = ..., primary_version: _Optional[str] = ..., revision: _Optional[int] = ..., canary: _Optional[_Union[Canary, _Mapping]] = ..., shadows: _Optional[_Iterable[_Union[Shadow, _Mapping]]] = ...) -> None: ...
+
+class Canary(_message.Message):
+    __slots__ = ("version", "share", "salt")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    SALT_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    share: float
+    salt: str
+    def __init__(self, version: _Optional[str] = ..., share: _Optional[float] = ..., salt: _Optional[str] = ...) -> None: ...
+
+class Shadow(_message.Message):
+    __slots__ = ("experiment_id", "incumbent", "challenger", "share", "timeout_ms", "max_in_flight_rows", "output")
+    EXPERIMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    INCUMBENT_FIELD_NUMBER: _ClassVar[int]
+    CHALLENGER_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    MAX_IN_FLIGHT_ROWS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    experiment_id: str
+    incumbent: str
+    challenger: str
+    share: float
+    timeout_ms: int
+    max_in_flight_rows: int
+    output: str
+    def __init__(self, experiment_id: _Optional[str] = ..., incumbent: _Optional[str] = ..., challenger: _Optional[str] = ..., share: _Optional[float] = ..., timeout_ms: _Optional[int] = ..., max_in_flight_rows: _Optional[int] = ..., output: _Optional[str] = ...) -> None: ...

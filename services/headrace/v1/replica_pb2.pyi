@@ -19,7 +19,7 @@ ROW_STATUS_NOT_FINITE: RowStatus
 ROW_STATUS_FAILED: RowStatus
 
 class PackedBatch(_message.Message):
-    __slots__ = ("replica_id", "model", "version", "gateway_id", "rows", "columns", "lengths", "remaining_s", "row_contexts", "context", "batch_id", "backlog_s", "wants_extras", "row_tracestates")
+    __slots__ = ("replica_id", "model", "version", "gateway_id", "rows", "columns", "lengths", "remaining_s", "row_contexts", "context", "batch_id", "backlog_s", "wants_extras", "row_tracestates", "shadow")
     class RowTracestatesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,7 @@ class PackedBatch(_message.Message):
     BACKLOG_S_FIELD_NUMBER: _ClassVar[int]
     WANTS_EXTRAS_FIELD_NUMBER: _ClassVar[int]
     ROW_TRACESTATES_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_FIELD_NUMBER: _ClassVar[int]
     replica_id: str
     model: str
     version: str
@@ -55,7 +56,8 @@ class PackedBatch(_message.Message):
     backlog_s: float
     wants_extras: bytes
     row_tracestates: _containers.ScalarMap[int, str]
-    def __init__(self, replica_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., gateway_id: _Optional[str] = ..., rows: _Optional[int] = ..., columns: _Optional[_Iterable[bytes]] = ..., lengths: _Optional[_Iterable[bytes]] = ..., remaining_s: _Optional[bytes] = ..., row_contexts: _Optional[bytes] = ..., context: _Optional[bytes] = ..., batch_id: _Optional[int] = ..., backlog_s: _Optional[float] = ..., wants_extras: _Optional[bytes] = ..., row_tracestates: _Optional[_Mapping[int, str]] = ...) -> None: ...
+    shadow: bool
+    def __init__(self, replica_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., gateway_id: _Optional[str] = ..., rows: _Optional[int] = ..., columns: _Optional[_Iterable[bytes]] = ..., lengths: _Optional[_Iterable[bytes]] = ..., remaining_s: _Optional[bytes] = ..., row_contexts: _Optional[bytes] = ..., context: _Optional[bytes] = ..., batch_id: _Optional[int] = ..., backlog_s: _Optional[float] = ..., wants_extras: _Optional[bytes] = ..., row_tracestates: _Optional[_Mapping[int, str]] = ..., shadow: _Optional[bool] = ...) -> None: ...
 
 class PackedAnswer(_message.Message):
     __slots__ = ("columns", "status", "stamps", "queued", "padded_tokens", "batch_id", "code", "message")
