@@ -110,6 +110,10 @@ class ShadowLane:
     def spec(self) -> ModelSpec:
         return self.lane.spec
 
+    @property
+    def ready(self) -> bool:
+        return self.dispatcher.ready
+
     # In -------------------------------------------------------------------------------------------------------------
 
     def offer(self, inference: Inference, record: RpcRecord, outcome: Answer | HeadraceError) -> None:
@@ -126,7 +130,7 @@ class ShadowLane:
     def _take(self, inference: Inference, record: RpcRecord, answered: Side) -> None:
         self.notes.sampled(inference.rows)
         self.notes.batch_of(record, challenger=record.version != self.shadow.incumbent)
-        if not self.dispatcher.ready:
+        if not self.ready:
             self.notes.drop("unready", inference.rows)
         elif self._held_up():
             self.notes.drop("load", inference.rows)
