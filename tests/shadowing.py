@@ -69,13 +69,15 @@ def right(key: int) -> float:
     return float(1 + key % 5 + key)
 
 
-async def ask(gateway: Gateway, keys: range, **parameters: str | float) -> Counter[str]:
+async def ask(gateway: Gateway, keys: range, version: str = "", **parameters: str | float) -> Counter[str]:
     """Ask once for each key, all at once: how often each version gave the right answer, and what went wrong."""
     found: Counter[str] = Counter()
 
     async def one(stub: Any, key: int) -> None:
+        message = question(key, **{"entity": f"card-{key}", **parameters})
+        message.model_version = version
         try:
-            answer = await stub.ModelInfer(question(key, **{"entity": f"card-{key}", **parameters}), timeout=5)
+            answer = await stub.ModelInfer(message, timeout=5)
         except aio.AioRpcError as error:
             found[error.code().name] += 1
             return

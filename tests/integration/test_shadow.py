@@ -49,22 +49,19 @@ def test_every_answer_is_paired_with_the_challengers_and_told_to_control(run: Ru
 
 
 def test_a_request_that_names_its_version_is_in_no_experiment(run: Run, tmp_path: Path) -> None:
-    async def main() -> int:
+    async def main() -> tuple[Counter[str], Counter[str], int]:
         async with replica("1") as one, replica("2") as two:
-            async with running(tmp_path, [one, two], policy(shadow())) as (gateway, _):
-                lane = gateway.models.find("echo", "1")
-                assert lane.copying
-                from grpc import aio  # noqa: PLC0415
-                from tests.shadowing import question  # noqa: PLC0415
-                from tritonclient.grpc import service_pb2_grpc  # noqa: PLC0415
+            async with running(tmp_path, [one, two], policy(shadow(), canary=1.0)) as (gateway, control):
+                named = await ask(gateway, range(10), version="1")
+                chosen = await ask(gateway, range(10))
+                await gateway.stop()
+                return named, chosen, Sums(control).sampled
 
-                message = question(1)
-                message.model_version = "1"
-                async with aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
-                    await service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(message, timeout=5)
-                return sum(lane.notes.counts.sampled for _, lane in gateway.models.comparisons)
+    named, chosen, sampled = run(main())
 
-    assert run(main()) == 0
+    assert named == {"1": 10}
+    assert chosen == {"2": 10}
+    assert sampled == 10
 
 
 def test_a_challenger_that_hangs_costs_no_caller_anything_and_its_copies_time_out(run: Run, tmp_path: Path) -> None:
