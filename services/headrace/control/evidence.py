@@ -102,6 +102,8 @@ class Evidence:
     run: int
     thresholds: tuple[float, ...]
     random: np.random.Generator
+    begun_us: int
+    """When this control began to hear: nobody is silent for longer than that."""
     sample_rows: int = SAMPLE_ROWS
     changes: int = 0
     """Rises with everything that is told."""
@@ -202,8 +204,8 @@ class Evidence:
         self._last_point_us = now_us
         self._thin()
 
-    def forget(self, now_us: int) -> bool:
-        """Count the rows of gateways that are gone for good as lost, in the caller's transaction. True: there were any."""
+    def forget(self, now_us: int) -> None:
+        """Count the rows of gateways that are gone for good as lost, in the caller's transaction."""
         gone = [name for name, heard in self._gateways.items() if now_us - heard.heard_us > FORGOTTEN_US]
         for name in gone:
             heard = self._gateways.pop(name)
@@ -212,7 +214,6 @@ class Evidence:
             self.ledger.execute("DELETE FROM gateways WHERE experiment = ? AND gateway = ?", (self.experiment, name))
         if gone:
             self.write_sums()
-        return bool(gone)
 
     def _load(self, kind: str) -> tuple[Comparison, Comparison]:
         past, run = Comparison(self.thresholds), Comparison(self.thresholds)
@@ -225,6 +226,8 @@ class Evidence:
 
     def _lost(self, now_us: int, begun_us: int) -> tuple[int, int]:
         """Rows of gateways that are silent. Looked at anew each time: a gateway that comes back takes its rows back."""
+        if now_us - self.begun_us <= SILENT_US:
+            return 0, 0
         silent = [heard for heard in self._gateways.values() if begun_us <= heard.heard_us < now_us - SILENT_US]
         return sum(max(0, heard.pending) for heard in silent), sum(max(0, heard.noise_pending) for heard in silent)
 

@@ -114,7 +114,8 @@ class Ledger:
     def experiments(self) -> list[pb.Experiment]:
         """All of them with their moves, the oldest first."""
         found = [
-            _message(pb.Experiment(), body) for (body,) in self.rows("SELECT body FROM experiments ORDER BY created_us, id")
+            _message(pb.Experiment(), body)
+            for (body,) in self.rows("SELECT body FROM experiments ORDER BY created_us, id")
         ]
         for experiment in found:
             experiment.moves.extend(self._moves(experiment.id))

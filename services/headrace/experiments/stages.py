@@ -144,9 +144,7 @@ def _apply(found: control_pb2.TrafficPolicy, experiment: pb.Experiment) -> None:
         found.primary_version = experiment.challenger
         found.ClearField("canary")
     elif experiment.stage == pb.STAGE_CANARY:
-        canary = control_pb2.Canary(
-            version=experiment.challenger, share=experiment.canary_share, salt=experiment.id
-        )
+        canary = control_pb2.Canary(version=experiment.challenger, share=experiment.canary_share, salt=experiment.id)
         found.canary.CopyFrom(canary)
     elif experiment.stage == pb.STAGE_ROLLED_BACK and found.canary.version == experiment.challenger:
         found.ClearField("canary")
