@@ -103,7 +103,7 @@ class CanarySettings(Section):
 
 
 class ShadowSettings(Section):
-    """A version that is compared with the one in charge; it becomes an experiment, once, when both are ready.
+    """A version that is compared with the one in charge; it becomes an experiment, once, when both are there.
 
     Taking it out of the file ends nothing: the experiment goes on until it is promoted or rolled back.
     """
@@ -184,7 +184,7 @@ class ControlSettings(Section):
     lease_s: float = Field(3, gt=0)
     """A replica that has been silent for so long is dropped from the snapshot."""
     ledger: Path = Path("build/control/ledger.db")
-    """Experiments, their moves and figures, who answers: a SQLite file on a local disk. `:memory:` = gone with control."""
+    """Experiments, their moves and figures, who answers: SQLite on a local disk. `:memory:` = gone with control."""
 
     @property
     def ledger_path(self) -> Path:

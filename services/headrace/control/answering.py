@@ -1,4 +1,4 @@
-"""How an RPC of control ends: permission first, then its method; what that raises becomes a status, here and nowhere else."""
+"""How an RPC of control ends: its permission, its method, and what that raises as a status, here and nowhere else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_SENTENCE: Final = 1024
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 Require = Callable[[Any, str], str]
-"""A call and the permission it needs → the caller's name. Raises: Unauthenticated or NotPermitted, both HeadraceError."""
+"""A call and the permission it needs → the caller's name. Raises: a HeadraceError for a caller who may not."""
 
 
 class Guarded(Protocol):

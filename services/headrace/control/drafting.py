@@ -1,4 +1,4 @@
-"""An experiment as it begins: what was asked for, with every default filled in, held against the versions there are. Pure."""
+"""An experiment as it begins: what was asked for, defaults filled in, held against the versions there are. Pure."""
 
 from __future__ import annotations
 

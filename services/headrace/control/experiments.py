@@ -1,6 +1,6 @@
-"""`headrace.v1.ExperimentService`: who may ask, what is asked, and who hears of it. What is decided is decided in `trials`.
+"""`headrace.v1.ExperimentService`: who may ask, what is asked, who hears of it. What is decided is decided in `trials`.
 
-Everything that touches the ledger runs on its one thread; the event loop, and with it discovery, never waits for a disk.
+Everything that touches the ledger runs on its one thread; the event loop, and discovery with it, waits for no disk.
 """
 
 from __future__ import annotations
@@ -17,7 +17,15 @@ from headrace.control.answering import Require, answering
 from headrace.control.discovery import Directory, Versions
 from headrace.control.trials import FILE, Reason, Trials, bare
 from headrace.errors import (
-    BrokenContract, Conflict, HeadraceError, InvalidInference, NotPassed, NotServing, Overloaded, Refused, UnknownModel,
+    BrokenContract,
+    Conflict,
+    HeadraceError,
+    InvalidInference,
+    NotPassed,
+    NotServing,
+    Overloaded,
+    Refused,
+    UnknownModel,
 )  # fmt: skip
 from headrace.v1 import control_pb2, experiments_pb2_grpc
 from headrace.v1 import experiments_pb2 as pb
@@ -51,16 +59,13 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
         trials: Trials,
         directory: Directory,
         models: Mapping[str, ModelSettings],
-        cuts: tuple[float, ...],
+        *,
         require: Require,
         tell: Callable[[], Awaitable[None]],
-        wall_us: Callable[[], int],
     ) -> None:
         self._trials = trials
         self._directory = directory
-        self._cuts = cuts
         self._tell = tell
-        self._wall_us = wall_us
         self.require = require
         self._declared = [
             drafting.of_settings(name, shadow) for name, model in models.items() for shadow in model.traffic.shadows
@@ -100,9 +105,9 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
             versions = self._directory.versions(experiment.model)
             if await self._do(self._trials.look, experiment.id, versions):
                 await self._publish()
-        if self._wall_us() - self._cleaned_us > HOUSE_US:
+        if self._trials.wall_us() - self._cleaned_us > HOUSE_US:
             await self._do(self._trials.keep_house)
-            self._cleaned_us = self._wall_us()
+            self._cleaned_us = self._trials.wall_us()
 
     # Experiments ----------------------------------------------------------------------------------------------------
 
@@ -181,7 +186,7 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
         return await asyncio.get_running_loop().run_in_executor(self._worker, act, *values)
 
     async def _moving(self, act: Callable[..., Answer], *values: Any) -> Answer:
-        """Something that may change who answers; followers hear of it, though its caller has gone or it failed half-way."""
+        """Something that may change who answers; followers hear of it, though its caller has gone or it has failed."""
         try:
             return await self._do(act, *values)
         finally:
@@ -196,10 +201,10 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
 
     async def _create(self, request: pb.CreateExperimentRequest, who: str) -> pb.Experiment:
         versions = self._directory.versions(request.model)
-        return await self._moving(self._trials.begin, request, who, versions, self._cuts)
+        return await self._moving(self._trials.begin, request, who, versions)
 
     async def _begin_declared(self) -> None:
-        """Begin the experiments of the settings whose versions are there by now, each of them once in a ledger's life."""
+        """Begin the experiments of the settings whose versions are there by now, each once in a ledger's life."""
         for request in list(self._declared):
             if request.challenger not in self._directory.versions(request.model):
                 continue
@@ -218,13 +223,13 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
     async def _renew_labels(self, experiment_id: str) -> None:
         """Compute what outcomes say, where that is due: on a thread of its own, for seconds."""
         known = await self._do(self._trials.labels_of, experiment_id)
-        begun_us = self._wall_us()
+        begun_us = self._trials.wall_us()
         if not known.due(begun_us):
             return
         known.begin(begun_us)
         matured = await self._do(self._trials.matured, experiment_id)
         figures = None if matured is None else await asyncio.to_thread(matured.figures)
-        known.settle(figures, begun_us, self._wall_us())
+        known.settle(figures, begun_us, self._trials.wall_us())
 
     def _count(self) -> list[tuple[Asked, HeadraceError | None]]:
         """On the ledger's thread: count what waits. Only the event loop adds to it, only this takes from it."""

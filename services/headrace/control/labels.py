@@ -71,7 +71,7 @@ class Matured(NamedTuple):
 
 
 def record(ledger: Ledger, outcomes: Iterable[pb.Outcome], now_us: int) -> int:
-    """Keep outcomes, in the caller's transaction; how many belong to a sampled pair. The latest word on a payment counts.
+    """Keep outcomes, in the caller's transaction; how many belong to a sampled pair. The latest word counts.
 
     Raises: InvalidInference naming the field, and nothing is kept; NotServing.
     """

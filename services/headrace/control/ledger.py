@@ -1,4 +1,4 @@
-"""The ledger: one SQLite file that knows every experiment, every move and who answered when. The only adapter of sqlite3.
+"""The ledger: a SQLite file that knows every experiment, every move and who answered when. Nobody else sees sqlite3.
 
 Used from one thread. A process that is killed loses nothing that was committed; a power cut may lose the last pairs,
 never a move: moves are synced one by one (`durable`). What the tables hold is in `schema`; pairs are in `evidence`.
@@ -189,7 +189,7 @@ class Ledger:
     # The file -------------------------------------------------------------------------------------------------------
 
     def _locked(self) -> io.TextIOBase:
-        """Two controls with one ledger would overwrite each other's sums. Not the file itself: SQLite locks that one."""
+        """Two controls with one ledger would overwrite each other's sums. SQLite's own locks are on the file itself."""
         lock = Path(self.path + ".lock").open("w")  # noqa: SIM115  it is held as long as the ledger
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -27,7 +27,7 @@ from headrace.control.experiments import ExperimentService
 from headrace.control.ledger import Ledger
 from headrace.control.trials import Trials
 from headrace.core.clock import MonotonicClock
-from headrace.errors import HeadraceError, StartupError
+from headrace.errors import HeadraceError, NotServing, StartupError
 from headrace.v1 import control_pb2, control_pb2_grpc, experiments_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -87,6 +87,9 @@ class ControlServer(control_pb2_grpc.ControlServicer):
         except RuntimeError as error:
             ledger.close()
             raise StartupError(f"control: port {self._settings.port} is taken") from error
+        except NotServing as error:
+            ledger.close()
+            raise StartupError(f"control.ledger: {ledger.path}: {error}") from error
         await self._server.start()
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         loop = asyncio.get_running_loop()
@@ -139,13 +142,11 @@ class ControlServer(control_pb2_grpc.ControlServicer):
 
     def _with_ledger(self, ledger: Ledger) -> ExperimentService:
         """The experiments of a ledger, and who answers because of them: known before anybody follows."""
-        trials = Trials(ledger, self._wall_us)
+        trials = Trials(ledger, self._wall_us, self._cuts)
         trials.declare(drafting.base_of(name, model) for name, model in self._models.items())
         for policy in trials.policies().values():
             self._directory.set_policy(policy)
-        return ExperimentService(
-            trials, self._directory, self._models, self._cuts, self._require, self._tell, self._wall_us
-        )
+        return ExperimentService(trials, self._directory, self._models, require=self._require, tell=self._tell)
 
     async def _wait_for_change(self, sent: int) -> None:
         """Until the version is another than `sent`, or a heartbeat is due."""

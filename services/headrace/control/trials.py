@@ -12,9 +12,10 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from headrace.control import drafting, labels
+from headrace.control import drafting, labels, telling
 from headrace.control.discovery import Versions
-from headrace.control.evidence import SAMPLE_ROWS, Evidence, Told
+from headrace.control.evidence import Evidence, Means
+from headrace.control.keeping import SAMPLE_ROWS
 from headrace.control.labels import Labels
 from headrace.control.ledger import Ledger, Traffic
 from headrace.errors import Conflict, HeadraceError, NotPassed, NotServing, UnknownExperiment
@@ -38,19 +39,24 @@ class Reason(NamedTuple):
 
 
 class Trials:
-    """All experiments. `wall_us`: microseconds since 1970, by which moves are dated and silences measured."""
+    """All experiments.
+
+    `wall_us`: microseconds since 1970, by which moves are dated and silences measured. `cuts`: thresholds of the output
+    `score`, where a plan gives none.
+    """
 
     def __init__(
         self,
         ledger: Ledger,
         wall_us: Callable[[], int],
+        cuts: Sequence[float],
         random: np.random.Generator | None = None,
         sample_rows: int = SAMPLE_ROWS,
     ) -> None:
         self._ledger = ledger
-        self._wall_us = wall_us
-        self._random = random or np.random.default_rng()
-        self._sample_rows = sample_rows
+        self.wall_us = wall_us
+        self._cuts = cuts
+        self._means = Means(ledger, random or np.random.default_rng(), wall_us(), sample_rows)
         self._experiments = {experiment.id: experiment for experiment in ledger.experiments()}
         self._traffic = ledger.traffic()
         self._evidence: dict[str, Evidence] = {}
@@ -58,7 +64,6 @@ class Trials:
         self._looked: dict[str, int] = {}
         self._unwritten: list[Callable[[], None]] = []
         """Rollbacks that are in force and not in the ledger: it could not be written then."""
-        self._begun_us = wall_us()
 
     # Asking ---------------------------------------------------------------------------------------------------------
 
@@ -85,13 +90,11 @@ class Trials:
 
     def report(self, experiment_id: str) -> pb.Report:
         """Everything that is known now. Raises: UnknownExperiment, NotServing."""
-        return self._report(self.find(experiment_id), self._wall_us())
+        return self._report(self.find(experiment_id), self.wall_us())
 
     # Moving ---------------------------------------------------------------------------------------------------------
 
-    def begin(
-        self, request: pb.CreateExperimentRequest, who: str, versions: Versions, cuts: Sequence[float]
-    ) -> pb.Experiment:
+    def begin(self, request: pb.CreateExperimentRequest, who: str, versions: Versions) -> pb.Experiment:
         """Enter an experiment in the stage DRAFT, or SHADOW where it shall start.
 
         Raises: Conflict when its id is taken; UnknownModel, InvalidInference naming the field; NotPassed when it can't
@@ -99,11 +102,11 @@ class Trials:
         """
         if request.id in self._experiments:
             raise Conflict(f"there is an experiment '{request.id}' already")
-        experiment = drafting.drafted(request, versions, self.policy(request.model), cuts)
+        experiment = drafting.drafted(request, versions, self.policy(request.model), self._cuts)
         experiment.id = experiment.id or drafting.named(experiment, self._experiments.values())
         if request.start:
             self._assert_may(experiment, stages.Step(pb.STAGE_SHADOW), versions)
-        now_us = self._wall_us()
+        now_us = self.wall_us()
         reason = Reason(who, request.why)
         drafted = stages.moved(experiment, _move(pb.STAGE_UNSPECIFIED, stages.Step(pb.STAGE_DRAFT), reason, now_us))
         with self._ledger.transaction(durable=True):
@@ -120,7 +123,7 @@ class Trials:
         experiment = self.find(request.id)
         step = stages.step(experiment, request.to_stage, force=request.force)
         self._assert_may(experiment, step, versions)
-        report = self._report(experiment, self._wall_us())
+        report = self._report(experiment, self.wall_us())
         if experiment.stage != pb.STAGE_DRAFT and not request.force:
             stages.assert_passed(report.gates, consent=request.consent)
         why = f"forced: {request.why}" if request.force else request.why
@@ -146,7 +149,7 @@ class Trials:
             )
         traffic = self._next(base, ())
         with self._ledger.transaction(durable=True):
-            self._ledger.add_traffic(traffic, self._wall_us(), *reason)
+            self._ledger.add_traffic(traffic, self.wall_us(), *reason)
         self._traffic[base.model] = traffic
         return traffic.policy
 
@@ -175,7 +178,7 @@ class Trials:
                 )
                 return
             traffic = self._next(base, ())
-            self._ledger.add_traffic(traffic, self._wall_us(), FILE, "the settings have changed")
+            self._ledger.add_traffic(traffic, self.wall_us(), FILE, "the settings have changed")
         self._traffic[base.model] = traffic
 
     # Hearing --------------------------------------------------------------------------------------------------------
@@ -185,26 +188,25 @@ class Trials:
 
         A wrong message is not counted and disturbs no other. Raises: NotServing when none was counted.
         """
-        now_us = self._wall_us()
-        read = [self._read(request, now_us) for request in requests]
-        told = [one for one in read if isinstance(one, Told)]
-        touched = {one.request.experiment_id for one in told}
-        if told:
-            try:
-                with self._ledger.transaction():
-                    for one in told:
-                        self._evidence_of(one.request.experiment_id).take(one, now_us)
-                    for experiment_id in touched:
-                        self._evidence_of(experiment_id).write_sums()
-            except BaseException:
+        now_us = self.wall_us()
+        errors = [self._error(request, now_us) for request in requests]
+        taken = [request for request, error in zip(requests, errors, strict=True) if error is None]
+        touched = {request.experiment_id for request in taken}
+        try:
+            with self._ledger.transaction():
+                for request in taken:
+                    self._evidence_of(request.experiment_id).take(request, now_us)
                 for experiment_id in touched:
-                    self._evidence.pop(experiment_id, None)
-                raise
-        return [one if isinstance(one, HeadraceError) else None for one in read]
+                    self._evidence_of(experiment_id).write_sums()
+        except BaseException:
+            for experiment_id in touched:  # it has counted what the ledger has not
+                self._evidence.pop(experiment_id, None)
+            raise
+        return errors
 
     def record_outcomes(self, outcomes: Iterable[pb.Outcome]) -> int:
         """Keep outcomes; how many belong to a sampled pair. Raises: InvalidInference, NotServing."""
-        now_us = self._wall_us()
+        now_us = self.wall_us()
         with self._ledger.transaction():
             matched = labels.record(self._ledger, outcomes, now_us)
         for known in self._labels.values():
@@ -218,9 +220,9 @@ class Trials:
 
         Raises: UnknownExperiment, NotServing.
         """
-        experiment, now_us = self.find(experiment_id), self._wall_us()
+        experiment, now_us = self.find(experiment_id), self.wall_us()
         evidence = self._evidence_of(experiment_id)
-        due = evidence.due(now_us)
+        due = evidence.timeline.due(now_us)
         if experiment.stage not in stages.LIVE or not (due or self._looked.get(experiment_id) != evidence.changes):
             return None
         self._looked[experiment_id] = evidence.changes
@@ -242,7 +244,7 @@ class Trials:
 
     def keep_house(self) -> None:
         """Forget what is too old. Raises: NotServing."""
-        now_us = self._wall_us()
+        now_us = self.wall_us()
         try:
             with self._ledger.transaction():
                 labels.forget(self._ledger, now_us)
@@ -259,7 +261,7 @@ class Trials:
     def matured(self, experiment_id: str) -> labels.Matured | None:
         """The sampled pairs whose outcome is known. None: no outcome of any has come. Raises: NotServing."""
         experiment = self.find(experiment_id)
-        return labels.matured(self._ledger, experiment, self._wall_us())
+        return labels.matured(self._ledger, experiment, self.wall_us())
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
@@ -270,7 +272,7 @@ class Trials:
     def _next(self, base: control_pb2.TrafficPolicy, experiments: Iterable[pb.Experiment]) -> Traffic:
         """The traffic that follows. Its revision is also a time, so that it rises even over a ledger that was lost."""
         policy = stages.policy(base, experiments)
-        policy.revision = max(self._of(base.model).policy.revision + 1, self._wall_us())
+        policy.revision = max(self._of(base.model).policy.revision + 1, self.wall_us())
         return Traffic(base, policy)
 
     def _may(self, experiment: pb.Experiment, step: stages.Step, versions: Versions) -> bool:
@@ -294,7 +296,7 @@ class Trials:
         self, experiment: pb.Experiment, step: stages.Step, reason: Reason, report: pb.Report | None
     ) -> pb.Experiment:
         """Make a move: in the ledger first, then in force. A rollback is in force whatever the ledger says."""
-        now_us = self._wall_us()
+        now_us = self.wall_us()
         move = _move(experiment.stage, step, reason, now_us, report)
         after = stages.moved(experiment, move)
         base = self._of(experiment.model).base
@@ -312,9 +314,9 @@ class Trials:
                 self._ledger.add_traffic(traffic, now_us, *reason)
 
         problem = self._try(write, insist=step.stage == pb.STAGE_ROLLED_BACK)
+        self._turn(experiment.id, report, after.stage, now_us)
         self._experiments[after.id] = after
         self._traffic[after.model] = traffic
-        self._turn(after, report, now_us)
         log.warning("experiment '%s': %s %g by %s: %s", after.id, stages.word(after.stage), after.canary_share, *reason)
         if problem is not None:
             raise NotServing(f"'{after.id}' is rolled back, and forgotten if control restarts now: {problem}")
@@ -332,53 +334,45 @@ class Trials:
             return error
         return None
 
-    def _turn(self, after: pb.Experiment, report: pb.Report | None, now_us: int) -> None:
-        """Begin to count apart. What fails here is read again from the ledger."""
+    def _turn(self, experiment_id: str, report: pb.Report | None, stage: pb.Stage, now_us: int) -> None:
+        """Begin to count the next stage. What fails here is read again from the ledger, when somebody asks."""
         try:
-            evidence = self._evidence_of(after.id, run=len(after.moves) - 1)
+            evidence = self._evidence_of(experiment_id)
             evidence.turn()
             if report is not None:
-                self._mark(evidence, report, now_us, after.stage)
+                self._mark(evidence, report, now_us, stage)
         except NotServing:
-            self._evidence.pop(after.id, None)
+            self._evidence.pop(experiment_id, None)
 
     def _mark(self, evidence: Evidence, report: pb.Report, now_us: int, moved_to: pb.Stage | None = None) -> None:
         stage = report.experiment.stage if moved_to is None else moved_to
         with self._ledger.transaction():
-            evidence.mark(report.figures, stage, now_us, moved=moved_to is not None)
+            evidence.timeline.mark(report.figures, stage, now_us, moved=moved_to is not None)
 
-    def _read(self, request: pb.RecordPairsRequest, now_us: int) -> Told | HeadraceError:
+    def _error(self, request: pb.RecordPairsRequest, now_us: int) -> HeadraceError | None:
         try:
-            return Told.read(request, self.find(request.experiment_id).plan.thresholds, now_us)
+            self.find(request.experiment_id)
+            telling.check(request, now_us)
         except HeadraceError as error:
             return error
+        return None
 
     def _figures_if_any(self, experiment: pb.Experiment) -> pb.Report | None:
         """For a rollback: one that can't be measured is made without figures."""
         try:
-            return self._report(experiment, self._wall_us())
+            return self._report(experiment, self.wall_us())
         except Exception:  # whatever is wrong with the figures must not keep a bad version in charge
             log.exception("experiment '%s' is rolled back without figures", experiment.id)
             return None
 
     def _report(self, experiment: pb.Experiment, now_us: int) -> pb.Report:
-        begun_us = experiment.moves[-1].at.ToMicroseconds()
-        known = self.labels_of(experiment.id)
-        return self._evidence_of(experiment.id).report(experiment, known.figures, begun_us, now_us)
+        labelled = self.labels_of(experiment.id).figures
+        return self._evidence_of(experiment.id).report(experiment, labelled, now_us)
 
-    def _evidence_of(self, experiment_id: str, run: int | None = None) -> Evidence:
+    def _evidence_of(self, experiment_id: str) -> Evidence:
         found = self._evidence.get(experiment_id)
         if found is None:
-            experiment = self.find(experiment_id)
-            found = self._evidence[experiment_id] = Evidence(
-                self._ledger,
-                experiment_id,
-                len(experiment.moves) if run is None else run,
-                tuple(experiment.plan.thresholds),
-                self._random,
-                self._begun_us,
-                self._sample_rows,
-            )
+            found = self._evidence[experiment_id] = Evidence(self._means, self.find(experiment_id))
         return found
 
 

@@ -1,4 +1,4 @@
-"""The way of an experiment, stage by stage, and the traffic that follows from it. Pure: it decides, control writes it down.
+"""The way of an experiment, stage by stage, and the traffic that follows. Pure: it decides, control writes it down.
 
 One experiment of a model at most is past SHADOW, because one version at most can be on its way into its place.
 """
