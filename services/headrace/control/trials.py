@@ -286,7 +286,8 @@ class Trials:
         """Raises: NotPassed when something beside the gates is in the way."""
         if step.stage == pb.STAGE_ROLLED_BACK:
             return
-        stages.assert_in_charge(experiment, self._of(experiment.model).base)
+        others = [other for other in self.live(experiment.model) if other.id != experiment.id]
+        stages.assert_in_charge(experiment, stages.policy(self._of(experiment.model).base, others))
         stages.assert_alone(experiment, self._experiments.values(), step.stage)
         challenger = versions.get(experiment.challenger)
         if challenger is None or not challenger.ready:

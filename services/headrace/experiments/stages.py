@@ -75,11 +75,11 @@ def assert_alone(experiment: pb.Experiment, others: Iterable[pb.Experiment], to_
             raise NotPassed(f"experiment '{other.id}' of '{other.model}' is in {word(other.stage)}; one at a time")
 
 
-def assert_in_charge(experiment: pb.Experiment, base: control_pb2.TrafficPolicy) -> None:
-    """Raises: NotPassed when the incumbent is no longer the version in charge: no answer of its would be compared."""
-    if base.primary_version not in ("", experiment.incumbent):
+def assert_in_charge(experiment: pb.Experiment, without_it: control_pb2.TrafficPolicy) -> None:
+    """Raises: NotPassed when another version than the incumbent would be in charge without this experiment."""
+    if without_it.primary_version not in ("", experiment.incumbent):
         raise NotPassed(
-            f"version {base.primary_version} is in charge of '{experiment.model}', not {experiment.incumbent}: "
+            f"version {without_it.primary_version} is in charge of '{experiment.model}', not {experiment.incumbent}: "
             "begin an experiment against that one"
         )
 
