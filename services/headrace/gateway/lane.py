@@ -40,6 +40,7 @@ ROW_ERRORS: Final[dict[int, tuple[type[HeadraceError], str]]] = {
 }
 SETTLE_EARLY_S: Final = 0.001
 """A rider's timer ends this long before its caller's: the caller hears why from us, not from its own clock."""
+HANDFUL: Final = 8
 TIMER_STEP_S: Final = 0.001
 """uvloop's timers count milliseconds, and may ring by that much too early."""
 
@@ -97,8 +98,11 @@ class Lane:
 
     @property
     def strained(self) -> bool:
-        """More waits for it than it has at its replicas: one turn of them will not do."""
-        return self.queue.rows > self.dispatcher.rows
+        """More waits for it than it has at its replicas: one turn of them will not do. A handful always goes soon."""
+        waiting, running = self.queue.rows, self.dispatcher.rows
+        if waiting <= HANDFUL:
+            return False
+        return waiting > running if running else not self.ready
 
     def foresee(self, deadline: float, priority: int) -> float:
         """Seconds that the replicas will be busy with what goes before one who comes now. Asked before any decoding.
