@@ -41,6 +41,7 @@ def page(report: pb.Report) -> str:
         figures=figures,
         charts={name: None if svg is None else _inline(svg) for name, svg in drawn.items()},
         whiskers=_whiskers(report),
+        values=words.alike(report.worst),
         step=reading.next_step(report),
         limit=reading.flip_limit(report),
         ended=report.experiment.stage in reading.ENDED,

@@ -200,23 +200,21 @@ def _errors(figures: pb.Figures) -> Table:
 
 def _segments(report: pb.Report) -> Table:
     limit = reading.flip_limit(report)
-    table = _table("value", ">pairs", "changed decisions", "against the limit", ">mean difference", ">mean size")
+    table = _table("value", "against the limit", "changed decisions", ">pairs", ">mean difference", ">mean size")
     for segment in report.figures.segments:
         off = reading.above(segment.flips, limit)
         said = Text(off or "within", style={"": "dim", "above the limit": "red"}.get(off, "yellow"))
         means = words.signed(segment.mean_delta), words.number(segment.mean_absolute_delta)
-        _row(table, segment.value or "unknown", words.count(segment.pairs), words.rate(segment.flips), said, *means)
+        _row(table, segment.value or "unknown", said, words.rate(segment.flips), words.count(segment.pairs), *means)
     return table
 
 
 def _worst(worst: Sequence[pb.Disagreement]) -> Table:
     table = _table("when", ">incumbent", ">challenger", ">difference", "decision", ">amount", "trace")
-    for pair in worst:
-        values = words.number(pair.incumbent), words.number(pair.challenger)
+    for pair, values in zip(worst, words.alike(worst), strict=True):
         amount = words.money(pair.amount, pair.currency) if pair.HasField("amount") else words.NOTHING
         decision = "changes" if pair.flips else "the same"
-        difference = words.signed(pair.challenger - pair.incumbent)
-        _row(table, words.when(pair.at), *values, difference, decision, amount, pair.trace_id)
+        _row(table, words.when(pair.at), *values, decision, amount, pair.trace_id)
     table.columns[-1].no_wrap = True
     return table
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -118,6 +118,21 @@ def number(value: float) -> str:
 def signed(value: float) -> str:
     """`+0.021`, `−0.021`: a difference."""
     return f"+{number(value)}" if value > 0 else number(value)
+
+
+def alike(pairs: Sequence[pb.Disagreement]) -> list[tuple[str, str, str]]:
+    """Incumbent, challenger and their difference, a pair each, all with the same number of decimals."""
+    values = [(pair.incumbent, pair.challenger, pair.challenger - pair.incumbent) for pair in pairs]
+    texts = [f"{each:.4g}" for row in values for each in row[:2]]
+    decimals = min(4, max((len(text.partition(".")[2]) for text in texts if "e" not in text), default=0))
+    return [
+        (
+            _signless(f"{row[0]:,.{decimals}f}"),
+            _signless(f"{row[1]:,.{decimals}f}"),
+            _signless(f"{row[2]:+,.{decimals}f}"),
+        )
+        for row in values
+    ]
 
 
 def edge(value: float) -> str:

@@ -200,7 +200,10 @@ def test_a_part_is_above_the_limit_only_when_its_interval_is() -> None:
         (words.money(1234.5, "EUR"), "1,234 EUR"),
         (words.plain("a\x00b\u200ec\td"), "a\ufffdb\ufffdc d"),
         (words.gate("new-one"), "new-one"),
+        (words.alike([pb.Disagreement(incumbent=0.5, challenger=0.132)]), [("0.500", "0.132", "−0.368")]),
+        (words.alike([pb.Disagreement(incumbent=12, challenger=990)]), [("12", "990", "+978")]),
+        (words.alike([]), []),
     ],
 )
-def test_values_read_as_people_write_them(said: str, expected: str) -> None:
+def test_values_read_as_people_write_them(said: object, expected: object) -> None:
     assert said == expected
