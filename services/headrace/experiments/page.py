@@ -62,7 +62,9 @@ def _inline(svg: ET.Element) -> Markup:
 
 def _finalize(value: Any) -> Any:
     """What the template prints: text is made plain first, and escaped by jinja2 afterwards."""
-    return words.plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return words.plain(value).replace(" %", "\u00a0%")  # a line does not end before its unit
 
 
 @cache
