@@ -168,7 +168,9 @@ STARTED: Final = (pb.STAGE_DRAFT, pb.STAGE_SHADOW)
 
 def _passing() -> pb.Report:
     report = pb.Report(
-        experiment=experiment(pb.STAGE_SHADOW, [move(0, "spiffe://bank/risk/ada", STARTED, "retrained on October")]),
+        experiment=experiment(
+            pb.STAGE_SHADOW, [move(0, "spiffe://bank/risk/release", STARTED, "retrained on October")]
+        ),
         figures=figures(58_240, 71, 42),
         noise=figures(5_790, 2, 1, scale=0.01),
         verdict=pb.VERDICT_PASS,
@@ -216,7 +218,7 @@ def _canary() -> pb.Report:
     report = _passing()
     moves = [
         *report.experiment.moves,
-        move(25, "spiffe://bank/risk/ada", (pb.STAGE_SHADOW, pb.STAGE_CANARY), "0.19 % flips after a day", 0.01),
+        move(25, "spiffe://bank/risk/release", (pb.STAGE_SHADOW, pb.STAGE_CANARY), "0.19 % flips after a day", 0.01),
         move(29, "headrace", (pb.STAGE_CANARY, pb.STAGE_CANARY), "pairs, coverage, flips, errors, late: hold", 0.05),
     ]
     moves[1].figures.CopyFrom(pb.Report(figures=figures(48_100, 61, 33)))
