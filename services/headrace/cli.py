@@ -17,6 +17,7 @@ import typer
 
 from headrace import config
 from headrace.errors import HeadraceError, StartupError
+from headrace.experiment_cli import experiment_app, traffic_app
 
 EX_CONFIG: Final = 78
 """sysexits.h: the configuration is wrong; a supervisor need not try again."""
@@ -30,6 +31,8 @@ app = typer.Typer(
 )
 models_app = typer.Typer(invoke_without_command=True)
 app.add_typer(models_app, name="models")
+app.add_typer(experiment_app, name="experiment")
+app.add_typer(traffic_app, name="traffic")
 
 
 class Device(StrEnum):

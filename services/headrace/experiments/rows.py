@@ -54,7 +54,9 @@ class Rows:
 def read(columns: pb.PairColumns) -> Rows:
     """The pairs of one message. **Raises** ValueError: a field that is longer or shorter than the values."""
     n = len(columns.incumbent)
-    incumbent, challenger = (_column(columns, side, n, np.float64, optional=False) for side in ("incumbent", "challenger"))
+    incumbent, challenger = (
+        _column(columns, side, n, np.float64, optional=False) for side in ("incumbent", "challenger")
+    )
     for unread in ("at_us", "event_id", "entity", "incumbent_p", "challenger_p"):
         _check(unread, len(getattr(columns, unread)), n)
     return Rows(
