@@ -1,4 +1,4 @@
-"""Moves under load, seen by two gateways: nobody fails, one version answers each, and a card stays where its hash puts it."""
+"""Moves under load, seen by two gateways: nobody fails, one version answers, a card stays where its hash puts it."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_control_killed_again_and_again_loses_no_pair_and_counts_none_twice(
     config_file.write_text(chosen.model_dump_json(exclude={"engine", "model_dirs", "only"}))
     address = f"127.0.0.1:{free_port}"
 
-    async def reached(channel: aio.Channel, begin: bool) -> Experiment:
+    async def reached(channel: aio.Channel, *, begin: bool) -> Experiment:
         experiment = Experiment(channel)
         experiment.id = "killed"
         async with asyncio.timeout(20):
