@@ -28,8 +28,9 @@ MIGRATIONS: Final = (
     -- A uniform sample of the pairs that have both values. `chance`: of 32 bits, drawn once; the small ones stay.
     CREATE TABLE pairs (
         experiment TEXT NOT NULL, number INTEGER NOT NULL, chance INTEGER NOT NULL, at_us INTEGER NOT NULL,
-        event_id TEXT NOT NULL,        entity INTEGER NOT NULL, incumbent REAL NOT NULL, challenger REAL NOT NULL, incumbent_p REAL, challenger_p REAL,
-        amount REAL, currency TEXT NOT NULL, trace_id BLOB NOT NULL, PRIMARY KEY (experiment, number)
+        event_id TEXT NOT NULL, entity INTEGER NOT NULL, incumbent REAL NOT NULL, challenger REAL NOT NULL,
+        incumbent_p REAL, challenger_p REAL, amount REAL, currency TEXT NOT NULL, trace_id BLOB NOT NULL,
+        PRIMARY KEY (experiment, number)
     ) WITHOUT ROWID;
     CREATE INDEX pairs_by_event ON pairs (event_id) WHERE event_id <> '';
     CREATE TABLE worst (
