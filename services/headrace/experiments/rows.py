@@ -1,7 +1,7 @@
 """Pairs as they came over the wire, looked at once and turned into arrays: the only place that reads `PairColumns`.
 
-Whatever is wrong with a message is said here, by the field's name, before anything is counted. A value that is no number
-and has no error of its own is an error: nothing that is counted later can be NaN.
+Whatever is wrong with a message is said here, by the field's name, before anything is counted. A value that is no
+number and has no error of its own is an error: nothing that is counted later can be NaN.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Rows:
     @property
     def whole(self) -> Mask:
         """Both sides have a value."""
-        return (self.incumbent_error == 0) & (self.challenger_error == 0)
+        whole: Mask = (self.incumbent_error == 0) & (self.challenger_error == 0)
+        return whole
 
     def __len__(self) -> int:
         return len(self.incumbent)
@@ -54,7 +55,9 @@ class Rows:
 def read(columns: pb.PairColumns) -> Rows:
     """The pairs of one message. **Raises** ValueError: a field that is longer or shorter than the values."""
     n = len(columns.incumbent)
-    incumbent, challenger = (_column(columns, side, n, np.float64, optional=False) for side in ("incumbent", "challenger"))
+    incumbent, challenger = (
+        _column(columns, side, n, np.float64, optional=False) for side in ("incumbent", "challenger")
+    )
     for unread in ("at_us", "event_id", "entity", "incumbent_p", "challenger_p"):
         _check(unread, len(getattr(columns, unread)), n)
     return Rows(
