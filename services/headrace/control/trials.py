@@ -300,13 +300,9 @@ class Trials:
         now_us = self.wall_us()
         move = _move(experiment.stage, step, reason, now_us, report)
         after = stages.moved(experiment, move)
-        base = self._of(experiment.model).base
+        base = stages.base_after(self._of(experiment.model).base, after)
         live = [other for other in self.live(experiment.model) if other.id != experiment.id]
-        if after.stage in stages.OVER:
-            base = stages.policy(base, [after])
-            traffic = self._next(base, live)
-        else:
-            traffic = self._next(base, [*live, after])
+        traffic = self._next(base, live if after.stage in stages.OVER else [*live, after])
 
         def write() -> None:
             with self._ledger.transaction(durable=True):

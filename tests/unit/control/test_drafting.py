@@ -37,7 +37,7 @@ def test_a_model_with_one_number_a_row_is_compared_by_that_number() -> None:
     one = version({"risk": ("FP32", []), "state": ("FP32", [16]), "words": ("BYTES", [1])})
 
     assert drafted(one, one, plan=pb.Plan(thresholds=[0.5])).plan.output == "risk"
-    with pytest.raises(InvalidInference, match="plan.thresholds"):
+    with pytest.raises(InvalidInference, match=r"plan\.thresholds"):
         drafted(one, one)
 
 
@@ -55,7 +55,7 @@ def test_a_choice_that_is_not_clear_is_left_to_whoever_asks(
 
 
 def test_both_versions_must_have_what_is_compared() -> None:
-    with pytest.raises(InvalidInference, match="plan.output: 'score' is not one number a row"):
+    with pytest.raises(InvalidInference, match=r"plan\.output: 'score' is not one number a row"):
         drafted(version({"p": ("FP32", [1])}), version(SCORED, signal=True))
 
 
