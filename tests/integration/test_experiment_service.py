@@ -209,8 +209,10 @@ def test_a_rollback_from_any_stage_puts_the_incumbent_in_charge(run: Run, tmp_pa
 
             back = await rig.roll_back()
 
-            assert await rig.until(lambda policy: policy.primary_version == "1") < 1
-            assert (len(rig.policy.shadows), rig.policy.HasField("canary")) == (0, False)
+            in_force = await rig.traffic()
+            assert await rig.until(lambda policy: policy == in_force) < 1
+            assert (rig.policy.primary_version, len(rig.policy.shadows)) == ("1", 0)
+            assert not rig.policy.HasField("canary")
             assert (back.stage, back.moves[-1].who, back.moves[-1].why) == (pb.STAGE_ROLLED_BACK, "cy", "it is slow")
             assert (await rig.roll_back(why="again")) == back  # asked twice, done once
 

@@ -17,7 +17,8 @@ from headrace.control.discovery import Version
 from headrace.control.ledger import Ledger
 from headrace.control.schema import VERSION
 from headrace.control.timeline import Timeline
-from headrace.control.trials import Reason, Trials
+from headrace.control.traffic import Reason
+from headrace.control.trials import Trials
 from headrace.errors import InvalidInference, NotServing, StartupError, UnknownExperiment
 from headrace.testing.clock import FakeClock
 from headrace.v1 import control_pb2
