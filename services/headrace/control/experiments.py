@@ -247,7 +247,7 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
 
 
 async def _survived(act: Awaitable[object]) -> None:
-    """One experiment that can't be judged, or a ledger that can't be written, must not end the watch over the others."""
+    """One experiment that can't be judged, or a ledger that can't be written, must not end the watch over others."""
     try:
         await act
     except NotServing:
