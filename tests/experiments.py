@@ -1,4 +1,4 @@
-"""Pairs as gateways tell them, made up: versions 1 and 2 of a model `m` with a score, and what happens to their answers."""
+"""Pairs as gateways tell them, made up: versions of a model `m` with a score, and what happens to their answers."""
 
 from __future__ import annotations
 

@@ -79,7 +79,8 @@ async def run(settings: Settings) -> None:
 def settings_of_the_demo(settings: Settings) -> Settings:
     """Quiet, with traces of its own, and without the models it does not ask: each would take a core's time to start."""
     telemetry = settings.telemetry.model_copy(update={"trace_dir": TRACES, "log_level": "ERROR"})
-    return settings.model_copy(update={"telemetry": telemetry, "only": (MODEL,)})
+    control = settings.control.model_copy(update={"ledger": Path(":memory:")})
+    return settings.model_copy(update={"telemetry": telemetry, "control": control, "only": (MODEL,)})
 
 
 def simulate_day() -> Day:

@@ -6,6 +6,7 @@ Everything that touches the ledger runs on its one thread; the event loop, and d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,8 @@ from headrace.config import ModelSettings
 from headrace.control import drafting
 from headrace.control.answering import Require, answering
 from headrace.control.discovery import Directory, Versions
-from headrace.control.trials import FILE, Reason, Trials, bare
+from headrace.control.traffic import FILE, Reason
+from headrace.control.trials import Trials, bare
 from headrace.errors import (
     BrokenContract,
     Conflict,
@@ -82,32 +84,29 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
     async def run(self) -> None:
         """Look at every experiment again and again, until cancelled."""
         while True:
-            try:
-                await self.look()
-            except NotServing:  # the ledger has said it; payments and discovery go on
-                pass
-            except Exception:  # one experiment that can't be judged must not end the watch over the others
-                log.exception("the experiments could not be looked at")
+            await self.look()
             await asyncio.sleep(BREATH_S)
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PERIOD_S):
                     await self._news.wait()
-            except TimeoutError:
-                continue
 
     async def look(self) -> None:
-        """Begin what the settings declare, take the steps that are due, keep house. Raises: NotServing."""
+        """Begin what the settings declare, take the steps that are due, keep house."""
         self._news.clear()
-        await self._do(self._trials.catch_up)
-        await self._begin_declared()
+        await _survived(self._do(self._trials.catch_up))
+        await _survived(self._begin_declared())
         for experiment in await self._do(self._trials.live):
-            await self._renew_labels(experiment.id)
-            versions = self._directory.versions(experiment.model)
-            if await self._do(self._trials.look, experiment.id, versions):
-                await self._publish()
+            await _survived(self._look_at(experiment))
         if self._trials.wall_us() - self._cleaned_us > HOUSE_US:
-            await self._do(self._trials.keep_house)
             self._cleaned_us = self._trials.wall_us()
+            await _survived(self._do(self._trials.keep_house))
+
+    async def _look_at(self, experiment: pb.Experiment) -> None:
+        await self._renew_labels(experiment.id)
+        try:
+            await self._do(self._trials.look, experiment.id, self._directory.versions(experiment.model))
+        finally:  # a rollback that could not be written down is in force all the same
+            await self._publish()
 
     # Experiments ----------------------------------------------------------------------------------------------------
 
@@ -186,7 +185,7 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
         return await asyncio.get_running_loop().run_in_executor(self._worker, act, *values)
 
     async def _moving(self, act: Callable[..., Answer], *values: Any) -> Answer:
-        """Something that may change who answers; followers hear of it, though its caller has gone or it has failed."""
+        """Something that may change who answers; followers hear of it, though its caller has gone or it failed."""
         try:
             return await self._do(act, *values)
         finally:
@@ -245,6 +244,16 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
             log.exception("pairs could not be counted")
             errors = [BrokenContract("internal error")] * len(group)
         return list(zip(group, errors, strict=True))
+
+
+async def _survived(act: Awaitable[object]) -> None:
+    """One experiment that can't be judged, or a ledger that can't be written, must not end the watch over others."""
+    try:
+        await act
+    except NotServing:
+        log.debug("the ledger has said why", exc_info=True)
+    except Exception:  # it is told, and the next round tries again
+        log.exception("the experiments could not be looked at")
 
 
 def _settle(counted: asyncio.Future[list[tuple[Asked, HeadraceError | None]]]) -> None:

@@ -15,31 +15,52 @@ from headrace.control.telling import at
 from headrace.v1 import experiments_pb2 as pb
 
 SAMPLE_ROWS: Final = 100_000
-"""Pairs that are kept for their outcomes, of each experiment."""
+"""Pairs that are kept for their outcomes, of each experiment, at most."""
+CHANCES: Final = 1 << 32
 WORST: Final = 50
 
 
 class Sample:
-    """A uniform sample of the pairs that have both values. Raises: NotServing, from every method."""
+    """A uniform sample of the pairs that have both values: half of `rows` at least, once there were so many.
+
+    Each pair draws a number, and stays while that is below a bound; the bound is halved when too many stay. A reservoir
+    of slots would write to random pages of the file, with every pair. Raises: NotServing, from every method.
+    """
 
     def __init__(self, ledger: Ledger, experiment: str, random: np.random.Generator, rows: int = SAMPLE_ROWS) -> None:
         self._ledger = ledger
         self._experiment = experiment
         self._random = random
         self._rows = rows
-        ((self._drawn,),) = ledger.rows("SELECT drawn FROM experiments WHERE id = ?", (experiment,))
+        of_this = (experiment,)
+        ((self._drawn, self._halvings),) = ledger.rows("SELECT drawn, halvings FROM experiments WHERE id = ?", of_this)
+        ((self._kept,),) = ledger.rows("SELECT COUNT(*) FROM pairs WHERE experiment = ?", of_this)
 
     def draw(self, pairs: Whole) -> None:
-        """Let pairs in by chance, in place of others once it is full. Source: Vitter's algorithm R (1985)."""
-        places = self._drawn + np.arange(len(pairs.index))
-        slots = np.where(places < self._rows, places, self._random.integers(0, places + 1))
-        kept = np.flatnonzero(slots < self._rows)
-        self._drawn += len(pairs.index)
+        """Let pairs in by chance, and others go when they are too many."""
+        chances = self._random.integers(0, CHANCES, len(pairs.index))
+        stay = np.flatnonzero(chances < CHANCES >> self._halvings)
         self._ledger.execute_each(
-            "INSERT OR REPLACE INTO pairs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            ((self._experiment, int(slots[i]), *pairs.row(int(pairs.index[i]))) for i in kept),
+            "INSERT INTO pairs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                (self._experiment, self._drawn + i, int(chances[i]), *pairs.row(int(pairs.index[i])))
+                for i in stay.tolist()
+            ),
         )
-        self._ledger.execute("UPDATE experiments SET drawn = ? WHERE id = ?", (self._drawn, self._experiment))
+        self._drawn += len(pairs.index)
+        self._kept += len(stay)
+        while self._kept > self._rows:
+            self._halve()
+        self._ledger.execute(
+            "UPDATE experiments SET drawn = ?, halvings = ? WHERE id = ?",
+            (self._drawn, self._halvings, self._experiment),
+        )
+
+    def _halve(self) -> None:
+        self._halvings += 1
+        self._kept -= self._ledger.execute(
+            "DELETE FROM pairs WHERE experiment = ? AND chance >= ?", (self._experiment, CHANCES >> self._halvings)
+        )
 
 
 class Worst:

@@ -30,6 +30,8 @@ MEMORY: Final = ":memory:"
 BUSY_S: Final = 1.0
 """How long somebody else's transaction, a backup say, is waited for."""
 WAL_BYTES: Final = 16 << 20
+CACHE_KIB: Final = 32 << 10
+"""A full sample lies in it, with its index by payment, whose pages are written at random."""
 Some = TypeVar("Some", bound=Message)
 
 
@@ -58,6 +60,7 @@ class Ledger:
             self._db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute(f"PRAGMA journal_size_limit={WAL_BYTES}")
+            self._db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
             self._migrate()
             if max_bytes:
                 page = self._db.execute("PRAGMA page_size").fetchone()[0]

@@ -9,9 +9,11 @@ from typing import Final
 
 MIGRATIONS: Final = (
     """
-    -- An experiment without its moves, as protobuf's JSON. `drawn`: pairs that its sample was drawn from so far.
+    -- An experiment without its moves, as protobuf's JSON. `drawn`: pairs that its sample was drawn from so far;
+    -- `halvings`: one in 2 to the power of it stays.
     CREATE TABLE experiments (
-        id TEXT PRIMARY KEY, created_us INTEGER NOT NULL, body TEXT NOT NULL, drawn INTEGER NOT NULL DEFAULT 0
+        id TEXT PRIMARY KEY, created_us INTEGER NOT NULL, body TEXT NOT NULL, drawn INTEGER NOT NULL DEFAULT 0,
+        halvings INTEGER NOT NULL DEFAULT 0
     ) WITHOUT ROWID;
     CREATE TABLE moves (
         experiment TEXT NOT NULL, number INTEGER NOT NULL, at_us INTEGER NOT NULL, who TEXT NOT NULL,
@@ -23,11 +25,12 @@ MIGRATIONS: Final = (
         experiment TEXT NOT NULL, run INTEGER NOT NULL, kind TEXT NOT NULL, sums TEXT NOT NULL,
         PRIMARY KEY (experiment, run, kind)
     ) WITHOUT ROWID;
-    -- A uniform sample of the pairs that have both values; a slot is given to another pair by chance.
+    -- A uniform sample of the pairs that have both values. `chance`: of 32 bits, drawn once; the small ones stay.
     CREATE TABLE pairs (
-        experiment TEXT NOT NULL, slot INTEGER NOT NULL, at_us INTEGER NOT NULL, event_id TEXT NOT NULL,
-        entity INTEGER NOT NULL, incumbent REAL NOT NULL, challenger REAL NOT NULL, incumbent_p REAL, challenger_p REAL,
-        amount REAL, currency TEXT NOT NULL, trace_id BLOB NOT NULL, PRIMARY KEY (experiment, slot)
+        experiment TEXT NOT NULL, number INTEGER NOT NULL, chance INTEGER NOT NULL, at_us INTEGER NOT NULL,
+        event_id TEXT NOT NULL, entity INTEGER NOT NULL, incumbent REAL NOT NULL, challenger REAL NOT NULL,
+        incumbent_p REAL, challenger_p REAL, amount REAL, currency TEXT NOT NULL, trace_id BLOB NOT NULL,
+        PRIMARY KEY (experiment, number)
     ) WITHOUT ROWID;
     CREATE INDEX pairs_by_event ON pairs (event_id) WHERE event_id <> '';
     CREATE TABLE worst (

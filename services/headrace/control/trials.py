@@ -6,9 +6,10 @@ which versions there are.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
@@ -17,7 +18,8 @@ from headrace.control.discovery import Versions
 from headrace.control.evidence import Evidence, Means
 from headrace.control.keeping import SAMPLE_ROWS
 from headrace.control.labels import Labels
-from headrace.control.ledger import Ledger, Traffic
+from headrace.control.ledger import Ledger
+from headrace.control.traffic import Policies, Reason
 from headrace.errors import Conflict, HeadraceError, NotPassed, NotServing, UnknownExperiment
 from headrace.experiments import stages
 from headrace.v1 import control_pb2
@@ -27,15 +29,6 @@ log = logging.getLogger(__name__)
 
 ITSELF: Final = "headrace"
 """Who makes the automatic moves."""
-FILE: Final = "settings"
-"""Who sets what the settings say."""
-
-
-class Reason(NamedTuple):
-    """Who moves something, and why."""
-
-    who: str
-    why: str
 
 
 class Trials:
@@ -58,7 +51,7 @@ class Trials:
         self._cuts = cuts
         self._means = Means(ledger, random or np.random.default_rng(), wall_us(), sample_rows)
         self._experiments = {experiment.id: experiment for experiment in ledger.experiments()}
-        self._traffic = ledger.traffic()
+        self._policies = Policies(ledger, wall_us)
         self._evidence: dict[str, Evidence] = {}
         self._labels: dict[str, Labels] = {}
         self._looked: dict[str, int] = {}
@@ -69,10 +62,10 @@ class Trials:
 
     def policies(self) -> dict[str, control_pb2.TrafficPolicy]:
         """Who answers, by model."""
-        return {model: traffic.policy for model, traffic in self._traffic.items()}
+        return self._policies.all()
 
     def policy(self, model: str) -> control_pb2.TrafficPolicy:
-        return self._of(model).policy
+        return self._policies.of(model).policy
 
     def find(self, experiment_id: str) -> pb.Experiment:
         """Raises: UnknownExperiment."""
@@ -147,39 +140,12 @@ class Trials:
             raise NotPassed(
                 f"experiment '{live[0].id}' decides who answers for '{base.model}': promote it or roll it back"
             )
-        traffic = self._next(base, ())
-        with self._ledger.transaction(durable=True):
-            self._ledger.add_traffic(traffic, self.wall_us(), *reason)
-        self._traffic[base.model] = traffic
-        return traffic.policy
+        return self._policies.set(base, reason)
 
     def declare(self, bases: Iterable[control_pb2.TrafficPolicy]) -> None:
-        """Take what the settings say of each model where they say something else than when they were read last.
-
-        Whoever edited the file later wins, except against an experiment that is on its way.
-        """
-        before = self._ledger.declared()
+        """Take what the settings say of each model. Raises: NotServing when the ledger can't be read."""
         for base in bases:
-            if base == before.get(base.model, control_pb2.TrafficPolicy(model=base.model)):
-                self._traffic.setdefault(base.model, Traffic(base, base))
-                continue
-            try:
-                self._declare(base)
-            except NotServing:  # already logged; who answers must not depend on a full disk
-                self._traffic[base.model] = self._next(base, self.live(base.model))
-
-    def _declare(self, base: control_pb2.TrafficPolicy) -> None:
-        live = self.live(base.model)
-        with self._ledger.transaction(durable=True):
-            self._ledger.put_declared(base)
-            if live:
-                log.warning(
-                    "models.%s: who answers is decided by experiment '%s', not by the settings", base.model, live[0].id
-                )
-                return
-            traffic = self._next(base, ())
-            self._ledger.add_traffic(traffic, self.wall_us(), FILE, "the settings have changed")
-        self._traffic[base.model] = traffic
+            self._policies.declare(base, self.live(base.model))
 
     # Hearing --------------------------------------------------------------------------------------------------------
 
@@ -265,16 +231,6 @@ class Trials:
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
-    def _of(self, model: str) -> Traffic:
-        empty = control_pb2.TrafficPolicy(model=model)
-        return self._traffic.get(model, Traffic(empty, empty))
-
-    def _next(self, base: control_pb2.TrafficPolicy, experiments: Iterable[pb.Experiment]) -> Traffic:
-        """The traffic that follows. Its revision is also a time, so that it rises even over a ledger that was lost."""
-        policy = stages.policy(base, experiments)
-        policy.revision = max(self._of(base.model).policy.revision + 1, self.wall_us())
-        return Traffic(base, policy)
-
     def _may(self, experiment: pb.Experiment, step: stages.Step, versions: Versions) -> bool:
         try:
             self._assert_may(experiment, step, versions)
@@ -287,7 +243,7 @@ class Trials:
         if step.stage == pb.STAGE_ROLLED_BACK:
             return
         others = [other for other in self.live(experiment.model) if other.id != experiment.id]
-        stages.assert_in_charge(experiment, stages.policy(self._of(experiment.model).base, others))
+        stages.assert_in_charge(experiment, stages.policy(self._policies.of(experiment.model).base, others))
         stages.assert_alone(experiment, self._experiments.values(), step.stage)
         challenger = versions.get(experiment.challenger)
         if challenger is None or not challenger.ready:
@@ -300,13 +256,9 @@ class Trials:
         now_us = self.wall_us()
         move = _move(experiment.stage, step, reason, now_us, report)
         after = stages.moved(experiment, move)
-        base = self._of(experiment.model).base
+        base = stages.base_after(self._policies.of(experiment.model).base, after)
         live = [other for other in self.live(experiment.model) if other.id != experiment.id]
-        if after.stage in stages.OVER:
-            base = stages.policy(base, [after])
-            traffic = self._next(base, live)
-        else:
-            traffic = self._next(base, [*live, after])
+        traffic = self._policies.following(base, live if after.stage in stages.OVER else [*live, after])
 
         def write() -> None:
             with self._ledger.transaction(durable=True):
@@ -315,9 +267,9 @@ class Trials:
                 self._ledger.add_traffic(traffic, now_us, *reason)
 
         problem = self._try(write, insist=step.stage == pb.STAGE_ROLLED_BACK)
-        self._turn(experiment.id, report, after.stage, now_us)
         self._experiments[after.id] = after
-        self._traffic[after.model] = traffic
+        self._policies.put(traffic)
+        self._turn(after, report, now_us)
         log.warning("experiment '%s': %s %g by %s: %s", after.id, stages.word(after.stage), after.canary_share, *reason)
         if problem is not None:
             raise NotServing(f"'{after.id}' is rolled back, and forgotten if control restarts now: {problem}")
@@ -335,15 +287,15 @@ class Trials:
             return error
         return None
 
-    def _turn(self, experiment_id: str, report: pb.Report | None, stage: pb.Stage, now_us: int) -> None:
-        """Begin to count the next stage. What fails here is read again from the ledger, when somebody asks."""
-        try:
-            evidence = self._evidence_of(experiment_id)
-            evidence.turn()
+    def _turn(self, after: pb.Experiment, report: pb.Report | None, now_us: int) -> None:
+        """Begin to count the next stage; what is not in memory begins by itself when it is read."""
+        evidence = self._evidence.get(after.id)
+        if evidence is None:
+            return
+        evidence.turn()
+        with contextlib.suppress(NotServing):  # a point of the timeline is not worth a move
             if report is not None:
-                self._mark(evidence, report, now_us, stage)
-        except NotServing:
-            self._evidence.pop(experiment_id, None)
+                self._mark(evidence, report, now_us, after.stage)
 
     def _mark(self, evidence: Evidence, report: pb.Report, now_us: int, moved_to: pb.Stage | None = None) -> None:
         stage = report.experiment.stage if moved_to is None else moved_to

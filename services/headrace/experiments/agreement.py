@@ -1,11 +1,11 @@
 """How alike the values of the two sides are: what differs by how much, marginals, ranks.
 
-All counts on one fixed grid, and a sample of pairs by the lowest hashes: which pairs are in it depends neither on their order
-nor on how they were merged, and it needs no chance. A histogram in two dimensions would have cost either the ranks of
-neighbouring scores or, for a challenger that agrees in nothing, a hundred times the room.
+All counts on one fixed grid, and a sample of pairs by the lowest hashes: which pairs are in it depends neither on their
+order nor on how they were merged, and it needs no chance. A histogram in two dimensions would have cost either the
+ranks of neighbouring scores or, for a challenger that agrees in nothing, a hundred times the room.
 
-PSI = sum over the incumbent's deciles of (c - i) ln(c / i), c and i the shares with half a pair added to every count: an
-empty decile is no infinity. **Source** Lewis, "An Introduction to Credit Scoring", 1994.
+PSI = sum over the incumbent's deciles of (c - i) ln(c / i), c and i the shares with half a pair added to every count:
+an empty decile is no infinity. **Source** Lewis, "An Introduction to Credit Scoring", 1994.
 """
 
 from __future__ import annotations

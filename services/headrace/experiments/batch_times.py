@@ -1,8 +1,9 @@
 """What a batch takes at a replica, challenger to incumbent, at equal tokens.
 
 Batches are laid into buckets nine per cent wide by their tokens; in each, both sides' medians are compared, and the
-logarithms of the ratios are averaged with the weight n m / (n + m), one over the variance of a difference of two medians. Medians:
-a replica that paused once is not slow. Weighted within equal tokens: one side's batches may well be larger than the other's.
+logarithms of the ratios are averaged with the weight n m / (n + m), one over the variance of a difference of two
+medians. Medians: a replica that paused once is not slow. Weighted within equal tokens: one side's batches may well be
+larger than the other's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is counted of the pairs of one comparison: sums that merge, in bounded room, and figures made of them.
 
-Whoever holds them (control) adds messages, keeps the text of `dump` between two lives, and shows figures. It decides nothing
-and keeps no pair but the sample that ranks are taken of.
+Whoever holds them (control) adds messages, keeps the text of `dump` between two lives, and shows figures. It decides
+nothing and keeps no pair but the sample that ranks are taken of.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Comparison:
         self._batch_times = BatchTimes()
 
     def add(self, columns: pb.PairColumns, counts: pb.SampleCounts) -> None:
-        """Count what one message tells. **Raises** ValueError: names the field that is wrong; nothing is counted then."""
+        """Count what one message tells. **Raises** ValueError: a field is wrong, by name; nothing is counted then."""
         rows = read(columns)
         self._sampled += counts.sampled
         self._drop(counts.drops)

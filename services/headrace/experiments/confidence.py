@@ -2,9 +2,9 @@
 
 Pure arithmetic without scipy, which the server does not install. Called by figures and gates; decides nothing.
 
-Rates. Under the true rate p, k events in n trials, the likelihood ratio of a beta mixture to p,
-`M(p) = B(a+k, b+n-k) / B(a, b) / (p^k (1-p)^(n-k))`, is a martingale that begins at 1, so by Ville's inequality it ever reaches
-1/alpha with a chance of at most alpha. The interval is all p that it has not reached there.
+Rates. Under the true rate p, k events in n trials, the likelihood ratio of a beta mixture to p, `M(p) = B(a+k, b+n-k) /
+B(a, b) / (p^k (1-p)^(n-k))`, is a martingale that begins at 1, so by Ville's inequality it ever reaches 1/alpha with a
+chance of at most alpha. The interval is all p that it has not reached there.
 **Source** Robbins, "Statistical methods related to the law of the iterated logarithm", 1970; Ville, 1939.
 """
 
@@ -49,8 +49,8 @@ def rate_interval(events: int, trials: int, alpha: float) -> tuple[float, float]
 def mean_interval(mean: float, deviation: float, n: int, alpha: float, n_plan: int) -> tuple[float, float]:
     """All means that n values of this mean and sample deviation leave possible, at every look; narrowest at `n_plan`.
 
-    Normal mixture, `mean +- s sqrt(2 (n r + 1) / (n^2 r) ln(sqrt(n r + 1) / alpha))` with `r = c / n_plan`. It holds as n
-    grows and not for few values; it has no width where the values don't vary: rates have `rate_interval`.
+    Normal mixture, `mean +- s sqrt(2 (n r + 1) / (n^2 r) ln(sqrt(n r + 1) / alpha))` with `r = c / n_plan`. It holds as
+    n grows and not for few values; it has no width where the values don't vary: rates have `rate_interval`.
     **Source** Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central limit theory", 2024.
     """
     _check(alpha)

@@ -1,7 +1,7 @@
 """Decisions that differ: at each threshold, by direction, by currency and its money.
 
-A value of a threshold or more is blocked. Money is counted in whole thousandths of a currency's unit: sums come out the same in
-whichever order they are added. Currencies are the caller's words, so their number is bounded.
+A value of a threshold or more is blocked. Money is counted in whole thousandths of a currency's unit: sums come out the
+same in whichever order they are added. Currencies are the caller's words, so their number is bounded.
 """
 
 from __future__ import annotations

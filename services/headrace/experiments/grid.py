@@ -1,8 +1,8 @@
 """One fixed grid for values of any scale, and counts on it that merge by addition.
 
-Cells of about one per cent, evenly apart in `asinh(x / 1e-6)`: alike on both sides of zero, linear around it, logarithmic
-further out. Integers from 0 to 99 fall into cells of their own, and so do probabilities that differ by one per cent.
-It knows neither pairs nor figures.
+Cells of about one per cent, evenly apart in `asinh(x / 1e-6)`: alike on both sides of zero, linear around it,
+logarithmic further out. Integers from 0 to 99 fall into cells of their own, and so do probabilities that differ by one
+per cent. It knows neither pairs nor figures.
 """
 
 from __future__ import annotations

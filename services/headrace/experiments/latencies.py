@@ -1,8 +1,9 @@
 """How long callers would have waited, by side, and which answers of the canary came late.
 
 Late is later than 99 in 100 of the incumbent's answers to callers, as they stood *before* the message that is judged: a
-threshold that is fixed before its answers are seen makes each an honest trial, and their rate may be read at every look. Drawn
-from the same answers, the threshold would follow them. The incumbent's latency as a shadow is no part of it: a shadow waits last.
+threshold that is fixed before its answers are seen makes each an honest trial, and their rate may be read at every
+look. Drawn from the same answers, the threshold would follow them. The incumbent's latency as a shadow is no part of
+it: a shadow waits last.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pairs as they came over the wire, looked at once and turned into arrays: the only place that reads `PairColumns`.
 
-Whatever is wrong with a message is said here, by the field's name, before anything is counted. A value that is no number
-and has no error of its own is an error: nothing that is counted later can be NaN.
+Whatever is wrong with a message is said here, by the field's name, before anything is counted. A value that is no
+number and has no error of its own is an error: nothing that is counted later can be NaN.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Rows:
     @property
     def whole(self) -> Mask:
         """Both sides have a value."""
-        return (self.incumbent_error == 0) & (self.challenger_error == 0)
+        whole: Mask = (self.incumbent_error == 0) & (self.challenger_error == 0)
+        return whole
 
     def __len__(self) -> int:
         return len(self.incumbent)

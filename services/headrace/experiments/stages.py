@@ -120,16 +120,27 @@ def moved(experiment: pb.Experiment, move: pb.Move) -> pb.Experiment:
 
 
 def policy(base: control_pb2.TrafficPolicy, experiments: Iterable[pb.Experiment]) -> control_pb2.TrafficPolicy:
-    """Who answers for a model, and what is compared: what was set (`base`), and what its experiments make of that.
-
-    A primary that `base` leaves open is the incumbent from the first shadow on: a challenger's higher number must not
-    put it in charge. An experiment that is over is asked once more, for the policy it leaves behind.
-    """
+    """Who answers for a model, and what is compared: what was set (`base`), and what its experiments make of that."""
     found = control_pb2.TrafficPolicy()
     found.CopyFrom(base)
     for experiment in sorted(experiments, key=_weight):
         if experiment.stage != pb.STAGE_DRAFT:
             _apply(found, experiment)
+    return found
+
+
+def base_after(base: control_pb2.TrafficPolicy, experiment: pb.Experiment) -> control_pb2.TrafficPolicy:
+    """What a move leaves behind as set, whatever becomes of its experiment.
+
+    A primary that was left open is the incumbent from then on: a challenger's higher number must not put it in
+    charge, now or after a rollback.
+    """
+    if experiment.stage in OVER:
+        return policy(base, [experiment])
+    found = control_pb2.TrafficPolicy()
+    found.CopyFrom(base)
+    if experiment.stage in LIVE:
+        found.primary_version = base.primary_version or experiment.incumbent
     return found
 
 

@@ -16,7 +16,9 @@ from tests import experiments
 from headrace.control.discovery import Version
 from headrace.control.ledger import Ledger
 from headrace.control.schema import VERSION
-from headrace.control.trials import Reason, Trials
+from headrace.control.timeline import Timeline
+from headrace.control.traffic import Reason
+from headrace.control.trials import Trials
 from headrace.errors import InvalidInference, NotServing, StartupError, UnknownExperiment
 from headrace.testing.clock import FakeClock
 from headrace.v1 import control_pb2
@@ -168,7 +170,8 @@ def test_a_control_that_is_killed_while_it_records_loses_nothing_it_acknowledged
     (counted,) = rows[0]
     assert counted in (acknowledged[-1], acknowledged[-1] + 1)  # the last one may have died before it could say so
     assert (figures.pairs, figures.sampled, dict(figures.drops)) == (100 * counted, 101 * counted, {"load": counted})
-    assert (figures.pending, kept) == (0, min(1000, 100 * counted))
+    assert figures.pending == 0
+    assert kept == 100 * counted if counted <= 10 else 400 < kept <= 1000
 
 
 def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -191,11 +194,11 @@ def test_what_is_no_ledger_or_anothers_is_said_before_anything_starts(tmp_path: 
     folder.mkdir()
     ledger = Ledger(own)
 
-    with pytest.raises(StartupError, match="garbage.db: file is not a database"):
+    with pytest.raises(StartupError, match=r"garbage\.db: file is not a database"):
         Ledger(garbage)
     with pytest.raises(StartupError, match="unable to open database file"):
         Ledger(folder)
-    with pytest.raises(StartupError, match="own.db is kept by another control"):
+    with pytest.raises(StartupError, match=r"own\.db is kept by another control"):
         Ledger(own)
     ledger.close()
     Ledger(own).close()
@@ -206,10 +209,11 @@ def fill(book: Book) -> int:
     for sequence in range(1, 10_000):
         try:
             book.record(experiments.message(sequence, 200))
-        except NotServing as error:
-            assert "the ledger can't be used now: database or disk is full" in str(error)
-            return sequence - 1
-    raise AssertionError("the disk is never full")
+        except NotServing:
+            break
+    with pytest.raises(NotServing, match="the ledger can't be used now: database or disk is full"):
+        book.record(experiments.message(sequence, 200))
+    return sequence - 1
 
 
 def test_a_full_disk_refuses_pairs_whole_and_they_are_counted_later(tmp_path: Path) -> None:
@@ -242,7 +246,7 @@ def test_a_rollback_is_in_force_though_the_disk_is_full_and_written_when_it_is_n
         except NotServing:
             break
 
-    with pytest.raises(NotServing, match="'e' is rolled back, and forgotten if control restarts now: .* disk is full"):
+    with pytest.raises(NotServing, match=r"'e' is rolled back, and forgotten if control restarts now: .* disk is full"):
         book.trials.roll_back("e", Reason("ann", "it is slow"))
     assert book.trials.find("e").stage == pb.STAGE_ROLLED_BACK
     assert book.trials.policy("m").primary_version == "1"
@@ -258,8 +262,8 @@ def test_a_rollback_is_in_force_though_the_disk_is_full_and_written_when_it_is_n
     again.ledger.close()
 
 
-def test_the_sample_is_uniform_and_bounded(tmp_path: Path) -> None:
-    """Of 40,000 pairs 1,000 are kept; each tenth of them in time has its share, within four deviations."""
+def test_the_sample_is_uniform_and_bounded() -> None:
+    """Of 40,000 pairs 1,000 at most are kept; each tenth of them in time has its share, within four deviations."""
     book = Book(":memory:")
     book.begin()
     for sequence in range(1, 41):
@@ -268,8 +272,9 @@ def test_the_sample_is_uniform_and_bounded(tmp_path: Path) -> None:
     kept = [int(event_id.split("-")[0]) for (event_id,) in book.ledger.rows("SELECT event_id FROM pairs")]
     tenths = np.bincount((np.array(kept) - 1) // 4, minlength=10)
 
-    assert len(kept) == 1000
-    assert np.all(np.abs(tenths - 100) < 4 * np.sqrt(1000 * 0.1 * 0.9))
+    assert 500 * 0.8 < len(kept) <= 1000
+    mean = len(kept) / 10
+    assert np.all(np.abs(tenths - mean) < 4 * np.sqrt(mean * 0.9))
 
 
 def test_the_worst_are_those_that_flip_then_those_that_differ_most(book: Book) -> None:
@@ -384,18 +389,22 @@ def test_old_outcomes_and_pairs_are_forgotten(book: Book) -> None:
 
 
 def test_the_timeline_has_a_point_in_ten_seconds_and_is_thinned(book: Book) -> None:
-    for i in range(3000):
+    for i in range(8):
         book.clock.advance(5)
-        if i < 4:
-            book.record(experiments.message(i + 1, 100, flips=1))
+        book.record(experiments.message(i + 1, 100, flips=1))
         book.trials.look("e", VERSIONS)
+    assert [point.flips.trials for point in book.trials.report("e").timeline] == [100, 300, 500, 700]
+    line = Timeline(book.ledger, "e")
+    for i in range(3000):
+        line.mark(pb.Figures(), pb.STAGE_SHADOW, experiments.NOW_US + (60 + 10 * i) * 1_000_000, moved=i == 1)
 
     points = book.trials.report("e").timeline
 
     assert 720 <= len(points) < 1440
+    assert experiments.NOW_US + 70_000_000 in {point.at.ToMicroseconds() for point in points}  # a move stays
     moments = [point.at.ToMicroseconds() for point in points]
     assert moments == sorted(moments)
-    assert (points[-1].flips.events, points[-1].flips.trials, points[-1].stage) == (4, 400, pb.STAGE_SHADOW)
+    assert points[-1].stage == pb.STAGE_SHADOW
 
 
 def declared(primary: str) -> list[control_pb2.TrafficPolicy]:

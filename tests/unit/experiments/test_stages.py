@@ -59,6 +59,13 @@ def test_a_draft_changes_nothing_and_a_shadow_pins_the_incumbent() -> None:
     assert (first.experiment_id, first.timeout_ms, first.max_in_flight_rows, first.output) == ("e", 700, 64, "score")
 
 
+def test_what_was_left_open_stays_with_the_incumbent_and_a_finished_challenger_stays() -> None:
+    after = [stages.base_after(base(), experiment(stage=stage)).primary_version for stage in (*stages.ORDER, 6)]
+
+    assert after == ["", "1", "1", "1", "2", "1"]
+    assert stages.base_after(base("3"), experiment(stage=pb.STAGE_SHADOW)) == base("3")
+
+
 def test_a_noise_floor_that_nobody_asked_for_is_not_measured() -> None:
     one = experiment(stage=pb.STAGE_SHADOW)
     one.plan.noise_share = 0
@@ -81,12 +88,12 @@ def test_a_new_primary_is_compared_with_the_old_one_until_it_is_finished() -> No
     assert (finished.primary_version, compared(finished)) == ("2", [])
 
 
-def test_a_rollback_takes_the_challengers_canary_away_and_leaves_anothers() -> None:
+def test_a_rollback_takes_the_challengers_canary_away_and_leaves_foreign() -> None:
     back = [experiment(stage=pb.STAGE_ROLLED_BACK)]
-    own, anothers = control_pb2.Canary(version="2", share=0.1), control_pb2.Canary(version="3", share=0.1)
+    own, foreign = control_pb2.Canary(version="2", share=0.1), control_pb2.Canary(version="3", share=0.1)
 
     assert stages.policy(base("", own), back) == base("1")
-    assert stages.policy(base("", anothers), back) == base("1", anothers)
+    assert stages.policy(base("", foreign), back) == base("1", foreign)
 
 
 def test_several_are_compared_at_once_and_the_one_ahead_decides() -> None:
@@ -176,8 +183,7 @@ class Way(RuleBasedStateMachine):
 
     def put(self, after: pb.Experiment) -> None:
         self.all[after.id] = after
-        if after.stage in stages.OVER:
-            self.base = stages.policy(self.base, [after])
+        self.base = stages.base_after(self.base, after)
 
     @rule(versions=st.permutations("1234"))
     def draft(self, versions: list[str]) -> None:
@@ -232,5 +238,5 @@ class Way(RuleBasedStateMachine):
         assert stages.policy(self.base, self.live()) == stages.policy(self.base, reversed(self.live()))
 
 
-Way.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+Way.TestCase.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
 TestWay = Way.TestCase
