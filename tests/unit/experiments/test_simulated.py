@@ -6,17 +6,17 @@ does the same through the counting of real messages.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from tests.pairs import columns, counts, experiment, figures, jittered
 
 from headrace.experiments import gates
 from headrace.experiments.comparison import Comparison
 from headrace.experiments.gates import DEFAULTS, DEMO
 from headrace.v1 import experiments_pb2 as pb
-from tests.pairs import columns, counts, experiment, figures, jittered
 
 EVERY = 500
 ALPHA = DEFAULTS.alpha
@@ -25,7 +25,7 @@ Counts = npt.NDArray[np.int64]
 pytestmark = pytest.mark.slow
 
 
-@lru_cache(maxsize=None)
+@cache
 def judged(pairs: int, flips: int, noise_flips: int, errors: int) -> int:
     """The demo profile: whoever gets past it gets past the longer one's flips sooner."""
     found = gates.judge(
