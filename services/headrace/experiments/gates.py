@@ -8,8 +8,8 @@ FAIL, the whole interval is beyond it; WAIT, it lies across. Called at every loo
 - *Promoted wrongly.* A challenger that is beyond a limit has to get past the gate of that limit, whichever others it
   passes. So each gate passes at alpha; nothing is shared between them. A reference that is itself estimated
   (`_Alpha.reference`) takes a tenth of it, the challenger's interval the rest.
-- *Rejected wrongly.* A good challenger can be unlucky at any guardrail, so they share alpha: half of it is for flips, in
-  equal parts for the thresholds, a quarter for errors, a quarter for late answers. Three quarters of each part are for
+- *Rejected wrongly.* A good challenger can be unlucky at any guardrail, so they share alpha: half of it is for flips,
+  in equal parts for the thresholds, a quarter for errors, a quarter for late answers. Three quarters of each are for
   the pairs of the whole experiment, the last for the pairs since the last move, over as many moves as there are: a
   challenger that breaks in its canary must not hide behind a good past.
 
