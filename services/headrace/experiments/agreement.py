@@ -25,6 +25,7 @@ LEAST_RANKED: Final = 100
 SAMPLE: Final = 1_000
 """Pairs that ranks are taken of: a correlation r is off by about (1 - r²)/30."""
 BINS: Final = 10
+MOST: Final = 1e15
 RANKS: Final = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
 EDGES: Final[Floats] = np.concatenate([-(10.0 ** np.arange(4, -7, -0.5)), 10.0 ** np.arange(-6, 4.5, 0.5)])
 """Of the histogram that is shown; what is further out counts in the first or the last."""
@@ -112,14 +113,16 @@ class Agreement:
         return float(np.corrcoef(incumbent, challenger)[0, 1])
 
     def _keep(self, new: npt.NDArray[Any]) -> None:
+        if len(self._sample) == SAMPLE:  # most of what comes now has no place in it, and is not worth sorting
+            new = new[new["key"] <= self._sample["key"][-1]]
         both = np.concatenate([self._sample, new])
         self._sample = np.sort(both, order=list(_KEPT.names or ()), kind="stable")[:SAMPLE]
 
 
 def delta(incumbent: Floats, challenger: Floats) -> Floats:
-    """Challenger's value less incumbent's; finite, however large they are."""
+    """Challenger's value less incumbent's, cut at `MOST` to either side: sums of them stay finite."""
     with np.errstate(over="ignore"):
-        found: Floats = np.nan_to_num(challenger - incumbent)
+        found: Floats = np.clip(challenger - incumbent, -MOST, MOST)
     return found
 
 

@@ -68,8 +68,10 @@ class FlipCounts:
         flips = self._flips(rows)[:, :, whole]
         thousandths = rows.thousandths[whole]
         currencies = [rows.currency[i] for i in whole]
-        for name in sorted(set(currencies)):
-            of = np.array([currency == name for currency in currencies])
+        place = {name: at for at, name in enumerate(sorted(set(currencies)))}
+        places = np.array([place[currency] for currency in currencies])
+        for name, each in place.items():
+            of = places == each
             at = self._currency(name)
             at.pairs += int(of.sum())
             at.thousandths += int(thousandths[of].sum())

@@ -8,10 +8,10 @@ FAIL, the whole interval is beyond it; WAIT, it lies across. Called at every loo
 - *Promoted wrongly.* A challenger that is beyond a limit has to get past the gate of that limit, whichever others it
   passes. So each gate passes at alpha; nothing is shared between them. A reference that is itself estimated
   (`_Alpha.reference`) takes a tenth of it, the challenger's interval the rest.
-- *Rejected wrongly.* A good challenger can be unlucky at any guardrail, so they share alpha: a flip rate for each
-  threshold, errors, late answers; m in all. Half of each share is for the pairs of the whole experiment, half for the
-  pairs since the last move, over as many moves as there are: a challenger that breaks in its canary must not hide
-  behind a good past.
+- *Rejected wrongly.* A good challenger can be unlucky at any guardrail, so they share alpha: half of it is for flips,
+  in equal parts for the thresholds, a quarter for errors, a quarter for late answers. Three quarters of each are for
+  the pairs of the whole experiment, the last for the pairs since the last move, over as many moves as there are: a
+  challenger that breaks in its canary must not hide behind a good past.
 
 **What the noise floor excuses.** The limit of flips is max(max_flip_rate, max_noise_ratio x noise rate), and the noise
 rate is estimated from a tenth of the pairs. To PASS, an excuse must be proven: the lower end of the noise's interval
@@ -21,7 +21,7 @@ beyond both max_noise_ratio x the lower and 1 x the upper end of the noise's int
 alpha would be the rigorous choice, and a guardrail that never closes: at 1,000 pairs of noise without a flip it is
 still half a per cent, and three times that excuses 1.5. So for an incumbent that flips against itself more often than
 max_flip_rate, alpha is not proven. Simulated at 0.75 to 3 per cent, a challenger that is the incumbent is failed at
-some look in 2 to 6 of 100 experiments.
+some look in 2 to 7 of 100 experiments of 20,000 pairs.
 
 Errors likewise: the allowance is the incumbent's rate on the same pairs or, where that is higher, as its own shadow,
 whose copies wait as long as the challenger's do. Labels (a bootstrap), PSI and the time of batches have no such
@@ -40,6 +40,12 @@ from headrace.v1 import experiments_pb2 as pb
 
 __all__ = ["DEFAULTS", "DEMO", "breached", "filled", "judge", "verdict"]
 
+FLIPS: Final = 0.5
+ERRORS: Final = 0.25
+LATE: Final = 0.25
+"""Parts of alpha that the guardrails have for failing."""
+WHOLE: Final = 0.75
+"""Of each part, for the pairs of the whole experiment."""
 EVEN_ODDS: Final = 0.5
 LEAST_AVERAGE_PRECISION_GAIN: Final = -0.005
 LEAST_RECALL_GAIN: Final = -0.01
@@ -103,10 +109,6 @@ class _Alpha:
     challenger: float
     """Of a gate that passes, beside a reference."""
     reference: float
-    breach: float
-    """Of one guardrail that fails, by the pairs of the whole experiment."""
-    breach_since_move: float
-    """The same by the pairs since the last move."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +123,16 @@ class _Case:
     @property
     def alpha(self) -> _Alpha:
         alpha = self.limits.alpha
-        half = alpha / (len(self.figures.flips) + 2) / 2
-        moves = len(self.experiment.plan.canary_shares) + 1
-        return _Alpha(alpha, 0.9 * alpha, 0.1 * alpha, half, half / moves)
+        return _Alpha(alpha, 0.9 * alpha, 0.1 * alpha)
 
-    @property
-    def looks(self) -> list[tuple[pb.Figures, float, str]]:
-        """What a guardrail is held against: figures, alpha, words."""
-        whole = (self.figures, self.alpha.breach, "")
+    def looks(self, part: float) -> list[tuple[pb.Figures, float, str]]:
+        """What a guardrail with a part of alpha is held against: figures, alpha, words."""
+        alpha = part * self.alpha.whole
+        whole = (self.figures, WHOLE * alpha, "")
         if self.experiment.stage == pb.STAGE_SHADOW or self.stage_figures is self.figures:
             return [whole]
-        return [whole, (self.stage_figures, self.alpha.breach_since_move, " since the last move")]
+        moves = len(self.experiment.plan.canary_shares) + 1
+        return [whole, (self.stage_figures, (1 - WHOLE) / moves * alpha, " since the last move")]
 
 
 def _pairs(case: _Case) -> pb.Gate:
@@ -191,7 +192,7 @@ def _flips_at(case: _Case, at: int) -> pb.Gate:
         passed=_ends(case.figures.flips[at].rate, alpha.challenger)[1] <= max(limits.max_flip_rate, proven),
         breaches=[
             (_ends(of.flips[at].rate, alpha)[0], max(limits.max_flip_rate, limits.max_noise_ratio * low, high), words)
-            for of, alpha, words in case.looks
+            for of, alpha, words in case.looks(FLIPS / len(case.figures.flips))
         ],
         shown=case.figures.flips[at].rate,
     )
@@ -214,7 +215,7 @@ def _errors(case: _Case) -> pb.Gate:
                 max(_ends(of.incumbent_errors, alpha / 2)[1], likely) + excess,
                 words,
             )
-            for of, alpha, words in case.looks
+            for of, alpha, words in case.looks(ERRORS)
         ],
         shown=case.figures.challenger_errors,
     )
@@ -228,7 +229,7 @@ def _late(case: _Case) -> pb.Gate:
         "late",
         limit=limit,
         passed=_ends(late, case.alpha.whole)[1] <= limit,
-        breaches=[(_ends(late, case.alpha.breach)[0], limit, "")],
+        breaches=[(_ends(late, LATE * case.alpha.whole)[0], limit, "")],
         shown=late,
     )
 

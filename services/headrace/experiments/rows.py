@@ -112,8 +112,9 @@ def _keys(columns: pb.PairColumns, incumbent: Floats, challenger: Floats) -> npt
     key = _mixed(incumbent.view(np.uint64)) ^ challenger.view(np.uint64)
     if columns.at_us:
         key = _mixed(key) ^ np.fromiter(columns.at_us, np.uint64, n)
-    for half in np.frombuffer(columns.trace_ids, np.uint64).reshape(-1, 2).T:
-        key = _mixed(key) ^ half
+    if columns.trace_ids:
+        for half in np.frombuffer(columns.trace_ids, np.uint64).reshape(n, 2).T:
+            key = _mixed(key) ^ half
     return _mixed(key)
 
 
