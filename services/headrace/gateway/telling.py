@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 TELL_S: Final = 0.25
 TIMEOUT_S: Final = 5.0
 BACKOFF_S: Final = 1.0
-MAX_ROWS: Final = 50_000
-"""Pairs of one comparison that wait for control: some ten megabytes, and a minute at eight hundred a second."""
+MAX_ROWS: Final = 20_000
+"""Pairs of one comparison that wait for control: a few megabytes, and twenty seconds at a thousand a second."""
 REFUSED: Final = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT})
 """Control will not have these, however often they are sent."""
 
