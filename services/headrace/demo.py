@@ -26,6 +26,7 @@ from tritonclient.utils import InferenceServerException
 from headrace import demo_traffic
 from headrace.cluster import Cluster
 from headrace.config import Settings
+from headrace.demo_traffic import MODEL
 from headrace.telemetry import reading, waterfall
 from headrace_models import wire
 from headrace_models.history import Timeline
@@ -73,7 +74,7 @@ async def run(settings: Settings) -> None:
 def settings_of_the_demo(settings: Settings) -> Settings:
     """Quiet, with traces of its own, and without the models it does not ask: each would take a core's time to start."""
     telemetry = settings.telemetry.model_copy(update={"trace_dir": TRACES, "log_level": "ERROR"})
-    return settings.model_copy(update={"telemetry": telemetry, "only": (demo_traffic.MODEL,)})
+    return settings.model_copy(update={"telemetry": telemetry, "only": (MODEL,)})
 
 
 def simulate_day() -> Day:
@@ -117,7 +118,7 @@ async def _score_until(
             return
         asked = time.perf_counter()
         try:
-            result = await client.infer(demo_traffic.MODEL, inputs, client_timeout=TIMEOUT_S)
+            result = await client.infer(MODEL, inputs, client_timeout=TIMEOUT_S)
         except InferenceServerException:
             day.errors += 1
             continue

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +26,7 @@ from headrace.config import Settings
 from headrace.demo_stream import Stream
 from headrace.demo_traffic import MODEL
 from headrace.errors import StartupError
-from headrace.experiments import page, tables
+from headrace.experiments import gates, page, tables
 from headrace.serving import weights
 from headrace.v1 import experiments_pb2 as pb
 from headrace.v1 import experiments_pb2_grpc
@@ -46,18 +45,8 @@ OUTCOMES_AT_ONCE: Final = 10_000
 
 
 def plan() -> pb.Plan:
-    """How both are run: seconds of traffic stand for days.
-
-    Three versions share the few cores of one machine, so what a batch takes and who is late says more about the machine
-    than about a version: those two gates are wider than the default. What decides is as strict as in production.
-    """
-    return pb.Plan(
-        output="score",
-        thresholds=[75],
-        canary_shares=[0.05, 0.25, 1],
-        automatic=True,
-        gates=pb.Gates(min_pairs=5_000, min_hours=0, min_canary_pairs=300, max_batch_time_ratio=1.5, max_late_rate=0.2),
-    )
+    """How both are run: the demo's limits, and a canary whose first step is large enough for seconds of traffic."""
+    return pb.Plan(output="score", thresholds=[75], canary_shares=[0.1, 0.5, 1], automatic=True, gates=gates.DEMO)
 
 
 async def run(settings: Settings, rate: float) -> bool:
@@ -65,28 +54,35 @@ async def run(settings: Settings, rate: float) -> bool:
     console = Console()
     shutil.rmtree(PAGES, ignore_errors=True)
     PAGES.mkdir(parents=True)
-    with tempfile.TemporaryDirectory(prefix="headrace-demo-") as folder:
-        settings = settings_of_the_demo(settings, Path(folder))
-        with console.status("simulating payments, starting a cluster with three versions of fraud-tx"):
-            simulated = asyncio.create_task(asyncio.to_thread(Stream.simulate))
-            cluster = await Cluster(settings).__aenter__()
-        try:
-            stream = await simulated
-            async with aio.insecure_channel(cluster.control_address) as channel:
-                story = Story(experiments_pb2_grpc.ExperimentServiceStub(channel), stream, console)
-                return await _tell(story, cluster.address, rate)
-        finally:
-            with console.status("draining"):
-                await cluster.stop()
+    settings = settings_of_the_demo(settings)
+    with console.status("simulating payments, starting a cluster with three versions of fraud-tx"):
+        simulated = asyncio.create_task(asyncio.to_thread(Stream.simulate))
+        cluster = await Cluster(settings).__aenter__()
+    try:
+        stream = await simulated
+        async with aio.insecure_channel(cluster.control_address) as channel:
+            story = Story(experiments_pb2_grpc.ExperimentServiceStub(channel), stream, console)
+            return await _tell(story, cluster.address, rate)
+    finally:
+        with console.status("draining"):
+            await cluster.stop()
 
 
-def settings_of_the_demo(settings: Settings, folder: Path) -> Settings:  # noqa: ARG001  for control's ledger
-    """Quiet, fraud-tx alone with its challengers, traces of its own; `folder` is for what must not outlive the demo."""
+def settings_of_the_demo(settings: Settings) -> Settings:
+    """Quiet, fraud-tx alone with its challengers, with traces and a ledger that are nobody else's.
+
+    Raises: StartupError where the challengers are not.
+    """
     challengers = weights.shipped_models().parent / "challengers"
     if not challengers.is_dir():
         raise StartupError(f"{challengers}: not there; the challengers come with a checkout of the repository")
-    telemetry = settings.telemetry.model_copy(update={"trace_dir": TRACES, "log_level": "ERROR"})
-    return settings.model_copy(update={"telemetry": telemetry, "only": (MODEL,), "model_dirs": (challengers,)})
+    changed = {
+        "telemetry": settings.telemetry.model_copy(update={"trace_dir": TRACES, "log_level": "ERROR"}),
+        "control": settings.control.model_copy(update={"ledger": Path(":memory:")}),
+        "only": (MODEL,),
+        "model_dirs": (challengers,),
+    }
+    return settings.model_copy(update=changed)
 
 
 async def _tell(story: Story, address: str, rate: float) -> bool:
