@@ -166,6 +166,19 @@ def demo(engine: EngineOption = None, config_file: ConfigOption = None) -> None:
     asyncio.run(run(settings))
 
 
+@app.command("demo-shadow")
+def demo_shadow(
+    engine: EngineOption = None,
+    config_file: ConfigOption = None,
+    rate: Annotated[float, typer.Option(min=1, help="Payments a second, at most.")] = 200,
+) -> None:
+    """Compare two challengers of fraud-tx on simulated traffic: one takes over, one is refused. Exit code 1 if not."""
+    from headrace.demo_shadow import run  # noqa: PLC0415
+
+    settings = config.load(config_file, engine=engine, gateway__port=0, control__port=0, gateway__metrics_port=0)
+    sys.exit(0 if asyncio.run(run(settings, rate)) else 1)
+
+
 @app.command()
 def score(
     file: Annotated[Path, typer.Argument(help="JSON lines: a payment with its histories on each. - reads stdin.")],
