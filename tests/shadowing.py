@@ -69,7 +69,9 @@ def right(key: int) -> float:
     return float(1 + key % 5 + key)
 
 
-async def ask(gateway: Gateway, keys: range, version: str = "", **parameters: str | float) -> Counter[str]:
+async def ask(
+    gateway: Gateway, keys: range, version: str = "", timeout_s: float = 5, **parameters: str | float
+) -> Counter[str]:
     """Ask once for each key, all at once: how often each version gave the right answer, and what went wrong."""
     found: Counter[str] = Counter()
 
@@ -77,7 +79,7 @@ async def ask(gateway: Gateway, keys: range, version: str = "", **parameters: st
         message = question(key, **{"entity": f"card-{key}", **parameters})
         message.model_version = version
         try:
-            answer = await stub.ModelInfer(message, timeout=5)
+            answer = await stub.ModelInfer(message, timeout=timeout_s)
         except aio.AioRpcError as error:
             found[error.code().name] += 1
             return

@@ -233,6 +233,28 @@ def test_a_canary_without_a_replica_leaves_its_entities_to_the_primary(run: Run,
     assert away == 20
 
 
+def test_a_challenger_in_charge_that_is_lost_is_blamed_for_every_request(run: Run, tmp_path: Path) -> None:
+    """Its guardrail must see what callers see, also when there is no replica left to fail."""
+
+    async def main() -> tuple[Counter[str], Sums]:
+        async with replica("1") as one, replica("2") as two:
+            batching = {"echo": {"batching": {"default_timeout_ms": 300}}}
+            async with running(tmp_path, [one, two], policy(shadow(), primary="2"), models=batching) as found:
+                gateway, control = found
+                await two.stop()
+                await control.say([one.registration])
+                await until(lambda: not next(iter(gateway.models)).lanes["2"].ready)
+                answers = await ask(gateway, range(20), timeout_s=0.5)
+                await until(lambda: len(Sums(control).pairs) == 20)
+                return answers, Sums(control)
+
+    answers, sums = run(main())
+
+    assert not answers["1"] + answers["2"]
+    assert sums.errors == {"LOST": 20}
+    assert sums.whole
+
+
 def test_pairs_wait_while_control_does_not_take_them_and_keep_their_number(run: Run, tmp_path: Path) -> None:
     async def main() -> tuple[list[int], list[int], Sums]:
         async with replica("1") as one, replica("2") as two:

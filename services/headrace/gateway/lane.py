@@ -41,6 +41,8 @@ ROW_ERRORS: Final[dict[int, tuple[type[HeadraceError], str]]] = {
 SETTLE_EARLY_S: Final = 0.001
 """A rider's timer ends this long before its caller's: the caller hears why from us, not from its own clock."""
 HANDFUL: Final = 8
+CLOCKS_SHARE: Final = 0.9
+"""Of its time: whoever leaves later was told to by its own clock, which began earlier than ours."""
 TIMER_STEP_S: Final = 0.001
 """uvloop's timers count milliseconds, and may ring by that much too early."""
 
@@ -100,9 +102,7 @@ class Lane:
     def strained(self) -> bool:
         """More waits for it than it has at its replicas: one turn of them will not do. A handful always goes soon."""
         waiting, running = self.queue.rows, self.dispatcher.rows
-        if waiting <= HANDFUL:
-            return False
-        return waiting > running if running else not self.ready
+        return waiting > max(running, HANDFUL) and running > 0
 
     def foresee(self, deadline: float, priority: int) -> float:
         """Seconds that the replicas will be busy with what goes before one who comes now. Asked before any decoding.
@@ -139,7 +139,8 @@ class Lane:
         try:
             await done
         except asyncio.CancelledError:
-            rider.settle(Cancelled("the caller went away"))
+            rider.settle(self._left(rider))
+            self._offer(rider)
             raise
         finally:
             if rider.alarm is not None:
@@ -148,16 +149,24 @@ class Lane:
         if rider.ends is not None:
             self._learn_of_telling(*rider.ends)
         assert rider.outcome is not None, "This is a bug."
-        if self.copying and inference.compared:
-            self._offer(rider)
+        self._offer(rider)
         if isinstance(rider.outcome, Answer):
             return rider.outcome
         raise rider.outcome
 
+    def _left(self, rider: Rider) -> HeadraceError:
+        """Why a caller has gone: one that leaves at the end of its time has not changed its mind, its clock was first."""
+        given_s = rider.inference.deadline - rider.queued_at
+        if self._clock.now() - rider.queued_at >= CLOCKS_SHARE * given_s:
+            return DeadlinePassed("Request timeout expired")
+        return Cancelled("the caller went away")
+
     def _offer(self, rider: Rider) -> None:
-        assert rider.outcome is not None, "This is a bug."
-        for one in self.copying:
-            one.offer(rider.inference, rider.record, rider.outcome)
+        """Let whoever compares look at it."""
+        if self.copying and rider.inference.compared:
+            assert rider.outcome is not None, "This is a bug."
+            for one in self.copying:
+                one.offer(rider.inference, rider.record, rider.outcome)
 
     def _rider(self, inference: Inference, record: RpcRecord, wake: Callable[[], None]) -> Rider:
         level = self.queue.level_of(inference.priority)

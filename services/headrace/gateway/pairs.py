@@ -16,7 +16,15 @@ from headrace.core.inference import UNKNOWN, Answer, Inference
 from headrace.core.records import RpcRecord
 from headrace.core.routing import entity_hash
 from headrace.core.tensors import ModelSpec
-from headrace.errors import BackendLost, BrokenContract, DeadlinePassed, HeadraceError, ModelFailed, Overloaded
+from headrace.errors import (
+    BackendLost,
+    BrokenContract,
+    DeadlinePassed,
+    HeadraceError,
+    ModelFailed,
+    NotServing,
+    Overloaded,
+)
 from headrace.v1 import experiments_pb2
 
 MAX_US: Final = 2**32 - 1
@@ -26,6 +34,7 @@ ERRORS: Final[dict[type[HeadraceError], experiments_pb2.PairError]] = {
     ModelFailed: experiments_pb2.PAIR_ERROR_FAILED,
     DeadlinePassed: experiments_pb2.PAIR_ERROR_TIMEOUT,
     BackendLost: experiments_pb2.PAIR_ERROR_LOST,
+    NotServing: experiments_pb2.PAIR_ERROR_LOST,
     BrokenContract: experiments_pb2.PAIR_ERROR_GARBAGE,
 }
 """What a version may be blamed for. Everything else is its caller's or the gateway's own doing."""

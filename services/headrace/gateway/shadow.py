@@ -12,6 +12,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from headrace.core.adapting import adapted
@@ -100,6 +101,7 @@ class ShadowLane:
         self._waiting: deque[Copy] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
+        self._closed = False
         self.dispatcher = ShadowDispatcher(
             around.gateway_id, around.clock, self._cost, around.pressure, self._look_soon, self._look_soon
         )
@@ -118,7 +120,7 @@ class ShadowLane:
 
     def offer(self, inference: Inference, record: RpcRecord, outcome: Answer | HeadraceError) -> None:
         """Take a copy of a request that is over, if the draw and the load allow it."""
-        if random.random() >= self.shadow.share:
+        if self._closed or random.random() >= self.shadow.share:
             return
         try:
             answered = Side.answered(outcome, inference.spec, self.shadow.output, record, self._clock.now_ns())
@@ -213,7 +215,7 @@ class ShadowLane:
         flight = self.dispatcher.book(batch)
         task = asyncio.get_running_loop().create_task(self._run(copies, batch, flight), name=f"shadow-{batch.rows}")
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(partial(self._over, copies, batch))
 
     def _held_up(self) -> bool:
         """Payments need what this would take: the loop, or the replicas."""
@@ -255,7 +257,7 @@ class ShadowLane:
         return record
 
     async def _run(self, copies: list[Copy], batch: Batch, flight: Flight) -> None:
-        """One batch there and back. Its copies become pairs, whatever comes of it and when their time is over."""
+        """One batch there and back. Its copies are settled, whatever comes of it, and when their time is over."""
         loop = asyncio.get_running_loop()
         latest_s = max(copy.rider.inference.deadline for copy in copies) - self._clock.now()
         over = loop.call_later(max(0.0, latest_s), self._fail, copies, DeadlinePassed("no answer in time"))
@@ -267,15 +269,17 @@ class ShadowLane:
                 self.dispatcher.learn(flight, batch.tokens, _round_trip_s(batch.record, answer.stamps))
         except HeadraceError as error:
             self._fail(copies, error)
-        except asyncio.CancelledError:
-            self._fail(copies, NotServing("the gateway is stopping"))
-            raise
         except Exception:  # the shadow's outer guard: nothing of it may reach a payment
             log.exception("a shadow batch was lost to an error of ours")
             self._fail(copies, BrokenContract("internal error"))
         finally:
             over.cancel()
-            self._tell(copies, batch)
+
+    def _over(self, copies: list[Copy], batch: Batch, task: asyncio.Task[None]) -> None:
+        """The task is done, perhaps cancelled before it began."""
+        self._running.discard(task)
+        self._fail(copies, NotServing("the comparison is over"))
+        self._tell(copies, batch)
 
     def _settle(self, batch: Batch, answer: replica_pb2.PackedAnswer) -> None:
         columns, row = list(answer.columns), 0
@@ -315,7 +319,8 @@ class ShadowLane:
     # Life -----------------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Drop what waits, cancel what runs."""
+        """Take no more, drop what waits, cancel what runs."""
+        self._closed = True
         if self._alarm is not None:
             self._alarm.cancel()
         while self._waiting:
