@@ -155,7 +155,7 @@ class Lane:
         raise rider.outcome
 
     def _left(self, rider: Rider) -> HeadraceError:
-        """Why a caller has gone: one that leaves at the end of its time has not changed its mind, its clock was first."""
+        """Why a caller has gone: one that leaves at the end of its time has not changed its mind."""
         given_s = rider.inference.deadline - rider.queued_at
         if self._clock.now() - rider.queued_at >= CLOCKS_SHARE * given_s:
             return DeadlinePassed("Request timeout expired")
