@@ -21,14 +21,15 @@ from headrace.errors import NotPermitted, Refused, Unauthenticated
 EVERYTHING: Final = frozenset(get_args(Permission))
 READERS: Final = frozenset({"gateway", "replica", "admin"})
 """Who may do one of these may `read` too."""
-ALTERNATIVE_NAMES: Final = "x509_subject_alternative_name"
+NAMES: Final = ("peer_uri", "peer_dns")
 COMMON_NAME: Final = "x509_common_name"
 SECURITY: Final = "transport_security_type"
 """Keys of a call's `auth_context`, with grpcio's names."""
 STRANGER: Final = "this call needs an identity: a client certificate or a bearer token that is known here"
 ALWAYS: Final = ""
-"""In what a connection remembers: who its client is whatever token its calls bear."""
-NO_TOKEN: Final = "-"
+"""In what a connection remembers: who its client is, whatever token its calls bear."""
+NOTHING: Final = "-"
+"""The same for calls without a token; no token is so short."""
 
 
 class Connection(Protocol):
@@ -109,7 +110,7 @@ class Access:
         token = _token(call)
         found: Identity | None = remembered.get(token)
         if found is None:
-            found = self._by_certificate(call) if token == NO_TOKEN else self._by_token(call, token)
+            found = self._by_certificate(call) if token == NOTHING else self._by_token(call, token)
             remembered[token] = found  # there are no more of them than callers
         return found
 
@@ -132,8 +133,9 @@ class Access:
 
 
 def certificate_names(context: Mapping[str, Iterable[bytes]]) -> list[str]:
-    """The names that a client's certificate gives it: alternative names, or the common name where it has none."""
-    return [name.decode() for name in context.get(ALTERNATIVE_NAMES) or context.get(COMMON_NAME) or ()]
+    """The URI and DNS names that a client's certificate gives it, or where it has neither its common name."""
+    names = [name for key in NAMES for name in context.get(key, ())]
+    return [name.decode() for name in names or context.get(COMMON_NAME, ())]
 
 
 def is_encrypted(context: Mapping[str, Iterable[bytes]]) -> bool:
@@ -156,11 +158,11 @@ def _all_of(may: Iterable[str]) -> frozenset[str]:
 
 
 def _token(call: Asking) -> str:
-    """The bearer token of a call, or NO_TOKEN. Raises: Unauthenticated for credentials of another kind."""
+    """The bearer token of a call, or NOTHING. Raises: Unauthenticated for credentials of another kind."""
     for name, value in call.invocation_metadata():
         if name == "authorization":
             kind, _, token = str(value).partition(" ")
-            if kind.lower() != "bearer" or len(token) <= len(NO_TOKEN):
+            if kind.lower() != "bearer" or len(token) <= len(NOTHING):
                 raise Unauthenticated(STRANGER)
             return token
-    return NO_TOKEN
+    return NOTHING

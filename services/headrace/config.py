@@ -257,7 +257,7 @@ class AccessSettings(Section):
 
     mode: Literal["auto", "open", "closed"] = "auto"
     """`auto`: callers on this machine may do everything, others must be known. `closed`: everybody must be known; for
-    machines that others use too, and behind a proxy, whose callers all look local. `open`: everybody may do everything."""
+    machines that others use too, and behind a proxy, whose callers all look local. `open`: everybody may do all."""
     callers: tuple[Caller, ...] = ()
     token_file: Path | None = None
     """The token this process bears to the others, which know it by `token_sha256`. Not needed where its certificate is
@@ -291,7 +291,9 @@ class Settings(Section):
     def _certificates_can_be_checked(self) -> Self:
         known = next((caller for caller in self.access.callers if caller.certificate), None)
         if known is not None and (self.tls.authorities is None or self.tls.certificate is None):
-            raise ValueError(f"caller '{known.name}' is known by a certificate: that needs tls.certificate and .authorities")
+            raise ValueError(
+                f"caller '{known.name}' is known by a certificate: that needs tls.certificate and .authorities"
+            )
         return self
 
     def model(self, name: str) -> ModelSettings:

@@ -9,19 +9,21 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import grpc
-from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from headrace.channel import SERVER_OPTIONS
+from headrace import doors
 from headrace.config import Settings
 from headrace.control.discovery import Directory
 from headrace.core.clock import MonotonicClock
 from headrace.errors import HeadraceError, StartupError
+from headrace.rpc.call import Call
+from headrace.rpc.server import Server
 from headrace.v1 import control_pb2, control_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,9 @@ class ControlServer(control_pb2_grpc.ControlServicer):
         self._epoch = secrets.token_hex(8)
         self._changed = asyncio.Condition()
         self._health = HealthServicer()
-        self._server = aio.server(options=SERVER_OPTIONS)
+        self._doors = doors.of(settings)
+        self._access = self._doors.access
+        self._server = Server()
         self._expiry: asyncio.Task[None] | None = None
         self.port = 0
 
@@ -57,10 +61,11 @@ class ControlServer(control_pb2_grpc.ControlServicer):
         """Open the port. Raises: StartupError when it is taken."""
         control_pb2_grpc.add_ControlServicer_to_server(self, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(("headrace.v1.Control", reflection.SERVICE_NAME), self._server)
+        reflector = ReflectionServicer(("headrace.v1.Control", reflection.SERVICE_NAME))
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflector, self._server)
         try:
-            self.port = self._server.add_insecure_port(f"{self._settings.host}:{self._settings.port}")
-        except RuntimeError as error:
+            self.port = self._doors.open(self._server, f"{self._settings.host}:{self._settings.port}")
+        except OSError as error:
             raise StartupError(f"control: port {self._settings.port} is taken") from error
         await self._server.start()
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -84,8 +89,9 @@ class ControlServer(control_pb2_grpc.ControlServicer):
             await self._tell()
 
     async def Register(
-        self, messages: AsyncIterator[control_pb2.Registration], rpc: aio.ServicerContext[Any, Any]
+        self, messages: AsyncIterator[control_pb2.Registration], rpc: Call
     ) -> AsyncIterator[control_pb2.Lease]:
+        await self._access.admit(rpc, "replica")
         lease = control_pb2.Lease(lease_ms=int(self._settings.lease_s * 1000))
         async for registration in messages:
             try:
@@ -96,17 +102,15 @@ class ControlServer(control_pb2_grpc.ControlServicer):
                 await self._tell()
             yield lease
 
-    async def Follow(
-        self, request: control_pb2.FollowRequest, rpc: aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[control_pb2.Snapshot]:
+    async def Follow(self, request: control_pb2.FollowRequest, rpc: Call) -> AsyncIterator[control_pb2.Snapshot]:
+        await self._access.admit(rpc, "gateway")
         while True:
             sent = self._directory.version
             yield self._directory.snapshot(self._epoch)
             await self._wait_for_change(sent)
 
-    async def Describe(
-        self, request: control_pb2.DescribeRequest, rpc: aio.ServicerContext[Any, Any]
-    ) -> control_pb2.Snapshot:
+    async def Describe(self, request: control_pb2.DescribeRequest, rpc: Call) -> control_pb2.Snapshot:
+        await self._access.admit(rpc, "read")
         return self._directory.snapshot(self._epoch)
 
     async def _wait_for_change(self, sent: int) -> None:

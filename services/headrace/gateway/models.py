@@ -17,6 +17,7 @@ from headrace.core.routing import parse_version, primary
 from headrace.core.tensors import Axis, ModelSpec, Signal, TensorSpec
 from headrace.errors import NotReady, NotServing, UnknownModel
 from headrace.gateway.lane import Lane
+from headrace.gateway.link import Sender
 from headrace.gateway.pressure import Pressure
 from headrace.v1 import control_pb2
 
@@ -54,14 +55,14 @@ class Models:
     def __init__(
         self,
         settings: Settings,
-        gateway_id: str,
+        sender: Sender,
         clock: Clock,
         pressure: Pressure,
         on_batch: Callable[[BatchRecord], None],
         on_closed: Callable[[str, str], None],
     ) -> None:
         self._settings = settings
-        self._gateway_id = gateway_id
+        self._sender = sender
         self._clock = clock
         self._pressure = pressure
         self._on_batch = on_batch
@@ -142,7 +143,7 @@ class Models:
         if version not in model.lanes:
             batching = self._settings.model(name).batching
             model.lanes[version] = Lane(
-                _spec(spec), batching, self._gateway_id, self._clock, self._pressure, self._on_batch
+                _spec(spec), batching, self._sender, self._clock, self._pressure, self._on_batch
             )
 
 
