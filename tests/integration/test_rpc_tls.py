@@ -36,8 +36,12 @@ def authority(tmp_path: Path) -> Authority:
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def on_each_loop(request: pytest.FixtureRequest) -> Run:
     def bounded(coroutine: Any, timeout_s: float = 60) -> Any:
+        async def main() -> Any:
+            async with asyncio.timeout(timeout_s):
+                return await coroutine
+
         with asyncio.Runner(loop_factory=request.param) as runner:
-            return runner.run(asyncio.wait_for(coroutine, timeout_s))
+            return runner.run(main())
 
     return bounded
 
@@ -237,6 +241,49 @@ def test_certificates_and_authorities_change_under_load_without_a_failed_call(
     assert refused == "UNAVAILABLE"
 
 
+def test_no_new_connection_is_lost_while_certificates_change(on_each_loop: Run, authority: Authority) -> None:
+    server = authority.issue("server")
+    others = [authority.issue(f"server-{number}") for number in range(2)]
+
+    async def main() -> tuple[Counter[str], set[bytes]]:
+        codes: Counter[str] = Counter()
+        seen: set[bytes] = set()
+
+        async def one() -> None:
+            ours = Channel(served.address, shown(authority))
+            try:
+                await ours.unary("/t.T/unary", b"a", 5.0)
+            except Failure as failure:
+                codes[str(failure)] += 1
+            else:
+                codes["OK"] += 1
+            await ours.close()
+
+        async def connecting() -> None:
+            context = ssl.create_default_context(cafile=authority.path)
+            context.set_alpn_protocols(["h2"])
+            while len(seen) < 1 + len(others):
+                await asyncio.gather(*[one() for _ in range(8)])
+                _, writer = await asyncio.open_connection("127.0.0.1", served.port, ssl=context)
+                seen.add(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
+                writer.close()
+
+        async with secured(server) as served, asyncio.timeout(20):
+            connection = asyncio.create_task(connecting())
+            for number, other in enumerate(others, 1):
+                await until(lambda number=number: len(seen) == number or connection.done())
+                replace(server.key, other.key.read_bytes())
+                replace(server.certificate, other.certificate.read_bytes())
+            await connection
+        return codes, seen
+
+    codes, seen = on_each_loop(main())
+
+    assert set(codes) == {"OK"}
+    assert codes["OK"] > 20
+    assert len(seen) == 3
+
+
 def test_a_broken_new_file_is_told_once_and_what_was_there_goes_on(
     run: Run, authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -313,17 +360,30 @@ def test_a_client_that_does_not_agree_on_h2_is_hung_up_on(
     assert b"h2" in run(main())
 
 
-def test_old_tls_is_not_spoken(run: Run, authority: Authority) -> None:
-    context = ssl.create_default_context(cafile=authority.path)
-    context.set_ciphers("ALL:@SECLEVEL=0")
-    context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+def test_tls_1_2_is_spoken_with_the_ciphers_of_http2_and_nothing_older(run: Run, authority: Authority) -> None:
+    def context(version: str, ciphers: str) -> ssl.SSLContext:
+        made = ssl.create_default_context(cafile=authority.path)
+        made.set_ciphers(f"{ciphers}:@SECLEVEL=0")
+        made.minimum_version = made.maximum_version = ssl.TLSVersion[version]
+        made.set_alpn_protocols(["h2"])
+        return made
 
-    async def main() -> None:
+    async def main() -> list[bool]:
+        found = []
         async with secured(authority.issue("server")) as served:
-            await asyncio.open_connection("127.0.0.1", served.port, ssl=context)
+            for version, ciphers in (("TLSv1_2", "ALL"), ("TLSv1_2", "AES128-SHA"), ("TLSv1_1", "ALL")):
+                try:
+                    secure = context(version, ciphers)
+                    _, writer = await asyncio.open_connection("127.0.0.1", served.port, ssl=secure)
+                except OSError:  # an alert, or a reset
+                    found.append(False)
+                else:
+                    found.append(True)
+                    writer.close()
+        return found
 
-    with pytest.warns(DeprecationWarning) if False else contextlib.nullcontext(), pytest.raises(OSError):  # noqa: PT011
-        run(main())
+    assert run(main()) == [True, False, False]
 
 
 def test_a_stopping_server_says_goodbye_over_tls(on_each_loop: Run, authority: Authority) -> None:
