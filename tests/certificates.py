@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 PEM = serialization.Encoding.PEM
-DAY = datetime.timedelta(days=1)
+DAY = dt.timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Authority:
         self.path.write_bytes(made.sign(self._key, hashes.SHA256()).public_bytes(PEM))
 
     def issue(self, name: str, *uris: str, dns: tuple[str, ...] = (), here: bool = True, days: int = 1) -> Issued:
-        """A certificate with this common name, these URIs and DNS names, and (`here`) 127.0.0.1; `days` < 0: expired."""
+        """A certificate of this common name, these URIs and DNS names and (`here`) 127.0.0.1; `days` < 0: expired."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names: list[Any] = [*map(x509.UniformResourceIdentifier, uris), *map(x509.DNSName, dns)]
@@ -48,14 +48,12 @@ class Authority:
             made = made.add_extension(x509.SubjectAlternativeName(names), critical=False)
         issued = Issued(self._folder / f"{name}.crt", self._folder / f"{name}.key")
         issued.certificate.write_bytes(made.sign(self._key, hashes.SHA256()).public_bytes(PEM))
-        issued.key.write_bytes(
-            key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        )
+        issued.key.write_bytes(key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
         return issued
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: Any, days: int = 1) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

@@ -1,4 +1,4 @@
-"""The doors of gateway, control and replica, all real, in one process: who gets in where, with which certificate or token."""
+"""The doors of gateway, control and replica, all of them real: who gets in where, with which certificate or token."""
 
 from __future__ import annotations
 
@@ -29,9 +29,12 @@ from headrace.client import ScoringClient, SyncScoringClient, request
 from headrace.cluster import Cluster
 from headrace.config import ModelSettings, Permission, Settings
 from headrace.control.server import ControlServer
-from headrace.errors import NotPermitted, StartupError, Unauthenticated
+from headrace.errors import InvalidInference, NotPermitted, StartupError, Unauthenticated
+from headrace.gateway.link import EXECUTE
 from headrace.gateway.server import Gateway
 from headrace.gateway.snapshot import SnapshotFollower
+from headrace.rpc.channel import Channel
+from headrace.rpc.messages import STATUS
 from headrace.serving import weights
 from headrace.serving.registration import RegistrationLoop
 from headrace.serving.replica import ReplicaServer
@@ -41,6 +44,17 @@ Run = Callable[..., Any]
 PERMISSIONS = get_args(Permission)
 FREE = {"gateway__port": 0, "gateway__metrics_port": 0, "control__port": 0}
 OURS = "spiffe://headrace.test/"
+PAYMENT = {
+    "event_id": "p",
+    "ts": "2026-03-01T12:00:00Z",
+    "card_id": "c",
+    "merchant_id": "m",
+    "currency": "EUR",
+    "mcc": 5411,
+    "country": "FR",
+    "channel": "chip",
+    "amount": 1.0,
+}
 
 
 def digest(token: str) -> str:
@@ -119,6 +133,26 @@ async def _first(call: Any) -> None:
         call.cancel()
 
 
+async def streamed(address: str, who: ClientCredentials, batch: replica_pb2.PackedBatch) -> str:
+    """What becomes of a batch in a stream as gateways keep it."""
+    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def tell(code: str) -> None:
+        if not told.done():
+            told.set_result(code)
+
+    channel = Channel(address, who)
+    stream = await channel.stream(
+        EXECUTE,
+        lambda message: tell(STATUS[replica_pb2.PackedAnswer.FromString(message).code].name),
+        lambda code, _: tell(code.name),
+    )
+    stream.send(batch.SerializeToString())
+    code = await told
+    await channel.close()
+    return code
+
+
 def registration(replica_id: str = "stranger") -> control_pb2.Registration:
     spec = control_pb2.ModelSpec(name="theirs", version="1", digest="d")
     return control_pb2.Registration(replica_id=replica_id, endpoint="127.0.0.1:1", spec=spec)
@@ -145,7 +179,7 @@ async def asked(on: Running, who: ClientCredentials, root: Path) -> dict[str, st
             "Follow": await code_of(_first(directory.Follow(control_pb2.FollowRequest()))),
             "Describe": await code_of(directory.Describe(control_pb2.DescribeRequest())),
             "Execute": await code_of(port.Execute(batch)),
-            "ExecuteStream": await code_of(_first(port.ExecuteStream(iter([batch])))),
+            "ExecuteStream": await streamed(f"127.0.0.1:{on.replica.port}", who, batch),
         }
 
 
@@ -159,13 +193,25 @@ NEEDS = {
     "Execute": "gateway",
     "ExecuteStream": "gateway",
 }
-ADMITTED = {"ModelInfer": "OK", "Score": "NOT_FOUND", "ScoreBatch": "NOT_FOUND", "Execute": "FAILED_PRECONDITION"}
+ADMITTED = {
+    "ModelInfer": "OK",
+    "Score": "NOT_FOUND",
+    "ScoreBatch": "NOT_FOUND",
+    "Register": "OK",
+    "Follow": "OK",
+    "Describe": "OK",
+    "Execute": "FAILED_PRECONDITION",
+    "ExecuteStream": "FAILED_PRECONDITION",
+}
 READERS = {"gateway", "replica", "admin", "read"}
 
 
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
 def test_every_call_is_open_to_its_permission_and_to_no_other(
-    run: Run, tmp_path: Path, root: Path, encrypted: bool  # noqa: FBT001
+    run: Run,
+    tmp_path: Path,
+    root: Path,
+    encrypted: bool,  # noqa: FBT001
 ) -> None:
     authority = Authority(tmp_path) if encrypted else None
     chosen = settings(tmp_path, authority)
@@ -185,9 +231,7 @@ def test_every_call_is_open_to_its_permission_and_to_no_other(
         if who not in PERMISSIONS:
             assert set(found.values()) == {"UNAUTHENTICATED"}, (who, found)
             continue
-        expected = {
-            name: ADMITTED.get(name, "OK") if need in has else "PERMISSION_DENIED" for name, need in NEEDS.items()
-        }
+        expected = {name: ADMITTED[name] if need in has else "PERMISSION_DENIED" for name, need in NEEDS.items()}
         assert found == expected, who
 
 
@@ -239,7 +283,7 @@ def test_clients_score_with_certificates_and_with_tokens_over_tls(run: Run, tmp_
             shown = ClientCredentials(authority.path, certificate.certificate, certificate.key)
             with SyncScoringClient(address, model="w1-encoder", credentials=shown) as client:
                 try:
-                    client.score({})
+                    client.score(PAYMENT)
                 except Exception as error:  # noqa: BLE001  its type is what is asserted
                     refused.append(type(error))
         return refused
@@ -259,26 +303,25 @@ def test_clients_score_with_certificates_and_with_tokens_over_tls(run: Run, tmp_
                     codes.append(await code_of(stub.ModelInfer(message)))
             return triton_says, refused, codes
 
-    triton_says, _, codes = run(main())
+    triton_says, refused, codes = run(main())
 
     assert triton_says == "w1-encoder"
+    assert refused == [InvalidInference, Unauthenticated]  # the model knows no payments; the other is not known
     assert codes == ["OK", "PERMISSION_DENIED"]
 
 
 def test_our_clients_raise_what_a_door_says(run: Run, tmp_path: Path, root: Path) -> None:
     chosen = settings(tmp_path, None)
-    payment = {"card_id": "c", "merchant_id": "m", "currency": "EUR", "mcc": 5411, "country": "FR", "channel": "chip"}
-    payment |= {"event_id": "p", "ts": "2026-03-01T12:00:00Z", "amount": 1.0}
 
     async def main() -> None:
         async with running(root, chosen) as on:
             address = f"127.0.0.1:{on.gateway.port}"
             async with ScoringClient(address, timeout_s=5) as nobody:
                 with pytest.raises(Unauthenticated):
-                    await nobody.score(payment)
+                    await nobody.score(PAYMENT)
             async with ScoringClient(address, credentials=bearing(tmp_path, "token-of-read"), timeout_s=5) as reader:
                 with pytest.raises(NotPermitted, match="infer"):
-                    await reader.score(payment)
+                    await reader.score(PAYMENT)
 
     run(main())
 
@@ -375,7 +418,9 @@ def scored(arguments: list[str], environment: dict[str, str] | None = None) -> s
 @pytest.mark.slow
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
 def test_a_closed_cluster_of_processes_answers_whom_it_knows(
-    run: Run, tmp_path: Path, root: Path, encrypted: bool  # noqa: FBT001
+    run: Run,
+    tmp_path: Path,
+    encrypted: bool,  # noqa: FBT001
 ) -> None:
     """Its own processes know each other by themselves: the settings name a caller and nothing else."""
     callers = [{"name": "checkout", "token_sha256": digest("a-token"), "may": ["infer"]}]
@@ -397,9 +442,7 @@ def test_a_closed_cluster_of_processes_answers_whom_it_knows(
         **flags,
     )
     lines = tmp_path / "payments.jsonl"
-    payment = {"card_id": "c", "merchant_id": "m", "currency": "EUR", "mcc": 5411, "country": "FR", "channel": "chip"}
-    payment |= {"event_id": "p", "ts": "2026-03-01T12:00:00Z", "amount": 1.0}
-    lines.write_text(json.dumps({"payment": payment}) + "\n")
+    lines.write_text(json.dumps({"payment": PAYMENT}) + "\n")
     known = bearing(tmp_path, "a-token", authorities)
 
     async def main() -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""TLS in the rpc room: who is let in, what a handler is told of them, files that change, and clients that mean no TLS."""
+"""TLS in the rpc room: who is let in, what handlers are told of them, files that change, clients that mean no TLS."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pytest
 import uvloop
 from grpc import aio
 from tests.certificates import Authority, Issued
-from tests.rpc import LARGE, OPTIONS, Handlers, Heard, Run, Served, ask, calling, nothing_left, serving, until
+from tests.rpc import LARGE, OPTIONS, Handlers, Heard, Run, Served, ask, nothing_left, serving, until
 
 from headrace.channel import ClientCredentials, connect, connect_blocking
 from headrace.rpc.channel import Channel
@@ -343,9 +342,7 @@ def test_a_tls_client_on_a_plain_port_is_told_off_and_harms_nobody(run: Run, aut
 
 
 @pytest.mark.parametrize("protocols", [["http/1.1"], []], ids=["other", "none"])
-def test_a_client_that_does_not_agree_on_h2_is_hung_up_on(
-    run: Run, authority: Authority, protocols: list[str]
-) -> None:
+def test_a_client_that_does_not_agree_on_h2_is_hung_up_on(run: Run, authority: Authority, protocols: list[str]) -> None:
     context = ssl.create_default_context(cafile=authority.path)
     if protocols:
         context.set_alpn_protocols(protocols)
@@ -418,11 +415,11 @@ def test_a_token_goes_with_every_kind_of_call_and_never_in_plain_text_to_another
         def note(rpc: Any) -> None:
             told.append(dict(rpc.invocation_metadata()).get("authorization", ""))
 
-        async def one(request: bytes, rpc: Any) -> bytes:
+        async def one(_: Any, rpc: Any) -> bytes:
             note(rpc)
             return b"x"
 
-        async def several(request: Any, rpc: Any) -> AsyncIterator[bytes]:
+        async def several(_: Any, rpc: Any) -> AsyncIterator[bytes]:
             note(rpc)
             yield b"x"
 

@@ -91,9 +91,10 @@ class ControlServer(control_pb2_grpc.ControlServicer):
     async def Register(
         self, messages: AsyncIterator[control_pb2.Registration], rpc: Call
     ) -> AsyncIterator[control_pb2.Lease]:
-        await self._access.admit(rpc, "replica")
         lease = control_pb2.Lease(lease_ms=int(self._settings.lease_s * 1000))
         async for registration in messages:
+            # Not before: grpc.aio's client makes INTERNAL of a refusal that overtakes its first message.
+            await self._access.admit(rpc, "replica")
             try:
                 changed = self._directory.register(registration)
             except HeadraceError as error:
