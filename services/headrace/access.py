@@ -27,7 +27,7 @@ SECURITY: Final = "transport_security_type"
 """Keys of a call's `auth_context`, with grpcio's names."""
 STRANGER: Final = "this call needs an identity: a client certificate or a bearer token that is known here"
 ALWAYS: Final = ""
-"""In what a connection remembers: who its client is, whatever token its calls bear."""
+"""In what a connection remembers: who its client is whatever token its calls bear, or None."""
 NOTHING: Final = "-"
 """The same for calls without a token; no token is so short."""
 
@@ -101,18 +101,23 @@ class Access:
         A call with a token is its bearer's, whatever certificate its connection has shown.
         """
         remembered = call.connection.remembered
-        always: Identity | None = remembered.get(ALWAYS)
+        if ALWAYS not in remembered:
+            remembered[ALWAYS] = self._without_asking(call)
+        always: Identity | None = remembered[ALWAYS]
         if always is not None:
             return always
-        if self._mode == "open" or (self._mode == "auto" and is_loopback(call.peer())):
-            remembered[ALWAYS] = LOCAL if self._mode == "auto" else ANONYMOUS
-            return self.identify(call)
         token = _token(call)
         found: Identity | None = remembered.get(token)
         if found is None:
             found = self._by_certificate(call) if token == NOTHING else self._by_token(call, token)
             remembered[token] = found  # there are no more of them than callers
         return found
+
+    def _without_asking(self, call: Asking) -> Identity | None:
+        """Who calls, where nobody need be known."""
+        if self._mode == "open":
+            return ANONYMOUS
+        return LOCAL if self._mode == "auto" and is_loopback(call.peer()) else None
 
     def _by_certificate(self, call: Asking) -> Identity:
         names = certificate_names(call.auth_context())

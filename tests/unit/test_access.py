@@ -168,7 +168,7 @@ def test_a_connection_is_looked_at_once_and_remembers_nothing_of_strangers() -> 
         outcome(asked, Call(token=f"Basic {number}", connection=connection))
 
     assert [call.looked for call in calls] == [1, 0, 0]
-    assert len(connection.remembered) == 1
+    assert len(connection.remembered) == 2  # itself, and that nothing holds for all its calls
 
 
 def test_what_strangers_are_told_is_the_same_whoever_is_known() -> None:
