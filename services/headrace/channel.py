@@ -62,20 +62,27 @@ class ClientCredentials:
         """Connections are TLS."""
         return self.tls or self.authorities is not None or self.certificate is not None
 
-    def check(self) -> None:
-        """Raises: StartupError when a file cannot be used."""
+    def check(self, address: str = "") -> None:
+        """Raises: StartupError when a file cannot be used, or a token could not go to this address."""
         try:
             self.context()
             self.token()
         except TlsError as error:
             raise StartupError(str(error)) from error
+        if address and self.token_file is not None and not self.metadata(address):
+            raise StartupError(f"{address}: a token goes over TLS, or to this machine, never in plain text to another")
 
     def context(self) -> ssl.SSLContext | None:
         """For the next connection, by the files as they are now; None = in plain text. Raises: TlsError."""
         if not self.secure:
             return None
-        self._context.look()
-        return self._context.value
+        self._made.look()
+        return self._made.value[0]
+
+    def for_grpcio(self) -> grpc.ChannelCredentials:
+        """The same for grpcio, where connections are `secure`. Raises: TlsError."""
+        self._made.look()
+        return self._made.value[1]
 
     def token(self) -> str:
         """As the file has it now; "" = none. Raises: TlsError."""
@@ -89,17 +96,16 @@ class ClientCredentials:
         token = self.token() if self.secure or is_local(address) else ""
         return (("authorization", f"Bearer {token}"),) if token else ()
 
-    def channel_credentials(self) -> grpc.ChannelCredentials:
-        """The same for grpcio, by the files as they are now. Raises: TlsError."""
-        authorities, key, certificate = (
-            None if path is None else read(path) for path in (self.authorities, self.key, self.certificate)
-        )
-        return grpc.ssl_channel_credentials(authorities, key, certificate)
-
     @cached_property
-    def _context(self) -> Watched[ssl.SSLContext]:
+    def _made(self) -> Watched[tuple[ssl.SSLContext, grpc.ChannelCredentials]]:
         files = TlsFiles(self.certificate, self.key, self.authorities)
-        return Watched(files.all(), lambda: client_context(files))
+
+        def make() -> tuple[ssl.SSLContext, grpc.ChannelCredentials]:
+            context = client_context(files)  # first: it says what is wrong, where grpcio would only fail to connect
+            parts = (self.authorities, self.key, self.certificate)
+            return context, grpc.ssl_channel_credentials(*(None if path is None else read(path) for path in parts))
+
+        return Watched(files.all(), make)
 
     @cached_property
     def _token(self) -> Watched[str]:
@@ -112,7 +118,7 @@ NOBODY: Final = ClientCredentials()
 
 
 def connect(address: str, credentials: ClientCredentials = NOBODY, options: Options = OPTIONS) -> aio.Channel:
-    """A channel for asyncio. Files are read now: make another for those that have come since.
+    """A channel for asyncio, with the files as they are now: make another for those that come later.
 
     Raises: StartupError when a file cannot be used, or a token would go to another machine in plain text.
     """
@@ -121,7 +127,7 @@ def connect(address: str, credentials: ClientCredentials = NOBODY, options: Opti
     if not credentials.secure:
         return aio.insecure_channel(address, options, interceptors=bearing)
     with_name = [*options, *_expected(credentials)]
-    return aio.secure_channel(address, credentials.channel_credentials(), with_name, interceptors=bearing)
+    return aio.secure_channel(address, credentials.for_grpcio(), with_name, interceptors=bearing)
 
 
 def connect_blocking(address: str, credentials: ClientCredentials = NOBODY, options: Options = OPTIONS) -> grpc.Channel:
@@ -129,7 +135,7 @@ def connect_blocking(address: str, credentials: ClientCredentials = NOBODY, opti
     headers = _headers(address, credentials)
     if credentials.secure:
         with_name = [*options, *_expected(credentials)]
-        channel = grpc.secure_channel(address, credentials.channel_credentials(), with_name)
+        channel = grpc.secure_channel(address, credentials.for_grpcio(), with_name)
     else:
         channel = grpc.insecure_channel(address, options)
     return grpc.intercept_channel(channel, _Blocking(headers)) if headers else channel
@@ -167,11 +173,8 @@ def _read_token(path: Path) -> str:
 
 def _headers(address: str, credentials: ClientCredentials) -> Headers:
     """Raises: StartupError."""
-    credentials.check()
-    headers = credentials.metadata(address)
-    if credentials.token_file is not None and not headers:
-        raise StartupError(f"{address}: a token goes over TLS, or to this machine, never in plain text to another")
-    return headers
+    credentials.check(address)
+    return credentials.metadata(address)
 
 
 def _expected(credentials: ClientCredentials) -> Options:

@@ -34,6 +34,7 @@ class SnapshotFollower:
     ) -> None:
         self._address = control_address
         self._credentials = credentials
+        self._credentials.check(control_address)
         self._gateway_id = gateway_id
         self._on_snapshot = on_snapshot
         self.connected = False
@@ -41,6 +42,7 @@ class SnapshotFollower:
     async def run(self) -> None:
         """Follow until cancelled."""
         failures = 0
+        refused = False
         while True:
             try:
                 # A channel a stream: files of TLS that have changed meanwhile are read.
@@ -50,7 +52,8 @@ class SnapshotFollower:
                 failures = 0 if self.connected else failures + 1
                 if self.connected:
                     log.warning("control at %s is away; going on with what is known", self._address)
-                elif isinstance(error, aio.AioRpcError) and error.code() in REFUSALS and failures == 1:
+                elif isinstance(error, aio.AioRpcError) and error.code() in REFUSALS and not refused:
+                    refused = True
                     log.error("control at %s does not let us in: %s", self._address, error.details())  # noqa: TRY400
             self.connected = False
             await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])

@@ -38,6 +38,7 @@ class RegistrationLoop:
     ) -> None:
         self._address = control_address
         self._credentials = credentials
+        self._credentials.check(control_address)
         self._registration = registration
         self._load = load
         self._wake = asyncio.Event()
