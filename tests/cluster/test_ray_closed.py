@@ -1,4 +1,4 @@
-"""A closed cluster on Ray Serve: its actors know the gateway, and the gateway them, by what the settings brought along."""
+"""A closed cluster on Ray Serve: actors and gateway know each other by what the settings brought along."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server's port: bound sockets, who listens on them, and the change to other certificates while clients come in.
+"""A server's port: bound sockets, who listens on them, and TLS, whose files may change while clients come in.
 
 Knows neither calls nor connections: who gets a connection is the server's business.
 """
@@ -6,11 +6,12 @@ Knows neither calls nor connections: who gets a connection is the server's busin
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Coroutine
+from typing import Final
 
 from headrace.rpc.connection import LAST_WORDS_S
 from headrace.rpc.tls import Watched
@@ -18,6 +19,7 @@ from headrace.rpc.tls import Watched
 log = logging.getLogger(__name__)
 
 BACKLOG: Final = 1024
+ACCEPT_AGAIN_S: Final = 0.1
 HANDSHAKE_S: Final = 20.0
 """For a client's first words: TLS, and then HTTP/2."""
 
@@ -31,45 +33,56 @@ class Port:
         self._bound = bound
         self._tls = tls
         self._make = make
-        self._context: ssl.SSLContext | None = None
         self._listening: asyncio.Server | None = None
-        self._closed = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        """Who accepts, and the handshakes that are not over."""
 
     async def listen(self) -> None:
-        """Begin to listen, or go on with a newer context: who waits in the kernel's queue is served by either."""
-        before, secure = self._listening, self._secure()
-        loop = asyncio.get_running_loop()
-        listening = await loop.create_server(self._make, sock=self._bound.dup(), backlog=BACKLOG, **secure)
-        if self._closed:
-            listening.close()
+        """Begin to listen."""
+        if self._tls is None:
+            loop = asyncio.get_running_loop()
+            self._listening = await loop.create_server(self._make, sock=self._bound, backlog=BACKLOG)
             return
-        self._listening, self._context = listening, secure.get("ssl")
-        if before is not None:
-            before.close()
+        # Not by asyncio's server: its context is for ever, and one that is closed for another loses connections.
+        self._bound.setblocking(False)
+        self._bound.listen(BACKLOG)
+        self._start(self._accept(self._tls), "accept")
 
-    async def tick(self) -> None:
+    def tick(self) -> None:
         """Look whether the files of TLS have changed; connections that come from now on use the new ones."""
-        if self._tls is None or self._closed:
-            return
-        self._tls.look()
-        if self._tls.value is not self._context:
-            await self.listen()
+        if self._tls is not None and self._tls.look():
             log.info("TLS goes on with other files")
 
-    def close(self) -> None:
-        self._closed = True
+    async def close(self) -> None:
+        """Stop listening, and give up on those who are still shaking hands."""
         if self._listening is not None:
             self._listening.close()
-        self._bound.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._bound.close()  # not before: the loop still watches it until its task has ended
 
-    def _secure(self) -> dict[str, Any]:
-        if self._tls is None:
-            return {}
-        return {
-            "ssl": self._tls.value,
-            "ssl_handshake_timeout": HANDSHAKE_S,
-            "ssl_shutdown_timeout": LAST_WORDS_S,
-        }
+    async def _accept(self, tls: Watched[ssl.SSLContext]) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, _ = await loop.sock_accept(self._bound)
+            except OSError as error:  # no more file descriptors, or the client has gone already
+                log.warning("a connection was not accepted: %s", error.strerror)
+                await asyncio.sleep(ACCEPT_AGAIN_S)
+            else:
+                self._start(self._secure(accepted, tls.value), "handshake")
+
+    async def _secure(self, accepted: socket.socket, context: ssl.SSLContext) -> None:
+        connect = asyncio.get_running_loop().connect_accepted_socket
+        limits = {"ssl_handshake_timeout": HANDSHAKE_S, "ssl_shutdown_timeout": LAST_WORDS_S}
+        with contextlib.suppress(OSError):  # it speaks no TLS, or nobody believes it: its socket is closed
+            await connect(self._make, accepted, ssl=context, **limits)
+
+    def _start(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 def bind(address: str, *, share: bool) -> list[socket.socket]:

@@ -104,7 +104,7 @@ class Server:
         """Take no new connections or calls, give those that run `grace_s` (None = none at all), then cut them off."""
         self.stopping = True
         for port in self._ports:
-            port.close()
+            await port.close()
         for connection in list(self.connections):
             connection.leave()
         await _until(lambda: not any(connection.streams for connection in self.connections), grace_s or 0.0)
@@ -144,8 +144,7 @@ class Server:
                     log.exception("a connection failed on an error of ours")
                     connection.abort()
             for port in self._ports:
-                with contextlib.suppress(OSError):  # out of file descriptors: the next tick tries again
-                    await port.tick()
+                port.tick()
 
 
 class ServerConnection(Connection):

@@ -72,7 +72,7 @@ def server_context(files: TlsFiles, *, require_client_certificate: bool = False)
     """For a port. With authorities, clients are asked for a certificate, and a bad one is refused. Raises: TlsError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _restrict(context)
-    # A session that is resumed is not verified again, and connections that live for days gain nothing from it.
+    # A session that is resumed is not verified again, and connections that live for days gain little from it.
     context.num_tickets = 0
     context.options |= ssl.OP_NO_TICKET
     _load_certificate(context, files)

@@ -392,7 +392,7 @@ def test_lines_are_written_in_a_thread_and_what_does_not_fit_is_said(caplog: pyt
 
 
 def test_an_error_in_the_log_says_where_and_never_what() -> None:
-    secret = "4111111111111111"
+    secret = "4111111111111111"  # noqa: S105  a test card's number
 
     def inner() -> None:
         raise ValueError(secret)
