@@ -13,6 +13,7 @@ import gc
 import json
 import tempfile
 import time
+import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,12 +29,13 @@ from prometheus_client import CollectorRegistry
 from tritonclient.grpc import service_pb2
 
 from headrace import config
+from headrace.access import Access
 from headrace.client import request
 from headrace.core.clock import MonotonicClock
 from headrace.gateway import codec, dispatch, servicer
 from headrace.gateway.admission import Admission
 from headrace.gateway.lane import Lane
-from headrace.gateway.link import ReplicaLink
+from headrace.gateway.link import ReplicaLink, Sender
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
 from headrace.gateway.pressure import Pressure
@@ -66,6 +68,8 @@ REST = "queue, loop"
 
 class Call(span_cost.Call):
     """As much of a gRPC context as the servicer asks of it."""
+
+    connection = types.SimpleNamespace(remembered={})
 
     def time_remaining(self) -> None:
         return None
@@ -110,13 +114,14 @@ def gateway(folder: Path) -> servicer.InferenceServicer:
     metrics = GatewayMetrics(CollectorRegistry())
     tracer = Tracer("hot-path", settings.telemetry, "gateway")
     observer = Observer(tracer, metrics, RequestLog(), clock, Sampling(1.0, by_caller=False))
-    around = Surroundings("gateway", clock, pressure, observer.batch)
-    models = Models(settings, around, metrics.forget, PairTeller("", "gateway").notes)
+    around = Surroundings(Sender("gateway"), clock, pressure, observer.batch)
+    models = Models(settings, around, metrics.forget, PairTeller("", Sender("gateway")).notes)
     spec = weights.wire_spec(weights.read(asking.W1))
     ready = control_pb2.REPLICA_STATE_READY
     replica = control_pb2.Registration(replica_id="replica", endpoint="127.0.0.1:1", spec=spec, state=ready)
     models.apply(control_pb2.Snapshot(version=1, replicas=[replica]))
-    return servicer.InferenceServicer(models, Admission(8192, clock, pressure), observer, settings.gateway)
+    access = Access(settings.access)
+    return servicer.InferenceServicer(models, Admission(8192, clock, pressure), observer, settings.gateway, access)
 
 
 async def load(service: servicer.InferenceServicer, asked: bytes, callers: int, spent: Counter[str]) -> int:

@@ -278,7 +278,7 @@ async def without_a_window(served: Served, writers: Callable[[Any, Any], Awaitab
 async def nothing_left(served: Served) -> None:
     """All clients are gone, and so is what they had here."""
     await until(lambda: not served.server.connections)
-    await until(lambda: len([t for t in asyncio.all_tasks() if t.get_name() != "tick"]) <= 1)
+    await until(lambda: len([t for t in asyncio.all_tasks() if t.get_name() not in ("tick", "accept")]) <= 1)
 
 
 @dataclass

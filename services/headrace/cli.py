@@ -16,8 +16,10 @@ from typing import Annotated, Any, Final
 import typer
 
 from headrace import config
+from headrace.credentials import ClientCredentials
 from headrace.errors import HeadraceError, StartupError
 from headrace.experiment_cli import experiment_app, traffic_app
+from headrace.options import with_credentials
 
 EX_CONFIG: Final = 78
 """sysexits.h: the configuration is wrong; a supervisor need not try again."""
@@ -180,25 +182,31 @@ def demo_shadow(
 
 
 @app.command()
+@with_credentials
 def score(
     file: Annotated[Path, typer.Argument(help="JSON lines: a payment with its histories on each. - reads stdin.")],
     address: AddressOption = "127.0.0.1:8001",
     model: Annotated[str, typer.Option(help="The model to ask.")] = "fraud-tx",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")] = False,  # noqa: FBT002
+    *,
+    credentials: ClientCredentials,
 ) -> None:
     """Score payments from a file."""
     from headrace.score_file import run  # noqa: PLC0415
 
-    sys.exit(run(file, address, model, as_json=as_json))
+    sys.exit(run(file, address, model, as_json=as_json, credentials=credentials))
 
 
 @models_app.callback()
-def models(context: typer.Context, address: AddressOption = "127.0.0.1:8001") -> None:
+@with_credentials
+def models(
+    context: typer.Context, address: AddressOption = "127.0.0.1:8001", *, credentials: ClientCredentials
+) -> None:
     """List the models a gateway serves, or check one that could be served."""
     from headrace.score_file import print_models  # noqa: PLC0415
 
     if context.invoked_subcommand is None:
-        print_models(address)
+        print_models(address, credentials)
 
 
 @models_app.command("check")

@@ -24,14 +24,18 @@ except ImportError:
 else:
     PROPAGATOR = TraceContextTextMapPropagator()
 
+from headrace.channel import connect, connect_blocking
+from headrace.credentials import NOBODY, ClientCredentials
 from headrace.errors import (
     Cancelled,
     DeadlinePassed,
     Failed,
     HeadraceError,
     InvalidInference,
+    NotPermitted,
     NotServing,
     Overloaded,
+    Unauthenticated,
     UnknownModel,
 )
 from headrace_models import wire
@@ -73,6 +77,8 @@ ERRORS: Final[dict[grpc.StatusCode, type[HeadraceError]]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlinePassed,
     grpc.StatusCode.UNAVAILABLE: NotServing,
     grpc.StatusCode.CANCELLED: Cancelled,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: NotPermitted,
 }
 OIP_DATATYPES: Final = {"int64": "INT64", "int32": "INT32", "float32": "FP32"}
 
@@ -160,10 +166,11 @@ class ScoringClient:
         *,
         model: str = "fraud-tx",
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        credentials: ClientCredentials = NOBODY,
     ) -> None:
         self._model = model
         self._timeout_s = timeout_s
-        self._channel = aio.insecure_channel(target(addresses), CHANNEL_OPTIONS)
+        self._channel = connect(target(addresses), credentials, CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     async def score(
@@ -176,7 +183,8 @@ class ScoringClient:
     ) -> Score:
         """Score one payment given what its card and its merchant did before (in any order).
 
-        Raises: InvalidInference, UnknownModel, Overloaded, DeadlinePassed, NotServing, Failed.
+        Raises: InvalidInference, UnknownModel, Unauthenticated, NotPermitted, Overloaded, DeadlinePassed, NotServing,
+        Failed.
         Cancellation: the gateway drops the request; no batch-mate notices.
         """
         message = _payment_request(self._model, payment, card_history, merchant_history)
@@ -207,10 +215,11 @@ class SyncScoringClient:
         *,
         model: str = "fraud-tx",
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        credentials: ClientCredentials = NOBODY,
     ) -> None:
         self._model = model
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(target(addresses), CHANNEL_OPTIONS)
+        self._channel = connect_blocking(target(addresses), credentials, CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def score(

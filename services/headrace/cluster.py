@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
+import secrets
 import signal
 import socket
 import tempfile
 import urllib.request
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pydantic import BaseModel
 from rich.console import Console
 
+from headrace import doors
+from headrace.channel import connect
 from headrace.children import Child
-from headrace.config import OTEL_READ, PREFIX, Settings
+from headrace.config import OTEL_READ, PREFIX, Caller, Settings
 from headrace.errors import StartupError
 from headrace.serving import weights
 from headrace.serving.deploy import Deployer, LocalDeployer
@@ -41,6 +46,8 @@ class Cluster:
         self.control_address = f"{control.host}:{control.port}"
         self.metrics_addresses = [f"{gateway.host}:{gateway.metrics_port + i}" for i in range(gateway.processes)]
         self._folder = tempfile.TemporaryDirectory(prefix="headrace-")
+        self.settings = _with_token(self.settings, Path(self._folder.name) / "token")
+        self.credentials = doors.of(self.settings).credentials
         self.config_file = Path(self._folder.name) / "headrace.yaml"
         # The children read this file alone: what the environment said is in it already.
         self.config_file.write_text(self.settings.model_dump_json(exclude={"engine", "model_dirs", "only"}))
@@ -86,7 +93,7 @@ class Cluster:
     async def _wait_ready(self) -> None:
         """Until every gateway says that every model is ready. Raises: StartupError."""
         deadline = asyncio.get_running_loop().time() + READY_TIMEOUT_S
-        async with aio.insecure_channel(self.address) as channel:
+        async with connect(self.address, self.credentials) as channel:
             while asyncio.get_running_loop().time() < deadline:
                 for child in self._children():
                     child.assert_starting()
@@ -167,7 +174,36 @@ def _with_ports(settings: Settings) -> Settings:
                 update={"port": control.port or _free_port(control.host), "ledger": control.ledger_path}
             ),
             "telemetry": settings.telemetry.model_copy(update={"trace_dir": settings.telemetry.trace_dir.resolve()}),
+            **_with_absolute_paths(settings),
         }
+    )
+
+
+def _with_absolute_paths(settings: Settings) -> dict[str, Any]:
+    """Files of TLS and tokens: Ray's actors work in folders of their own."""
+
+    def absolute(section: BaseModel, *names: str) -> BaseModel:
+        paths = {name: path.resolve() for name in names if (path := getattr(section, name)) is not None}
+        return section.model_copy(update=paths)
+
+    return {
+        "tls": absolute(settings.tls, "certificate", "key", "authorities"),
+        "access": absolute(settings.access, "token_file"),
+    }
+
+
+def _with_token(settings: Settings, path: Path) -> Settings:
+    """The cluster's own processes know each other by a token that lives as long as they do."""
+    access = settings.access
+    if access.mode == "open" or access.token_file is not None:
+        return settings
+    token = secrets.token_urlsafe(32)
+    path.touch(mode=0o600)
+    path.write_text(token)
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    ours = Caller(name="cluster", token_sha256=digest, may=("gateway", "replica"))
+    return settings.model_copy(
+        update={"access": access.model_copy(update={"callers": (*access.callers, ours), "token_file": path})}
     )
 
 

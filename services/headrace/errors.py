@@ -6,6 +6,8 @@ HeadraceError
 │   ├── UnknownModel        no such model or version
 │   ├── NotReady            the version is known, but not (or no longer) ready
 │   ├── Unsupported         an RPC or option this server does not offer
+│   ├── Unauthenticated     nobody we know, where an identity is demanded
+│   ├── NotPermitted        the caller is known, and may not do this
 │   ├── Conflict            the name is taken by something else
 │   ├── UnknownExperiment   no such experiment
 │   ├── NotPassed           a step that its gates, or another experiment, do not allow now
@@ -62,6 +64,18 @@ class Unsupported(Refused):
     """An RPC or an option that this server does not offer."""
 
     code = "UNIMPLEMENTED"
+
+
+class Unauthenticated(Refused):
+    """An identity is demanded, and the call has none that is known here."""
+
+    code = "UNAUTHENTICATED"
+
+
+class NotPermitted(Refused):
+    """The caller is known, and lacks the permission that the call needs."""
+
+    code = "PERMISSION_DENIED"
 
 
 class Conflict(Refused):

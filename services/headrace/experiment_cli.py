@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from headrace.credentials import ClientCredentials
 from headrace.errors import NotServing, Refused
+from headrace.options import with_credentials
 
 if TYPE_CHECKING:  # both cost a third of a second, and `headrace --help` needs neither
     from google.protobuf.message import Message
@@ -54,6 +56,7 @@ WhyOption = Annotated[str, typer.Option("--why", help="The reason, for the ledge
 
 
 @experiment_app.command()
+@with_credentials
 def create(  # noqa: PLR0913, PLR0917  the fields of an experiment
     file: Annotated[Path | None, typer.Option("--file", help="The same fields in YAML; an option wins.")] = None,
     model: Annotated[str | None, typer.Option(help="The public name of the model.")] = None,
@@ -73,6 +76,8 @@ def create(  # noqa: PLR0913, PLR0917  the fields of an experiment
     start: Annotated[bool | None, typer.Option("--start", help="Begin to compare at once.")] = None,
     why: Annotated[str | None, typer.Option("--why", help="The reason, for the ledger.")] = None,
     control: ControlOption = CONTROL,
+    *,
+    credentials: ClientCredentials,
 ) -> None:
     """Create an experiment: a challenger that is compared with the version in charge."""
     from headrace.experiments import plan_file  # noqa: PLC0415
@@ -94,18 +99,24 @@ def create(  # noqa: PLR0913, PLR0917  the fields of an experiment
         "why": why,
     }
     request = plan_file.request(file, options)
-    with _stub(control) as stub:
+    with _stub(control, credentials) as stub:
         _say(stub.CreateExperiment(request, timeout=TIMEOUT_S).experiment)
 
 
 @experiment_app.command()
+@with_credentials
 def status(
-    experiment: IdArgument, watch: WatchOption = None, as_json: JsonOption = False, control: ControlOption = CONTROL
+    experiment: IdArgument,
+    watch: WatchOption = None,
+    as_json: JsonOption = False,
+    control: ControlOption = CONTROL,
+    *,
+    credentials: ClientCredentials,
 ) -> None:
     """Say where an experiment stands: its verdict, the gates in the way, and the next step."""
     from headrace.experiments import tables  # noqa: PLC0415
 
-    with _stub(control) as stub:
+    with _stub(control, credentials) as stub:
         if as_json:
             _print_json(_short(_report(stub, experiment)))
         else:
@@ -113,17 +124,20 @@ def status(
 
 
 @experiment_app.command()
+@with_credentials
 def report(
     experiment: IdArgument,
     html: Annotated[Path | None, typer.Option("--html", help="Write one page to this file instead.")] = None,
     watch: WatchOption = None,
     as_json: JsonOption = False,
     control: ControlOption = CONTROL,
+    *,
+    credentials: ClientCredentials,
 ) -> None:
     """Say everything that is known of an experiment: figures, gates, disagreements, moves."""
     from headrace.experiments import tables  # noqa: PLC0415
 
-    with _stub(control) as stub:
+    with _stub(control, credentials) as stub:
         if html:
             _write_page(html, _report(stub, experiment))
         elif as_json:
@@ -133,16 +147,19 @@ def report(
 
 
 @experiment_app.command("list")
+@with_credentials
 def list_experiments(
     model: Annotated[str, typer.Option(help="Of this model only.")] = "",
     as_json: JsonOption = False,
     control: ControlOption = CONTROL,
+    *,
+    credentials: ClientCredentials,
 ) -> None:
     """List the experiments, the newest first."""
     from headrace.experiments import tables  # noqa: PLC0415
     from headrace.v1 import experiments_pb2 as pb  # noqa: PLC0415
 
-    with _stub(control) as stub:
+    with _stub(control, credentials) as stub:
         found = stub.ListExperiments(pb.ListExperimentsRequest(model=model), timeout=TIMEOUT_S)
     if as_json:
         _print_json(found)
@@ -151,13 +168,16 @@ def list_experiments(
 
 
 @experiment_app.command()
-def promote(
+@with_credentials
+def promote(  # noqa: PLR0913  what a step may be asked for, and how
     experiment: IdArgument,
     why: WhyOption = "",
     consent: Annotated[bool, typer.Option("--consent", help="Pass gates that ask for a person.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Pass whatever the gates say; the ledger says so.")] = False,
     to: Annotated[Stage | None, typer.Option("--to", help="Straight to this stage; needs --force.")] = None,
     control: ControlOption = CONTROL,
+    *,
+    credentials: ClientCredentials,
 ) -> None:
     """Take an experiment one step on, if its gates hold."""
     from headrace.v1 import experiments_pb2 as pb  # noqa: PLC0415
@@ -165,30 +185,36 @@ def promote(
     request = pb.PromoteRequest(id=experiment, why=why, consent=consent, force=force)
     if to:
         request.to_stage = pb.Stage.Value(f"STAGE_{to.name}")  # type: ignore[assignment]
-    with _stub(control) as stub:
+    with _stub(control, credentials) as stub:
         _say(stub.Promote(request, timeout=TIMEOUT_S).experiment)
 
 
 @experiment_app.command()
-def rollback(experiment: IdArgument, why: WhyOption = "", control: ControlOption = CONTROL) -> None:
+@with_credentials
+def rollback(
+    experiment: IdArgument, why: WhyOption = "", control: ControlOption = CONTROL, *, credentials: ClientCredentials
+) -> None:
     """Put the incumbent back in charge at once."""
     from headrace.v1 import experiments_pb2 as pb  # noqa: PLC0415
 
-    with _stub(control) as stub:
+    with _stub(control, credentials) as stub:
         _say(stub.Rollback(pb.RollbackRequest(id=experiment, why=why), timeout=TIMEOUT_S).experiment)
 
 
 @traffic_app.command("show")
+@with_credentials
 def show_traffic(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Its public name.")],
     as_json: JsonOption = False,
     control: ControlOption = CONTROL,
+    *,
+    credentials: ClientCredentials,
 ) -> None:
     """Show which versions of a model answer now."""
     from headrace.experiments import tables  # noqa: PLC0415
     from headrace.v1 import experiments_pb2 as pb  # noqa: PLC0415
 
-    with _stub(control) as stub:
+    with _stub(control, credentials) as stub:
         policy = stub.GetTraffic(pb.GetTrafficRequest(model=model), timeout=TIMEOUT_S).policy
     if as_json:
         _print_json(policy)
@@ -197,13 +223,16 @@ def show_traffic(
 
 
 @traffic_app.command("set")
-def set_traffic(
+@with_credentials
+def set_traffic(  # noqa: PLR0913  what a policy has, and how to ask
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Its public name.")],
     primary: Annotated[str, typer.Option(help="The version that answers; the highest that is ready.")] = "",
     canary: Annotated[str, typer.Option(help="A version beside it.")] = "",
     canary_share: Annotated[float, typer.Option(help="The share of the entities it answers.")] = 0.0,
     why: WhyOption = "",
     control: ControlOption = CONTROL,
+    *,
+    credentials: ClientCredentials,
 ) -> None:
     """Set which versions of a model answer, without an experiment."""
     from headrace.experiments import tables  # noqa: PLC0415
@@ -214,20 +243,21 @@ def set_traffic(
     request = pb.SetTrafficRequest(model=model, primary_version=primary, why=why)
     if canary:
         request.canary.version, request.canary.share = canary, canary_share
-    with _stub(control) as stub:
+    with _stub(control, credentials) as stub:
         policy = stub.SetTraffic(request, timeout=TIMEOUT_S).policy
     _show(lambda: tables.policy(policy), None)
 
 
 @contextmanager
-def _stub(control: str) -> Iterator[ExperimentServiceStub]:
+def _stub(control: str, credentials: ClientCredentials) -> Iterator[ExperimentServiceStub]:
     """Control's service, for a while. Raises: Refused with its sentence, NotServing where nobody answers."""
     import grpc  # noqa: PLC0415
 
+    from headrace.channel import connect_blocking  # noqa: PLC0415
     from headrace.experiments.words import plain  # noqa: PLC0415
     from headrace.v1.experiments_pb2_grpc import ExperimentServiceStub  # noqa: PLC0415
 
-    with grpc.insecure_channel(control) as channel:
+    with connect_blocking(control, credentials) as channel:
         try:
             yield ExperimentServiceStub(channel)
         except grpc.RpcError as error:

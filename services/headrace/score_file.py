@@ -13,11 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from headrace.channel import connect_blocking
 from headrace.client import Score, SyncScoringClient
+from headrace.credentials import NOBODY, ClientCredentials
 from headrace.errors import HeadraceError, InvalidInference, NotServing, StartupError
 
 
-def run(file: Path, address: str, model: str, *, as_json: bool) -> int:
+def run(file: Path, address: str, model: str, *, as_json: bool, credentials: ClientCredentials = NOBODY) -> int:
     """Score every line; a bad line is reported and skipped. Returns the exit code: 1 if any line failed."""
     try:
         source = sys.stdin if str(file) == "-" else file.open()
@@ -25,7 +27,7 @@ def run(file: Path, address: str, model: str, *, as_json: bool) -> int:
         raise StartupError(f"{file}: {error.strerror}") from error
     table = Table("event", "p", "score", "model", title=f"{file}")
     failures = 0
-    with source, SyncScoringClient(address, model=model, timeout_s=10) as client:
+    with source, SyncScoringClient(address, model=model, timeout_s=10, credentials=credentials) as client:
         for number, line in _lines(source):
             try:
                 event_id, scored = _score_line(client, line)
@@ -42,9 +44,9 @@ def run(file: Path, address: str, model: str, *, as_json: bool) -> int:
     return 1 if failures else 0
 
 
-def print_models(address: str) -> None:
+def print_models(address: str, credentials: ClientCredentials = NOBODY) -> None:
     """A table of what the gateway at `address` serves. Raises: NotServing when nobody answers there."""
-    stub = service_pb2_grpc.GRPCInferenceServiceStub(grpc.insecure_channel(address))
+    stub = service_pb2_grpc.GRPCInferenceServiceStub(connect_blocking(address, credentials))
     try:
         found = stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), timeout=5)
     except grpc.RpcError as error:

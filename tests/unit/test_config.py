@@ -54,6 +54,42 @@ def test_a_wrong_file_is_one_line_that_names_the_path(tmp_path: Path, text: str,
     assert "\n" not in str(caught.value)
 
 
+HASH = "ab" * 32
+CALLER = f"{{name: a, token_sha256: {HASH}, may: [infer]}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("tls: {certificate: a.crt}", "tls: Value error, certificate and key go together"),
+        ("tls: {require_client_certificate: true}", "needs certificate, key and authorities"),
+        ("access: {mode: closed}", "mode 'closed' without callers"),
+        ("access: {mode: shut}", "access.mode: Input should be 'auto', 'open' or 'closed'"),
+        ("access: {callers: [{name: a, may: [infer]}]}", "neither certificate nor token_sha256"),
+        (f"access: {{callers: [{CALLER.replace(HASH, 'my-token')}]}}", "access.callers.0.token_sha256: String"),
+        (f"access: {{callers: [{CALLER.replace('infer', 'fly')}]}}", "access.callers.0.may.0: Input should be"),
+        (f"access: {{callers: [{CALLER.replace('[infer]', '[]')}]}}", "access.callers.0.may: Tuple should have"),
+        (f"access: {{callers: [{CALLER.replace('name: a', 'name: local')}]}}", "who are not known by anything"),
+        (f"access: {{callers: [{CALLER.replace('name: a', 'name: a b')}]}}", "access.callers.0.name: String should"),
+        ("access: {callers: [{name: a, certificate: x, may: [infer]}]}", "needs tls.certificate and .authorities"),
+    ],
+)
+def test_doors_that_cannot_be_meant_are_one_line_that_tells_no_secret(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(StartupError) as caught:
+        config.load(write(tmp_path, text), {})
+
+    assert sentence in str(caught.value)
+    assert "my-token" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_printed_settings_hold_no_hash_of_a_token(tmp_path: Path) -> None:
+    found = config.load(write(tmp_path, f"access: {{mode: closed, callers: [{CALLER}]}}"), {})
+
+    assert found.access.callers[0].token_sha256 == HASH
+    assert HASH not in f"{found} {found!r}"
+
+
 def test_a_flag_beats_the_environment_which_beats_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, "gateway: {port: 1, metrics_port: 2, drain_s: 3}")
 

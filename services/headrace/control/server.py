@@ -10,24 +10,25 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import grpc
-from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from headrace.channel import SERVER_OPTIONS
+from headrace import doors
 from headrace.config import Settings
 from headrace.control import drafting
-from headrace.control.answering import Require
 from headrace.control.discovery import Directory
 from headrace.control.experiments import ExperimentService
 from headrace.control.ledger import Ledger
 from headrace.control.trials import Trials
 from headrace.core.clock import MonotonicClock
 from headrace.errors import HeadraceError, NotServing, StartupError
+from headrace.rpc.call import Call
+from headrace.rpc.server import Server
 from headrace.v1 import control_pb2, control_pb2_grpc, experiments_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -40,11 +41,6 @@ EXPIRY_PERIOD_S: Final = 0.1
 SERVICES: Final = ("headrace.v1.Control", "headrace.v1.ExperimentService")
 
 
-def _anybody(_call: Any, _permission: str) -> str:
-    """Who reaches this port may do everything on it."""
-    return "local"
-
-
 def _wall_us() -> int:
     return time.time_ns() // 1000
 
@@ -52,17 +48,18 @@ def _wall_us() -> int:
 class ControlServer(control_pb2_grpc.ControlServicer):
     """`headrace.v1.Control` on its own port. `async with ControlServer(settings)` serves it."""
 
-    def __init__(self, settings: Settings, require: Require = _anybody, wall_us: Callable[[], int] = _wall_us) -> None:
+    def __init__(self, settings: Settings, wall_us: Callable[[], int] = _wall_us) -> None:
         self._settings = settings.control
         self._models = settings.models
         self._cuts = (float(settings.risk.highest),)
-        self._require = require
         self._wall_us = wall_us
         self._directory = Directory(MonotonicClock(), settings.control.lease_s)
         self._epoch = secrets.token_hex(8)
         self._changed = asyncio.Condition()
         self._health = HealthServicer()
-        self._server = aio.server(options=SERVER_OPTIONS)
+        self._doors = doors.of(settings)
+        self._access = self._doors.access
+        self._server = Server()
         self._tasks: list[asyncio.Task[None]] = []
         self._experiments: ExperimentService | None = None
         self.port = 0
@@ -82,9 +79,10 @@ class ControlServer(control_pb2_grpc.ControlServicer):
             control_pb2_grpc.add_ControlServicer_to_server(self, self._server)
             experiments_pb2_grpc.add_ExperimentServiceServicer_to_server(self._experiments, self._server)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-            reflection.enable_server_reflection((*SERVICES, reflection.SERVICE_NAME), self._server)
-            self.port = self._server.add_insecure_port(f"{self._settings.host}:{self._settings.port}")
-        except RuntimeError as error:
+            reflector = ReflectionServicer((*SERVICES, reflection.SERVICE_NAME))
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflector, self._server)
+            self.port = self._doors.open(self._server, f"{self._settings.host}:{self._settings.port}")
+        except OSError as error:
             ledger.close()
             raise StartupError(f"control: port {self._settings.port} is taken") from error
         except NotServing as error:
@@ -115,10 +113,12 @@ class ControlServer(control_pb2_grpc.ControlServicer):
             await stopped.wait()
 
     async def Register(
-        self, messages: AsyncIterator[control_pb2.Registration], rpc: aio.ServicerContext[Any, Any]
+        self, messages: AsyncIterator[control_pb2.Registration], rpc: Call
     ) -> AsyncIterator[control_pb2.Lease]:
         lease = control_pb2.Lease(lease_ms=int(self._settings.lease_s * 1000))
         async for registration in messages:
+            # Not before: grpc.aio's client makes INTERNAL of a refusal that overtakes its first message.
+            await self._access.admit(rpc, "replica")
             try:
                 changed = self._directory.register(registration)
             except HeadraceError as error:
@@ -127,17 +127,15 @@ class ControlServer(control_pb2_grpc.ControlServicer):
                 await self._tell()
             yield lease
 
-    async def Follow(
-        self, request: control_pb2.FollowRequest, rpc: aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[control_pb2.Snapshot]:
+    async def Follow(self, request: control_pb2.FollowRequest, rpc: Call) -> AsyncIterator[control_pb2.Snapshot]:
+        await self._access.admit(rpc, "gateway")
         while True:
             sent = self._directory.version
             yield self._directory.snapshot(self._epoch)
             await self._wait_for_change(sent)
 
-    async def Describe(
-        self, request: control_pb2.DescribeRequest, rpc: aio.ServicerContext[Any, Any]
-    ) -> control_pb2.Snapshot:
+    async def Describe(self, request: control_pb2.DescribeRequest, rpc: Call) -> control_pb2.Snapshot:
+        await self._access.admit(rpc, "read")
         return self._directory.snapshot(self._epoch)
 
     def _with_ledger(self, ledger: Ledger) -> ExperimentService:
@@ -146,7 +144,11 @@ class ControlServer(control_pb2_grpc.ControlServicer):
         trials.declare(drafting.base_of(name, model) for name, model in self._models.items())
         for policy in trials.policies().values():
             self._directory.set_policy(policy)
-        return ExperimentService(trials, self._directory, self._models, require=self._require, tell=self._tell)
+        return ExperimentService(trials, self._directory, self._models, require=self._named, tell=self._tell)
+
+    def _named(self, call: Call, permission: str) -> str:
+        """The name of a caller who may. Raises: Unauthenticated, NotPermitted."""
+        return self._access.require(call, permission).name
 
     async def _wait_for_change(self, sent: int) -> None:
         """Until the version is another than `sent`, or a heartbeat is due."""

@@ -19,7 +19,7 @@ from headrace.core.policy import Room
 from headrace.core.records import DispatchRecord, Stages
 from headrace.core.sharing import Sharing
 from headrace.errors import BackendLost, BrokenContract, ModelFailed, Overloaded
-from headrace.gateway.link import EVICTING, BatchLost, Flight, ReplicaLink
+from headrace.gateway.link import EVICTING, BatchLost, Flight, ReplicaLink, Sender
 from headrace.gateway.pressure import Pressure
 from headrace.telemetry import context
 from headrace.v1 import control_pb2, replica_pb2
@@ -66,14 +66,14 @@ class Dispatcher:
 
     def __init__(
         self,
-        gateway_id: str,
+        sender: Sender,
         clock: Clock,
         cost: CostModel,
         pressure: Pressure,
         on_room: Callable[[], None],
         on_free: Callable[[], None],
     ) -> None:
-        self._gateway_id = gateway_id
+        self._sender = sender
         self._clock = clock
         self._cost = cost
         self._pressure = pressure
@@ -97,7 +97,7 @@ class Dispatcher:
         for replica_id, registration in named.items():
             link = self._links.get(replica_id)
             if link is None or link.endpoint != registration.endpoint:
-                self._links[replica_id] = link = ReplicaLink(registration)
+                self._links[replica_id] = link = ReplicaLink(registration, self._sender.credentials)
             link.update(registration)
         for link in list(self._links.values()):
             if link.replica_id not in named:
@@ -335,7 +335,7 @@ class Dispatcher:
             replica_id=link.replica_id,
             model=spec.name,
             version=spec.version,
-            gateway_id=self._gateway_id,
+            gateway_id=self._sender.gateway_id,
             rows=batch.rows,
             columns=packed.columns,
             lengths=[column.tobytes() for column in packed.lengths],

@@ -26,7 +26,7 @@ from headrace.core.rider import Rider
 from headrace.core.tensors import ModelSpec
 from headrace.errors import BrokenContract, Cancelled, DeadlinePassed, HeadraceError, ModelFailed, NotServing
 from headrace.gateway.dispatch import Dispatcher
-from headrace.gateway.link import Flight
+from headrace.gateway.link import Flight, Sender
 from headrace.gateway.pressure import Pressure
 from headrace.telemetry import context
 from headrace.v1 import replica_pb2
@@ -62,7 +62,7 @@ class Lane:
         self,
         spec: ModelSpec,
         settings: BatchingSettings,
-        gateway_id: str,
+        sender: Sender,
         clock: Clock,
         pressure: Pressure,
         on_batch: Callable[[BatchRecord], None],
@@ -78,7 +78,7 @@ class Lane:
         self.copying: Sequence[Copying] = ()
         """The comparisons that its answers are half of."""
         self.queue = _queue(settings)
-        self.dispatcher = Dispatcher(gateway_id, clock, self.cost, pressure, self._pump_soon, self._pump)
+        self.dispatcher = Dispatcher(sender, clock, self.cost, pressure, self._pump_soon, self._pump)
         self._budget = Budget(
             rows=min(settings.max_rows or spec.max_rows, spec.max_rows),
             tokens=min(settings.max_tokens or spec.max_tokens, spec.max_tokens),

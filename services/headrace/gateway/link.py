@@ -6,16 +6,21 @@ Owned by a Dispatcher. Sees a dead host or a stopped process by keepalive, and a
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from typing import Final
 
 import grpc
 from grpc_health.v1 import health_pb2
 
+from headrace.channel import REFUSALS
 from headrace.core.records import ReplicaIdentity
+from headrace.credentials import NOBODY, ClientCredentials
 from headrace.rpc.channel import Channel, Exchange
 from headrace.rpc.messages import STATUS, Failure
 from headrace.v1 import control_pb2, replica_pb2
+
+log = logging.getLogger(__name__)
 
 EXECUTE: Final = "/headrace.v1.Replica/ExecuteStream"
 HEALTH: Final = "/grpc.health.v1.Health/Check"
@@ -41,6 +46,14 @@ class BatchLost(Exception):
         """How far it got; None = the replica is lost and said nothing."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """A gateway, as its replicas get to know it."""
+
+    gateway_id: str
+    credentials: ClientCredentials = NOBODY
+
+
 @dataclass(slots=True, eq=False)
 class Flight:
     """One batch at a replica, or on its way to one."""
@@ -57,7 +70,7 @@ class Flight:
 class ReplicaLink:
     """A replica, its channel and its share of our work."""
 
-    def __init__(self, registration: control_pb2.Registration) -> None:
+    def __init__(self, registration: control_pb2.Registration, credentials: ClientCredentials = NOBODY) -> None:
         self.endpoint = registration.endpoint
         self.listed = True
         """The latest snapshot names it. One that is not named but answers is kept: control may have lost it only."""
@@ -67,7 +80,7 @@ class ReplicaLink:
         self.queued_elsewhere = 0
         """Batches of others that waited there, by its last answer."""
         self.flights: list[Flight] = []
-        self._channel = Channel(registration.endpoint)
+        self._channel = Channel(registration.endpoint, credentials)
         self._stream: Exchange | None = None
         self._opening = asyncio.Lock()
         self._answers: dict[int, asyncio.Future[replica_pb2.PackedAnswer | None]] = {}
@@ -135,8 +148,10 @@ class ReplicaLink:
         if answered is not None and not answered.done():
             answered.set_result(answer)
 
-    def _on_end(self, _: grpc.StatusCode, __: str) -> None:
+    def _on_end(self, code: grpc.StatusCode, why: str) -> None:
         """The stream is no more: whoever still waits is told that its batch is lost."""
+        if code in REFUSALS:
+            log.error("replica %s does not let this gateway in: %s", self.replica_id, why)
         self._stream = None
         for answered in self._answers.values():
             if not answered.done():

@@ -166,5 +166,5 @@ class Models:
             batching = self._settings.model(name).batching
             around = self._around
             model.lanes[version] = Lane(
-                wire.spec(spec), batching, around.gateway_id, around.clock, around.pressure, around.on_batch
+                wire.spec(spec), batching, around.sender, around.clock, around.pressure, around.on_batch
             )

@@ -19,11 +19,13 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 from prometheus_client import CollectorRegistry
 from tritonclient.grpc import service_pb2_grpc
 
+from headrace import doors
 from headrace.config import GatewaySettings, Settings, TelemetrySettings
 from headrace.core.clock import MonotonicClock
 from headrace.errors import StartupError
 from headrace.gateway import siblings
 from headrace.gateway.admission import Admission
+from headrace.gateway.link import Sender
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
 from headrace.gateway.pressure import Pressure
@@ -57,6 +59,7 @@ class Gateway:
 
     def __init__(self, settings: Settings, control_address: str) -> None:
         self._settings = settings
+        self._doors = doors.of(settings)
         self.gateway_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._clock = MonotonicClock()
         self._registry = CollectorRegistry()
@@ -66,14 +69,16 @@ class Gateway:
         sampling = _sampling(settings.telemetry)
         observer = Observer(self._tracer, self._metrics, self._requests, self._clock, sampling)
         self._pressure = Pressure()
-        self.teller = PairTeller(control_address, self.gateway_id)
-        around = Surroundings(self.gateway_id, self._clock, self._pressure, observer.batch)
+        sender = Sender(self.gateway_id, self._doors.credentials)
+        self.teller = PairTeller(control_address, sender)
+        around = Surroundings(sender, self._clock, self._pressure, observer.batch)
         self.models = Models(settings, around, self._metrics.forget, self.teller.notes)
         self.admission = Admission(settings.gateway.max_riders, self._clock, self._pressure)
-        self.follower = SnapshotFollower(control_address, self.gateway_id, self.models.apply)
+        self.follower = SnapshotFollower(control_address, self.gateway_id, self.models.apply, sender.credentials)
         self._health = HealthServicer()
-        self._servicer = InferenceServicer(self.models, self.admission, observer, settings.gateway)
-        self._risk = RiskServicer(self.models, self.admission, observer, settings.risk)
+        access = self._doors.access
+        self._servicer = InferenceServicer(self.models, self.admission, observer, settings.gateway, access)
+        self._risk = RiskServicer(self.models, self.admission, observer, settings.risk, access)
         self._server = Server(share_port=settings.gateway.processes > 1)
         self._metrics.expose(lambda: scrape(self.models, self._tracer, self._pressure, self.follower, self.teller))
         self._tasks: list[asyncio.Task[None]] = []
@@ -115,7 +120,7 @@ class Gateway:
         settings = self._settings.gateway
         metrics_port = settings.metrics_port and settings.metrics_port + settings.index
         try:
-            self.port = self._server.add_insecure_port(f"{settings.host}:{settings.port}")
+            self.port = self._doors.open(self._server, f"{settings.host}:{settings.port}")
             self._metrics_server = MetricsServer(settings.host, metrics_port, self._registry, self._pages())
         except OSError as error:
             raise StartupError(f"gateway: port {settings.port} or {metrics_port} is taken ({error})") from error

@@ -28,7 +28,7 @@ from headrace.core.tensors import ModelSpec
 from headrace.errors import BrokenContract, DeadlinePassed, HeadraceError, NotServing
 from headrace.gateway.dispatch import Dispatcher
 from headrace.gateway.lane import ROW_ERRORS, Lane, check_size
-from headrace.gateway.link import Flight, ReplicaLink
+from headrace.gateway.link import Flight, ReplicaLink, Sender
 from headrace.gateway.pairs import Notes, Side
 from headrace.gateway.pressure import Pressure
 from headrace.telemetry import context
@@ -50,7 +50,7 @@ SHARED_S: Final = 0.003
 class Surroundings:
     """The gateway that a lane is in."""
 
-    gateway_id: str
+    sender: Sender
     clock: Clock
     pressure: Pressure
     on_batch: Callable[[BatchRecord], None]
@@ -103,7 +103,7 @@ class ShadowLane:
         self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
         self.dispatcher = ShadowDispatcher(
-            around.gateway_id, around.clock, self._cost, around.pressure, self._look_soon, self._look_soon
+            around.sender, around.clock, self._cost, around.pressure, self._look_soon, self._look_soon
         )
         self.dispatcher.deciding = lane.dispatcher
         self._budget = Budget(min(BATCH_ROWS, self.spec.max_rows), self.spec.max_tokens)

@@ -12,7 +12,8 @@ from typing import Final
 
 from grpc import aio
 
-from headrace.channel import OPTIONS
+from headrace.channel import REFUSALS, connect
+from headrace.credentials import NOBODY, ClientCredentials
 from headrace.v1 import control_pb2, control_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -26,27 +27,37 @@ class SnapshotFollower:
     """One stream from control, kept alive for ever."""
 
     def __init__(
-        self, control_address: str, gateway_id: str, on_snapshot: Callable[[control_pb2.Snapshot], None]
+        self,
+        control_address: str,
+        gateway_id: str,
+        on_snapshot: Callable[[control_pb2.Snapshot], None],
+        credentials: ClientCredentials = NOBODY,
     ) -> None:
         self._address = control_address
+        self._credentials = credentials
+        self._credentials.check(control_address)
         self._gateway_id = gateway_id
         self._on_snapshot = on_snapshot
         self.connected = False
 
     async def run(self) -> None:
         """Follow until cancelled."""
-        async with aio.insecure_channel(self._address, OPTIONS) as channel:
-            stub = control_pb2_grpc.ControlStub(channel)
-            failures = 0
-            while True:
-                try:
-                    await self._follow(stub)
-                except (aio.AioRpcError, TimeoutError):
-                    failures = 0 if self.connected else failures + 1
-                    if self.connected:
-                        log.warning("control at %s is away; going on with what is known", self._address)
-                self.connected = False
-                await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+        failures = 0
+        refused = False
+        while True:
+            try:
+                # A channel a stream: files of TLS that have changed meanwhile are read.
+                async with connect(self._address, self._credentials) as channel:
+                    await self._follow(control_pb2_grpc.ControlStub(channel))
+            except (aio.AioRpcError, TimeoutError) as error:
+                failures = 0 if self.connected else failures + 1
+                if self.connected:
+                    log.warning("control at %s is away; going on with what is known", self._address)
+                elif isinstance(error, aio.AioRpcError) and error.code() in REFUSALS and not refused:
+                    refused = True
+                    log.error("control at %s does not let us in: %s", self._address, error.details())  # noqa: TRY400
+            self.connected = False
+            await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
 
     async def _follow(self, stub: control_pb2_grpc.ControlStub) -> None:
         """Read one stream until it ends. Raises: AioRpcError, TimeoutError after `SILENCE_S` without a word."""

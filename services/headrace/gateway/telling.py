@@ -14,7 +14,8 @@ from typing import Final
 import grpc
 from grpc import aio
 
-from headrace.channel import OPTIONS
+from headrace.channel import connect
+from headrace.gateway.link import Sender
 from headrace.gateway.pairs import Notes
 from headrace.v1 import experiments_pb2, experiments_pb2_grpc
 
@@ -43,9 +44,9 @@ class Outbox:
 class PairTeller:
     """One a gateway."""
 
-    def __init__(self, control_address: str, gateway_id: str) -> None:
+    def __init__(self, control_address: str, sender: Sender) -> None:
         self._address = control_address
-        self._gateway_id = gateway_id
+        self._sender = sender
         self._outboxes: dict[str, Outbox] = {}
         self.told = 0
         """Pairs that control has counted."""
@@ -67,16 +68,20 @@ class PairTeller:
 
     async def run(self) -> None:
         """Tell until cancelled."""
-        async with aio.insecure_channel(self._address, OPTIONS) as channel:
-            stub = experiments_pb2_grpc.ExperimentServiceStub(channel)
-            while True:
-                delivered = await self._tell_all(stub)
-                await asyncio.sleep(TELL_S if delivered else BACKOFF_S)
+        while True:
+            # A channel until something fails: files of TLS that have changed meanwhile are read.
+            async with connect(self._address, self._sender.credentials) as channel:
+                stub = experiments_pb2_grpc.ExperimentServiceStub(channel)
+                delivered = True
+                while delivered:
+                    await asyncio.sleep(TELL_S)
+                    delivered = await self._tell_all(stub)
+            await asyncio.sleep(BACKOFF_S)
 
     async def last_words(self, timeout_s: float) -> None:
         """Everything once more, before the process ends. What control does not take in time is lost."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s), aio.insecure_channel(self._address, OPTIONS) as channel:
+            async with asyncio.timeout(timeout_s), connect(self._address, self._sender.credentials) as channel:
                 await self._tell_all(experiments_pb2_grpc.ExperimentServiceStub(channel))
 
     async def _tell_all(self, stub: experiments_pb2_grpc.ExperimentServiceStub) -> bool:
@@ -101,7 +106,7 @@ class PairTeller:
         (pairs, counts), (noise, noise_counts) = box.pairs.take(), box.noise.take()
         return experiments_pb2.RecordPairsRequest(
             experiment_id=experiment_id,
-            gateway_id=self._gateway_id,
+            gateway_id=self._sender.gateway_id,
             sequence=box.sequence,
             pairs=pairs,
             noise=noise,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -49,6 +49,10 @@ class Call(Stream):
 
     def peer(self) -> str:
         return self.connection.peer
+
+    def auth_context(self) -> Mapping[str, Sequence[bytes]]:
+        """Who the client is, as far as TLS says: `transport_security_type`, `x509_common_name` and so on."""
+        return self.connection.auth_context
 
     def time_remaining(self) -> float | None:
         """Seconds until its caller stops waiting, 0 from then on; None = it waits for ever."""

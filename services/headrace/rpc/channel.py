@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Callable
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
 import grpc
 
@@ -17,6 +18,7 @@ from headrace.rpc import frames
 from headrace.rpc.connection import Connection, Stream
 from headrace.rpc.fields import Fields, literal
 from headrace.rpc.messages import MAX_MESSAGE, Failure, Metadata, Reader, entry, framed, status, timeout
+from headrace.rpc.tls import TlsError
 
 CONNECT_S: Final = 1.0
 KEEPALIVE_S: Final = 1.0
@@ -29,6 +31,20 @@ LAST_NUMBER: Final = 2**31 - 1
 
 OnMessage = Callable[[bytes], None]
 OnEnd = Callable[[grpc.StatusCode, str], None]
+
+
+class Credentials(Protocol):
+    """How a channel shows itself, and whom it believes."""
+
+    @property
+    def name(self) -> str:
+        """The name expected in the peer's certificate; empty = its host."""
+
+    def context(self) -> ssl.SSLContext | None:
+        """For a new connection; None = without TLS. Raises: TlsError."""
+
+    def metadata(self, address: str) -> Metadata:
+        """Of every call to this address."""
 
 
 class Exchange(Stream):
@@ -163,8 +179,9 @@ class ClientConnection(Connection):
 class Channel:
     """The connection to `HOST:PORT`, while there is one. Belongs to one event loop; `close` it."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, credentials: Credentials | None = None) -> None:
         self._address = address
+        self._credentials = credentials
         host, _, port = address.rpartition(":")
         self._host, self._port = host.strip("[]"), int(port)
         self._connection: ClientConnection | None = None
@@ -184,7 +201,7 @@ class Channel:
         connection = self._connection
         if connection is None or connection.closed or connection.leaving:
             connection = await self._connect()
-        return connection.open(path, on_message, on_end)
+        return connection.open(path, on_message, on_end, self._metadata())
 
     async def unary(self, path: str, message: bytes, timeout_s: float) -> bytes:
         """The answer to one message. Raises: Failure; DEADLINE_EXCEEDED after `timeout_s` at the latest."""
@@ -200,7 +217,7 @@ class Channel:
             async with asyncio.timeout(timeout_s) as limit:
                 connection = await self._connect()
                 left_s = (limit.when() or 0.0) - asyncio.get_running_loop().time()
-                metadata = (("grpc-timeout", timeout(left_s).decode()),)
+                metadata = (("grpc-timeout", timeout(left_s).decode()), *self._metadata())
                 exchange = connection.open(path, answers.append, on_end, metadata)
                 exchange.send(message, ends=True)
                 code, details = await ended
@@ -231,11 +248,14 @@ class Channel:
                 return connection
             if self._closed:
                 raise Failure(grpc.StatusCode.UNAVAILABLE, "the channel is closed")
-            make = asyncio.get_running_loop().create_connection
             try:
                 async with asyncio.timeout(CONNECT_S):
-                    _, connection = await make(lambda: ClientConnection(self._address), self._host, self._port)
-            except (OSError, UnicodeError) as error:  # TimeoutError is one; a name may be none that can be asked for
+                    connection = await self._make_connection()
+            except (
+                OSError,
+                UnicodeError,
+                TlsError,
+            ) as error:  # TimeoutError is one; a name may be none that can be asked for
                 raise Failure(grpc.StatusCode.UNAVAILABLE, f"{self._address} does not answer ({error})") from error
             if self._closed:
                 connection.abort()
@@ -243,6 +263,18 @@ class Channel:
             self._leaving = self._connections()
             self._connection = connection
             return connection
+
+    async def _make_connection(self) -> ClientConnection:
+        context = self._credentials.context() if self._credentials is not None else None
+        secure: dict[str, Any] = {}
+        if self._credentials is not None and context is not None:
+            secure = {"ssl": context, "server_hostname": self._credentials.name or self._host}
+        make = asyncio.get_running_loop().create_connection
+        _, connection = await make(lambda: ClientConnection(self._address), self._host, self._port, **secure)
+        return connection
+
+    def _metadata(self) -> Metadata:
+        return self._credentials.metadata(self._address) if self._credentials is not None else ()
 
     def _connections(self) -> list[ClientConnection]:
         """All that are open."""

@@ -383,9 +383,11 @@ class Connection(asyncio.Protocol):
         if code:
             log.info("the connection of %s ends: %s", self.peer, why)
             self._transport.close()
-        else:
+        elif self._transport.can_write_eof():
             with contextlib.suppress(OSError, RuntimeError):  # it is lost, and we have not heard yet
                 self._transport.write_eof()
+        else:
+            self._transport.close()  # of TLS: it says that nothing more comes, and waits for the peer to say so
         # The peer may not read, or not leave.
         asyncio.get_running_loop().call_later(LAST_WORDS_S, self._transport.abort)
         self._let_go()

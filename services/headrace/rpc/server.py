@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
+import ssl
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, Final, NamedTuple
@@ -33,6 +33,8 @@ from headrace.rpc.messages import (
     framed,
     trailers,
 )
+from headrace.rpc.port import HANDSHAKE_S, Port, bind
+from headrace.rpc.tls import Watched, auth_context
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,6 @@ MAX_REMEMBERED: Final = 64
 TICK_S: Final = 1.0
 KEEPALIVE_S: Final = 30.0
 """A peer that has been silent for so long is asked whether it is there, and dropped after as long again."""
-HANDSHAKE_S: Final = 20.0
 CLEAN_UP_S: Final = 5.0
 """What a handler does after it was cancelled may take so long; then the server stops without it."""
 OPENING: Final = len(frames.PREFACE) + frames.HEAD.size
@@ -68,8 +69,7 @@ class Server:
         self._share_port = share_port
         self._generic: list[Any] = []
         self._handlers: dict[str, Any] = {}
-        self._sockets: list[socket.socket] = []
-        self._listening: list[asyncio.Server] = []
+        self._ports: list[Port] = []
         self._ticking: asyncio.Task[None] | None = None
         self.connections: set[ServerConnection] = set()
         self.stopping = False
@@ -82,39 +82,29 @@ class Server:
 
     def add_insecure_port(self, address: str) -> int:
         """Bind `HOST:PORT`, port 0 = any free one; the number it got. Raises: OSError when it is taken."""
-        host, _, port = address.rpartition(":")
-        number = int(port)
-        found = socket.getaddrinfo(host.strip("[]") or None, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, protocol, _, where in found:
-            bound = socket.socket(family, kind, protocol)
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if self._share_port:
-                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            if family == socket.AF_INET6:
-                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, len(found) > 1)  # "[::]" alone takes both
-            try:
-                bound.bind((where[0], number, *where[2:]))
-            except OSError:
-                bound.close()
-                raise
-            number = bound.getsockname()[1]
-            self._sockets.append(bound)
-        return number
+        return self._bind(address, None)
+
+    def add_secure_port(self, address: str, tls: Watched[ssl.SSLContext]) -> int:
+        """The same for TLS alone. A second after its files have changed, new connections use the new ones."""
+        return self._bind(address, tls)
+
+    def _bind(self, address: str, tls: Watched[ssl.SSLContext] | None) -> int:
+        opened = bind(address, share=self._share_port)
+        self._ports += [Port(bound, tls, lambda: ServerConnection(self)) for bound in opened]
+        return int(opened[-1].getsockname()[1])
 
     async def start(self) -> None:
         """Begin to listen."""
         loop = asyncio.get_running_loop()
-        for bound in self._sockets:
-            self._listening.append(await loop.create_server(lambda: ServerConnection(self), sock=bound, backlog=1024))
+        for port in self._ports:
+            await port.listen()
         self._ticking = loop.create_task(self._tick(), name="tick")
 
     async def stop(self, grace_s: float | None) -> None:
         """Take no new connections or calls, give those that run `grace_s` (None = none at all), then cut them off."""
         self.stopping = True
-        for listening in self._listening:
-            listening.close()
-        for bound in self._sockets:
-            bound.close()
+        for port in self._ports:
+            await port.close()
         for connection in list(self.connections):
             connection.leave()
         await _until(lambda: not any(connection.streams for connection in self.connections), grace_s or 0.0)
@@ -153,6 +143,8 @@ class Server:
                 except Exception:  # the outer guard: the others' deadlines must still pass
                     log.exception("a connection failed on an error of ours")
                     connection.abort()
+            for port in self._ports:
+                port.tick()
 
 
 class ServerConnection(Connection):
@@ -169,6 +161,10 @@ class ServerConnection(Connection):
         self._kept = 0
         """Bytes in the readers of all its calls."""
         self._refusing = False
+        self.auth_context: dict[str, list[bytes]] = {}
+        """Who the client is, as far as TLS says, under grpcio's names."""
+        self.remembered: dict[Any, Any] = {}
+        """What servicers have found out about the client, while it is connected. Whoever writes here bounds it."""
         self.running: set[asyncio.Task[None]] = set()
         """Handlers, until they have returned: some go on after their call is over."""
 
@@ -177,7 +173,11 @@ class ServerConnection(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._server.connections.add(self)
         super().connection_made(transport)
-        if self._server.stopping:
+        secured: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+        self.auth_context = auth_context(secured)
+        if secured is not None and secured.selected_alpn_protocol() != "h2":
+            self.end(frames.PROTOCOL_ERROR, "the client has not agreed on h2")
+        elif self._server.stopping:
             self.end(frames.NO_ERROR)
 
     def data_received(self, data: bytes) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import ray
 from ray import serve
 
+from headrace import doors
 from headrace.config import Settings
 from headrace.serving import weights
 from headrace.serving.replica import ReplicaServer
@@ -37,7 +38,9 @@ class ServeReplica:
         settings = Settings.model_validate_json(settings_json)
         logs.configure(settings.telemetry.log_level)
         model = weights.read(Path(directory))
-        self.replica = ReplicaServer(model, settings.replica, settings.model(model.name), control_address)
+        self.replica = ReplicaServer(
+            model, settings.replica, settings.model(model.name), control_address, doors.of(settings)
+        )
         local = settings.replica.host.startswith("127.")
         address = settings.replica.host if local else ray.util.get_node_ip_address()
         await self.replica.start(address, os.environ.get("RAY_CLUSTER_NAME", ""))

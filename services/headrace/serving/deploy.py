@@ -12,8 +12,11 @@ from typing import Protocol
 
 from grpc import aio
 
+from headrace import doors
+from headrace.channel import connect
 from headrace.children import Child
 from headrace.config import Settings
+from headrace.credentials import NOBODY, ClientCredentials
 from headrace.serving.health import is_live
 from headrace.serving.weights import FoundModel
 from headrace.v1 import control_pb2, control_pb2_grpc
@@ -41,6 +44,7 @@ class LocalDeployer:
         self._control_address = control_address
         self._config_file = config_file
         self._environment = environment
+        self._credentials = doors.credentials(settings)
         self.children: list[Child] = []
 
     async def deploy(self, models: Sequence[FoundModel]) -> None:
@@ -56,7 +60,7 @@ class LocalDeployer:
     def _child(self, model: FoundModel, number: int) -> Child:
         name = f"{model.name}-{model.version}"
         arguments = ["replica", "--model-dir", str(model.directory), "--control", self._control_address]
-        check = ReplicaCheck(self._control_address, name)
+        check = ReplicaCheck(self._control_address, name, self._credentials)
         child = Child(
             f"replica {name}-{number}",
             [*arguments, "--config", str(self._config_file)],
@@ -69,8 +73,9 @@ class LocalDeployer:
 class ReplicaCheck:
     """Whether a replica's process is alive and answering, asked through control, which knows its port."""
 
-    def __init__(self, control_address: str, name: str) -> None:
+    def __init__(self, control_address: str, name: str, credentials: ClientCredentials = NOBODY) -> None:
         self._control_address = control_address
+        self._credentials = credentials
         self._name = name
         self._listed_pid: int | None = None
 
@@ -80,7 +85,7 @@ class ReplicaCheck:
         A process that is still starting, and an absent control, count as fine: neither is a reason to kill.
         """
         try:
-            async with aio.insecure_channel(self._control_address) as channel:
+            async with connect(self._control_address, self._credentials) as channel:
                 stub = control_pb2_grpc.ControlStub(channel)
                 snapshot = await stub.Describe(control_pb2.DescribeRequest(), timeout=1)
         except aio.AioRpcError:
@@ -90,4 +95,4 @@ class ReplicaCheck:
         if endpoint is None:
             return self._listed_pid != pid
         self._listed_pid = pid
-        return await is_live(endpoint)
+        return await is_live(endpoint, self._credentials)

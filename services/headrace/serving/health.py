@@ -11,6 +11,8 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
+from headrace.channel import connect
+from headrace.credentials import NOBODY, ClientCredentials
 from headrace.rpc.server import Server
 
 LIVE: Final = "live"
@@ -32,10 +34,10 @@ class ReplicaHealth:
             await self._servicer.set(service, status)
 
 
-async def is_live(endpoint: str) -> bool:
+async def is_live(endpoint: str, credentials: ClientCredentials = NOBODY) -> bool:
     """False when the process behind this port does not answer, or says that it should be replaced."""
     try:
-        async with aio.insecure_channel(endpoint) as channel:
+        async with connect(endpoint, credentials) as channel:
             health = health_pb2_grpc.HealthStub(channel)
             answer = await health.Check(health_pb2.HealthCheckRequest(service=LIVE), timeout=CHECK_TIMEOUT_S)
     except aio.AioRpcError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from headrace import doors
 from headrace.config import Settings
 from headrace.serving import weights
 from headrace.serving.replica import ReplicaServer
@@ -13,7 +14,7 @@ from headrace.serving.replica import ReplicaServer
 async def serve_until(directory: Path, control_address: str, settings: Settings, stopped: asyncio.Event) -> None:
     """Serve one model version until somebody sets `stopped`, then drain. Raises: StartupError."""
     model = weights.read(directory)
-    server = ReplicaServer(model, settings.replica, settings.model(model.name), control_address)
+    server = ReplicaServer(model, settings.replica, settings.model(model.name), control_address, doors.of(settings))
     try:
         await server.start(settings.replica.host)
         await _until_stopped_or_refused(server, stopped)

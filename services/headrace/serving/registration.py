@@ -15,7 +15,8 @@ from typing import Final
 import grpc
 from grpc import aio
 
-from headrace.channel import OPTIONS
+from headrace.channel import REFUSALS, connect
+from headrace.credentials import NOBODY, ClientCredentials
 from headrace.errors import StartupError
 from headrace.v1 import control_pb2, control_pb2_grpc
 
@@ -30,9 +31,15 @@ class RegistrationLoop:
     """Keeps one replica registered. `control_address` "" = there is no control, and everything is a no-op."""
 
     def __init__(
-        self, control_address: str, registration: control_pb2.Registration, load: Callable[[], control_pb2.Load]
+        self,
+        control_address: str,
+        registration: control_pb2.Registration,
+        load: Callable[[], control_pb2.Load],
+        credentials: ClientCredentials = NOBODY,
     ) -> None:
         self._address = control_address
+        self._credentials = credentials
+        self._credentials.check(control_address)
         self._registration = registration
         self._load = load
         self._wake = asyncio.Event()
@@ -98,15 +105,16 @@ class RegistrationLoop:
                 await self._acknowledged.wait()
 
     async def _run(self) -> None:
-        async with aio.insecure_channel(self._address, OPTIONS) as channel:
-            stub = control_pb2_grpc.ControlStub(channel)
-            while self._refused is None:
+        while self._refused is None:
+            # A channel a stream: files of TLS that have changed meanwhile are read.
+            async with connect(self._address, self._credentials) as channel:
+                stub = control_pb2_grpc.ControlStub(channel)
                 try:
                     await self._hold_one_stream(stub)
                 except aio.AioRpcError as error:
                     self._after_loss(error)
                 await self._ask_whether_control_lives(stub)
-                await asyncio.sleep(BACKOFF_S)
+            await asyncio.sleep(BACKOFF_S)
 
     async def _hold_one_stream(self, stub: control_pb2_grpc.ControlStub) -> None:
         self._pending = 0
@@ -134,8 +142,12 @@ class RegistrationLoop:
                     await self._wake.wait()
 
     def _after_loss(self, error: aio.AioRpcError) -> None:
-        if error.code() in (grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.INVALID_ARGUMENT):
-            self._refused = error.details() or "control refused the registration"
+        stranger = error.code() in REFUSALS
+        if stranger and self._settled.is_set():  # what control believes has changed: no reason to stop serving
+            log.warning("control does not let this replica in any more: %s", error.details())
+        elif stranger or error.code() in (grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.INVALID_ARGUMENT):
+            why = error.details() or "control refused the registration"
+            self._refused = f"control at {self._address} does not let this replica in: {why}" if stranger else why
             self._settled.set()
             log.error("%s", self._refused)
 

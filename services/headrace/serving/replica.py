@@ -20,6 +20,7 @@ import grpc
 import torch
 from grpc import aio
 
+from headrace import doors
 from headrace.channel import STAMPS
 from headrace.config import ModelSettings, ReplicaSettings
 from headrace.errors import Failed, HeadraceError, status_of
@@ -46,10 +47,18 @@ WATCH_S: Final = 0.5
 class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
     """`headrace.v1.Replica` for one model version."""
 
-    def __init__(self, model: FoundModel, settings: ReplicaSettings, run: ModelSettings, control_address: str) -> None:
+    def __init__(
+        self,
+        model: FoundModel,
+        settings: ReplicaSettings,
+        run: ModelSettings,
+        control_address: str,
+        behind: doors.Doors | None = None,
+    ) -> None:
         self._model = model
         self._settings = settings
         self._run = run
+        self._doors = behind or doors.unlocked()
         self.replica_id = f"{model.name}-{model.version}-{os.getpid()}-{secrets.token_hex(3)}"
         self._registration_message = control_pb2.Registration(
             replica_id=self.replica_id,
@@ -57,7 +66,9 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
             state=control_pb2.REPLICA_STATE_WARMING,
             host=socket.gethostname(),
         )
-        self.registration = RegistrationLoop(control_address, self._registration_message, self._load)
+        self.registration = RegistrationLoop(
+            control_address, self._registration_message, self._load, self._doors.credentials
+        )
         self._health = ReplicaHealth()
         self._server = Server()
         self._thread = RunnerThread(settings.queue_batches)
@@ -75,7 +86,7 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
         replica_pb2_grpc.add_ReplicaServicer_to_server(self, self._server)
         self._health.join(self._server)
         host = address if address.startswith("127.") else "0.0.0.0"  # noqa: S104  a node's address may be mapped
-        self.port = self._server.add_insecure_port(f"{host}:0")
+        self.port = self._doors.open(self._server, f"{host}:0")
         self._registration_message.endpoint = f"{address}:{self.port}"
         self._registration_message.cluster = cluster
         await self._health.say(ready=False, live=True)
@@ -155,6 +166,7 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
     # One batch ----------------------------------------------------------------------------------------------------
 
     async def Execute(self, request: replica_pb2.PackedBatch, rpc: Call) -> replica_pb2.PackedAnswer:
+        await self._doors.access.admit(rpc, "gateway")
         answer = await self._answer(request)
         if answer.code:
             stamps = ((STAMPS, answer.stamps.SerializeToString()),)
@@ -166,6 +178,7 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
 
         Cancellation (the gateway is gone, or has given us up): batches that have not begun never run.
         """
+        await self._doors.access.admit(rpc, "gateway")
         answering: set[asyncio.Task[None]] = set()
         reading = asyncio.get_running_loop().create_task(self._read(rpc, answering), name="read-batches")
         self._streams.add(reading)

@@ -1,0 +1,173 @@
+"""Who is calling, and what they may: identities from certificates and bearer tokens, permissions from the settings.
+
+Asked by every servicer before anything else. Says in no error which callers or tokens there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Final, Protocol, get_args
+
+import grpc
+
+from headrace.config import AccessSettings, Permission
+from headrace.errors import NotPermitted, Refused, Unauthenticated
+
+EVERYTHING: Final = frozenset(get_args(Permission))
+READERS: Final = frozenset({"gateway", "replica", "admin"})
+"""Who may do one of these may `read` too."""
+NAMES: Final = ("peer_uri", "peer_dns")
+COMMON_NAME: Final = "x509_common_name"
+SECURITY: Final = "transport_security_type"
+"""Keys of a call's `auth_context`, with grpcio's names."""
+STRANGER: Final = "this call needs an identity: a client certificate or a bearer token that is known here"
+ALWAYS: Final = ""
+"""In what a connection remembers: who its client is whatever token its calls bear, or None."""
+NOTHING: Final = "-"
+"""The same for calls without a token; no token is so short."""
+
+
+class Connection(Protocol):
+    """What is asked of the connection of a call."""
+
+    remembered: dict[Any, Any]
+
+
+class Asking(Protocol):
+    """What is asked of a call: `headrace.rpc.call.Call` has it."""
+
+    @property
+    def connection(self) -> Connection: ...
+    def peer(self) -> str: ...
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]: ...
+    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]]: ...
+    async def abort(self, code: grpc.StatusCode, details: str = "") -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A caller and what it may do."""
+
+    name: str
+    permissions: frozenset[str]
+
+
+LOCAL: Final = Identity("local", EVERYTHING)
+ANONYMOUS: Final = Identity("anonymous", EVERYTHING)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A caller of the settings."""
+
+    identity: Identity
+    certificate: str
+    digest: bytes
+
+
+class Access:
+    """The callers of one process's settings."""
+
+    def __init__(self, settings: AccessSettings) -> None:
+        self._mode = settings.mode
+        self._known = [
+            _Known(Identity(caller.name, _all_of(caller.may)), caller.certificate, bytes.fromhex(caller.token_sha256))
+            for caller in settings.callers
+        ]
+
+    def require(self, call: Asking, permission: str) -> Identity:
+        """Who calls. Raises: Unauthenticated, or NotPermitted when it lacks this permission."""
+        identity = self.identify(call)
+        if permission not in identity.permissions:
+            raise NotPermitted(f"this caller may not do this: it needs the permission '{permission}'")
+        return identity
+
+    async def admit(self, call: Asking, permission: str) -> Identity:
+        """The same for a servicer without a guard of its own: the call ends with the status. Raises: AbortError."""
+        try:
+            return self.require(call, permission)
+        except Refused as refused:
+            await call.abort(grpc.StatusCode[refused.code], str(refused))
+            raise
+
+    def identify(self, call: Asking) -> Identity:
+        """Who calls: known once for a connection, or once for each token that its calls bear. Raises: Unauthenticated.
+
+        A call with a token is its bearer's, whatever certificate its connection has shown.
+        """
+        remembered = call.connection.remembered
+        if ALWAYS not in remembered:
+            remembered[ALWAYS] = self._without_asking(call)
+        always: Identity | None = remembered[ALWAYS]
+        if always is not None:
+            return always
+        token = _token(call)
+        found: Identity | None = remembered.get(token)
+        if found is None:
+            found = self._by_certificate(call) if token == NOTHING else self._by_token(call, token)
+            remembered[token] = found  # there are no more of them than callers
+        return found
+
+    def _without_asking(self, call: Asking) -> Identity | None:
+        """Who calls, where nobody need be known."""
+        if self._mode == "open":
+            return ANONYMOUS
+        return LOCAL if self._mode == "auto" and is_loopback(call.peer()) else None
+
+    def _by_certificate(self, call: Asking) -> Identity:
+        names = certificate_names(call.auth_context())
+        for known in self._known:
+            if known.certificate and any(fnmatchcase(name, known.certificate) for name in names):
+                return known.identity
+        raise Unauthenticated(STRANGER)
+
+    def _by_token(self, call: Asking, token: str) -> Identity:
+        if not (is_loopback(call.peer()) or is_encrypted(call.auth_context())):
+            raise Unauthenticated("a token is taken over TLS only, or from this machine")
+        digest = hashlib.sha256(token.encode()).digest()
+        # All are compared, so that the time says nothing about where one is found.
+        found = [known.identity for known in self._known if hmac.compare_digest(known.digest, digest)]
+        if not found:
+            raise Unauthenticated(STRANGER)
+        return found[0]
+
+
+def certificate_names(context: Mapping[str, Iterable[bytes]]) -> list[str]:
+    """The URI and DNS names that a client's certificate gives it, or where it has neither its common name."""
+    names = [name for key in NAMES for name in context.get(key, ())]
+    return [name.decode() for name in names or context.get(COMMON_NAME, ())]
+
+
+def is_encrypted(context: Mapping[str, Iterable[bytes]]) -> bool:
+    return b"ssl" in context.get(SECURITY, ())
+
+
+def is_loopback(peer: str) -> bool:
+    """Whether a peer (`ipv4:HOST:PORT`, `ipv6:[HOST]:PORT`) is on this machine."""
+    try:
+        address = ipaddress.ip_address(peer.partition(":")[2].rpartition(":")[0].strip("[]"))
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def _all_of(may: Iterable[str]) -> frozenset[str]:
+    found = frozenset(may)
+    return found | {"read"} if found & READERS else found
+
+
+def _token(call: Asking) -> str:
+    """The bearer token of a call, or NOTHING. Raises: Unauthenticated for credentials of another kind."""
+    for name, value in call.invocation_metadata():
+        if name == "authorization":
+            kind, _, token = str(value).partition(" ")
+            if kind.lower() != "bearer" or len(token) <= len(NOTHING):
+                raise Unauthenticated(STRANGER)
+            return token
+    return NOTHING

@@ -1,0 +1,109 @@
+"""A server's port: bound sockets, who listens on them, and TLS, whose files may change while clients come in.
+
+Knows neither calls nor connections: who gets a connection is the server's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Coroutine
+from typing import Final
+
+from headrace.rpc.connection import LAST_WORDS_S
+from headrace.rpc.tls import Watched
+
+log = logging.getLogger(__name__)
+
+BACKLOG: Final = 1024
+ACCEPT_AGAIN_S: Final = 0.1
+HANDSHAKE_S: Final = 20.0
+"""For a client's first words: TLS, and then HTTP/2."""
+
+Make = Callable[[], asyncio.Protocol]
+
+
+class Port:
+    """One bound socket, plain or with TLS alone."""
+
+    def __init__(self, bound: socket.socket, tls: Watched[ssl.SSLContext] | None, make: Make) -> None:
+        self._bound = bound
+        self._tls = tls
+        self._make = make
+        self._listening: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        """Who accepts, and the handshakes that are not over."""
+
+    async def listen(self) -> None:
+        """Begin to listen."""
+        if self._tls is None:
+            loop = asyncio.get_running_loop()
+            self._listening = await loop.create_server(self._make, sock=self._bound, backlog=BACKLOG)
+            return
+        # Not by asyncio's server: its context is for ever, and one that is closed for another loses connections.
+        self._bound.setblocking(False)
+        self._bound.listen(BACKLOG)
+        self._start(self._accept(self._tls), "accept")
+
+    def tick(self) -> None:
+        """Look whether the files of TLS have changed; connections that come from now on use the new ones."""
+        if self._tls is not None and self._tls.look():
+            log.info("TLS goes on with other files")
+
+    async def close(self) -> None:
+        """Stop listening, and give up on those who are still shaking hands."""
+        if self._listening is not None:
+            self._listening.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._bound.close()  # not before: the loop still watches it until its task has ended
+
+    async def _accept(self, tls: Watched[ssl.SSLContext]) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, _ = await loop.sock_accept(self._bound)
+            except OSError as error:  # no more file descriptors, or the client has gone already
+                log.warning("a connection was not accepted: %s", error.strerror)
+                await asyncio.sleep(ACCEPT_AGAIN_S)
+            else:
+                self._start(self._secure(accepted, tls.value), "handshake")
+
+    async def _secure(self, accepted: socket.socket, context: ssl.SSLContext) -> None:
+        connect = asyncio.get_running_loop().connect_accepted_socket
+        limits = {"ssl_handshake_timeout": HANDSHAKE_S, "ssl_shutdown_timeout": LAST_WORDS_S}
+        with contextlib.suppress(OSError):  # it speaks no TLS, or nobody believes it: its socket is closed
+            await connect(self._make, accepted, ssl=context, **limits)
+
+    def _start(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def bind(address: str, *, share: bool) -> list[socket.socket]:
+    """A socket for each address that `HOST:PORT` stands for, all with one number. Raises: OSError when it is taken."""
+    host, _, port = address.rpartition(":")
+    number = int(port)
+    sockets: list[socket.socket] = []
+    found = socket.getaddrinfo(host.strip("[]") or None, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, kind, protocol, _, where in found:
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, len(found) > 1)  # "[::]" alone takes both
+        try:
+            bound.bind((where[0], number, *where[2:]))
+        except OSError:
+            for opened in (bound, *sockets):
+                opened.close()
+            raise
+        number = bound.getsockname()[1]
+        sockets.append(bound)
+    return sockets
