@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import sqlite3
 import time
@@ -16,10 +17,10 @@ import pytest
 from grpc import aio
 from tests import experiments
 
-from headrace.channel import OPTIONS
+from headrace.channel import OPTIONS, connect
 from headrace.config import Settings
 from headrace.control.server import ControlServer
-from headrace.errors import Refused
+from headrace.credentials import ClientCredentials
 from headrace.gateway.snapshot import SnapshotFollower
 from headrace.serving.registration import RegistrationLoop
 from headrace.testing.clock import FakeClock
@@ -35,25 +36,34 @@ def plan(**changes: Any) -> pb.Plan:
     return pb.Plan(**{"gates": LIMITS, "canary_shares": (0.05, 1), **changes})
 
 
-class NotAllowed(Refused):
-    """What an access rule raises."""
+NAMES = ("nobody", "ann", "bob", "cy", "dan")
+"""Callers who may do everything; their token is their name. `guest` may only read."""
+EVERYTHING = ("infer", "outcome", "read", "gateway", "replica", "admin")
 
-    code = "PERMISSION_DENIED"
+
+def callers() -> list[dict[str, Any]]:
+    tokens = {name: hashlib.sha256(name.encode()).hexdigest() for name in (*NAMES, "guest")}
+    everybody = [{"name": name, "token_sha256": tokens[name], "may": EVERYTHING} for name in NAMES]
+    return [*everybody, {"name": "guest", "token_sha256": tokens["guest"], "may": ["read"]}]
 
 
-def named(call: Any, permission: str) -> str:
-    """The caller's name as its metadata says it; who is called `guest` may only read."""
-    name = dict(call.invocation_metadata()).get("name", "nobody")
-    if name == "guest" and permission != "read":
-        raise NotAllowed(f"'{name}' has no permission '{permission}'")
-    return str(name)
+def bearer(name: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {name}"),)
 
 
 class Rig:
     """Control with versions of `m` registered, a client of its service and a follower."""
 
     def __init__(self, tmp_path: Path, versions: str = "123", **flags: Any) -> None:
-        self.settings: Settings = settings(tmp_path, **{"control__ledger": str(tmp_path / "ledger.db"), **flags})
+        closed = {
+            "access__mode": "closed",
+            "access__callers": callers(),
+            "control__ledger": str(tmp_path / "ledger.db"),
+        }
+        self.settings: Settings = settings(tmp_path, **{**closed, **flags})
+        token = tmp_path / "token"
+        token.write_text("nobody")
+        self.credentials = ClientCredentials(token_file=token)
         self.clock = FakeClock(experiments.NOW_US / 1e6)
         self.snapshots: list[control_pb2.Snapshot] = []
         self._versions = versions
@@ -62,13 +72,18 @@ class Rig:
 
     async def __aenter__(self) -> Self:
         wall_us = lambda: self.clock.now_ns() // 1000  # noqa: E731
-        control = await self._stack.enter_async_context(ControlServer(self.settings, named, wall_us))
+        control = await self._stack.enter_async_context(ControlServer(self.settings, wall_us))
         self.address = f"127.0.0.1:{control.port}"
-        channel = await self._stack.enter_async_context(aio.insecure_channel(self.address, OPTIONS))
-        self.stub = experiments_pb2_grpc.ExperimentServiceStub(channel)
+        own = await self._stack.enter_async_context(connect(self.address, self.credentials))
+        self.stub = experiments_pb2_grpc.ExperimentServiceStub(own)
+        others = await self._stack.enter_async_context(aio.insecure_channel(self.address, OPTIONS))
+        self.borne = experiments_pb2_grpc.ExperimentServiceStub(others)
+        """For calls with a bearer of their own."""
         for version in self._versions:
             await self.register(version)
-        following = asyncio.create_task(SnapshotFollower(self.address, "g", self.snapshots.append).run())
+        following = asyncio.create_task(
+            SnapshotFollower(self.address, "g", self.snapshots.append, self.credentials).run()
+        )
         self._stack.callback(following.cancel)
         await self.until(lambda _: True)
         return self
@@ -84,7 +99,7 @@ class Rig:
             spec=experiments.spec(version),
             state=control_pb2.REPLICA_STATE_READY,
         )
-        loop = RegistrationLoop(self.address, entry, control_pb2.Load)
+        loop = RegistrationLoop(self.address, entry, control_pb2.Load, self.credentials)
         loop.start()
         self._stack.push_async_callback(loop.close)
         await loop.wait_registered()
@@ -104,7 +119,7 @@ class Rig:
     async def create(self, name: str = "e", who: str = "ann", **fields: Any) -> pb.Experiment:
         fields = {"model": "m", "incumbent": "1", "challenger": "2", "plan": plan(), "start": True, **fields}
         request = pb.CreateExperimentRequest(id=name, **fields)
-        return (await self.stub.CreateExperiment(request, metadata=(("name", who),))).experiment
+        return (await self.borne.CreateExperiment(request, metadata=bearer(who))).experiment
 
     async def tell(self, rows: int, name: str = "e", **of_pairs: int) -> None:
         """Pairs in one message."""
@@ -114,10 +129,10 @@ class Rig:
 
     async def promote(self, name: str = "e", who: str = "bob", **fields: Any) -> pb.Experiment:
         request = pb.PromoteRequest(id=name, **{"why": "gates", **fields})
-        return (await self.stub.Promote(request, metadata=(("name", who),))).experiment
+        return (await self.borne.Promote(request, metadata=bearer(who))).experiment
 
     async def roll_back(self, name: str = "e", why: str = "it is slow") -> pb.Experiment:
-        return (await self.stub.Rollback(pb.RollbackRequest(id=name, why=why), metadata=(("name", "cy"),))).experiment
+        return (await self.borne.Rollback(pb.RollbackRequest(id=name, why=why), metadata=bearer("cy"))).experiment
 
     async def report(self, name: str = "e") -> pb.Report:
         return (await self.stub.GetReport(pb.GetReportRequest(id=name))).report
@@ -364,7 +379,7 @@ def test_a_challenger_that_is_not_ready_is_not_put_in_charge(run: Run, tmp_path:
             entry = control_pb2.Registration(
                 replica_id="w", endpoint="h:1", spec=experiments.spec("2"), state=control_pb2.REPLICA_STATE_WARMING
             )
-            loop = RegistrationLoop(rig.address, entry, control_pb2.Load)
+            loop = RegistrationLoop(rig.address, entry, control_pb2.Load, rig.credentials)
             loop.start()
             await loop.wait_registered()
             assert await refused(rig.create()) == ("FAILED_PRECONDITION", "version 2 of 'm' is not ready")
@@ -446,20 +461,20 @@ def test_outcomes_become_figures_of_both_sides(run: Run, tmp_path: Path) -> None
 def test_permissions_are_asked_and_names_written_down(run: Run, tmp_path: Path) -> None:
     async def main() -> None:
         async with Rig(tmp_path) as rig:
-            guest = (("name", "guest"),)
+            guest = bearer("guest")
             await rig.create(start=False)
             for asking, permission in [
-                (rig.stub.CreateExperiment(pb.CreateExperimentRequest(), metadata=guest), "admin"),
-                (rig.stub.Promote(pb.PromoteRequest(), metadata=guest), "admin"),
-                (rig.stub.Rollback(pb.RollbackRequest(), metadata=guest), "admin"),
-                (rig.stub.SetTraffic(pb.SetTrafficRequest(), metadata=guest), "admin"),
-                (rig.stub.RecordPairs(pb.RecordPairsRequest(), metadata=guest), "gateway"),
-                (rig.stub.RecordOutcomes(pb.RecordOutcomesRequest(), metadata=guest), "outcome"),
+                (rig.borne.CreateExperiment(pb.CreateExperimentRequest(), metadata=guest), "admin"),
+                (rig.borne.Promote(pb.PromoteRequest(), metadata=guest), "admin"),
+                (rig.borne.Rollback(pb.RollbackRequest(), metadata=guest), "admin"),
+                (rig.borne.SetTraffic(pb.SetTrafficRequest(), metadata=guest), "admin"),
+                (rig.borne.RecordPairs(pb.RecordPairsRequest(), metadata=guest), "gateway"),
+                (rig.borne.RecordOutcomes(pb.RecordOutcomesRequest(), metadata=guest), "outcome"),
             ]:
-                expected = ("PERMISSION_DENIED", f"'guest' has no permission '{permission}'")
+                expected = ("PERMISSION_DENIED", f"this caller may not do this: it needs the permission '{permission}'")
                 assert await refused(asking) == expected
-            await rig.stub.GetExperiment(pb.GetExperimentRequest(id="e"), metadata=guest)
-            await rig.stub.GetTraffic(pb.GetTrafficRequest(model="m"), metadata=guest)
+            await rig.borne.GetExperiment(pb.GetExperimentRequest(id="e"), metadata=guest)
+            await rig.borne.GetTraffic(pb.GetTrafficRequest(model="m"), metadata=guest)
 
     run(main())
 
