@@ -9,7 +9,7 @@ PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos --python_out=services --py
 BASELINE := protos/baseline.binpb
 IMAGE = $(BIN)/buf build protos --exclude-source-info -o
 
-.PHONY: help setup demo serve test check format bench-setup bench soak train protos protos-baseline clean
+.PHONY: help setup demo demo-shadow serve test check format bench-setup bench soak train protos protos-baseline clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ $(RUN): requirements.lock pyproject.toml
 
 demo: $(RUN) ## Stream a simulated day of payments through a cluster on this machine (HEADRACE_DEMO_SECONDS bounds it)
 	@$(BIN)/headrace demo
+
+demo-shadow: $(RUN) ## Compare two challengers on simulated traffic: one takes over, one is refused (build/demo/experiment-*.html)
+	@$(BIN)/headrace demo-shadow
 
 serve: $(RUN) ## Serve the shipped models on 8001 (gRPC) and 8002 (metrics) until Ctrl-C
 	@$(BIN)/headrace serve
@@ -55,8 +58,8 @@ bench: $(RUN) ## Measure headrace beside its peers: build/bench/results.json, re
 soak: $(RUN) ## Load fraud-tx for MINUTES (default 10); the gateway's memory must not grow: build/bench/soak.json
 	@$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),10)
 
-train: $(RUN) ## Train MODEL (default fraud-tx) on simulated payments, or on EVENTS=file.csv|file.parquet
-	@$(BIN)/headrace train --model $(or $(MODEL),fraud-tx) $(if $(EVENTS),--events $(EVENTS)) --out $(or $(OUT),build/models)
+train: $(RUN) ## Train MODEL (default fraud-tx) on simulated payments (LATER=60: days later), or on EVENTS=file.csv|file.parquet
+	@$(BIN)/headrace train --model $(or $(MODEL),fraud-tx) $(if $(EVENTS),--events $(EVENTS)) $(if $(LATER),--later $(LATER)) --out $(or $(OUT),build/models)
 
 protos: $(RUN) ## Regenerate services/headrace/v1 from protos/, and renew the baseline unless something breaks
 	@$(BIN)/buf breaking protos --against $(BASELINE)

@@ -27,6 +27,7 @@ def settings(engine: str, *models: str, replicas: int = 1, gateways: int = 1) ->
             gateway__metrics_port=0,
             gateway__processes=gateways,
             control__port=0,
+            control__ledger=":memory:",
             telemetry__trace_dir=Path(traces),
             telemetry__log_level="ERROR",
         )

@@ -39,6 +39,8 @@ from headrace.gateway.link import ReplicaLink, Sender
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
 from headrace.gateway.pressure import Pressure
+from headrace.gateway.shadow import Surroundings
+from headrace.gateway.telling import PairTeller
 from headrace.serving import weights
 from headrace.telemetry.context import Sampling
 from headrace.telemetry.metrics import GatewayMetrics
@@ -112,7 +114,8 @@ def gateway(folder: Path) -> servicer.InferenceServicer:
     metrics = GatewayMetrics(CollectorRegistry())
     tracer = Tracer("hot-path", settings.telemetry, "gateway")
     observer = Observer(tracer, metrics, RequestLog(), clock, Sampling(1.0, by_caller=False))
-    models = Models(settings, Sender("gateway"), clock, pressure, observer.batch, metrics.forget)
+    around = Surroundings(Sender("gateway"), clock, pressure, observer.batch)
+    models = Models(settings, around, metrics.forget, PairTeller("", "gateway").notes)
     spec = weights.wire_spec(weights.read(asking.W1))
     ready = control_pb2.REPLICA_STATE_READY
     replica = control_pb2.Registration(replica_id="replica", endpoint="127.0.0.1:1", spec=spec, state=ready)

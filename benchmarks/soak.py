@@ -74,6 +74,7 @@ def settings(engine: str) -> config.Settings:
         gateway__port=0,
         gateway__metrics_port=0,
         control__port=0,
+        control__ledger=":memory:",
         telemetry__trace_dir=OUT / "traces",
         telemetry__log_level="ERROR",
     )

@@ -21,7 +21,7 @@ def with_engine(engine: str) -> Callable[[str, Path], Launch]:
             "model_dirs": [str(BENCHMARKS / "repository")],
             "only": [MODELS[workload]],
             "gateway": {"port": port, "metrics_port": metrics},
-            "control": {"port": control},
+            "control": {"port": control, "ledger": ":memory:"},
             "telemetry": {"trace_dir": str(folder / "traces"), "log_level": "ERROR", "sampling": 1.0},
         }
         config = folder / "headrace.yaml"

@@ -16,8 +16,9 @@ from typing import Annotated, Any, Final
 import typer
 
 from headrace import config
-from headrace.channel import ClientCredentials
+from headrace.credentials import ClientCredentials
 from headrace.errors import HeadraceError, StartupError
+from headrace.experiment_cli import experiment_app, traffic_app
 from headrace.options import with_credentials
 
 EX_CONFIG: Final = 78
@@ -32,6 +33,8 @@ app = typer.Typer(
 )
 models_app = typer.Typer(invoke_without_command=True)
 app.add_typer(models_app, name="models")
+app.add_typer(experiment_app, name="experiment")
+app.add_typer(traffic_app, name="traffic")
 
 
 class Device(StrEnum):
@@ -163,6 +166,19 @@ def demo(engine: EngineOption = None, config_file: ConfigOption = None) -> None:
 
     settings = config.load(config_file, engine=engine, gateway__port=0, control__port=0, gateway__metrics_port=0)
     asyncio.run(run(settings))
+
+
+@app.command("demo-shadow")
+def demo_shadow(
+    engine: EngineOption = None,
+    config_file: ConfigOption = None,
+    rate: Annotated[float, typer.Option(min=1, help="Payments a second, at most.")] = 200,
+) -> None:
+    """Compare two challengers of fraud-tx on simulated traffic: one takes over, one is refused. Exit code 1 if not."""
+    from headrace.demo_shadow import run  # noqa: PLC0415
+
+    settings = config.load(config_file, engine=engine, gateway__port=0, control__port=0, gateway__metrics_port=0)
+    sys.exit(0 if asyncio.run(run(settings, rate)) else 1)
 
 
 @app.command()

@@ -24,7 +24,8 @@ except ImportError:
 else:
     PROPAGATOR = TraceContextTextMapPropagator()
 
-from headrace.channel import NOBODY, ClientCredentials, connect, connect_blocking
+from headrace.channel import connect, connect_blocking
+from headrace.credentials import NOBODY, ClientCredentials
 from headrace.errors import (
     Cancelled,
     DeadlinePassed,

@@ -170,7 +170,9 @@ def _with_ports(settings: Settings) -> Settings:
                     "metrics_port": gateway.metrics_port or _free_ports(gateway.host, gateway.processes),
                 }
             ),
-            "control": control.model_copy(update={"port": control.port or _free_port(control.host)}),
+            "control": control.model_copy(
+                update={"port": control.port or _free_port(control.host), "ledger": control.ledger_path}
+            ),
             "telemetry": settings.telemetry.model_copy(update={"trace_dir": settings.telemetry.trace_dir.resolve()}),
             **_with_absolute_paths(settings),
         }

@@ -94,12 +94,49 @@ class BatchingSettings(Section):
         return self.priority_queue_policy.get(level, self.default_queue_policy)
 
 
+class CanarySettings(Section):
+    """A version that answers a share of the entities, always the same ones."""
+
+    version: str = Field(pattern=r"^[0-9]+$")
+    share: float = Field(gt=0, le=1)
+    """Of the entities. A larger share keeps who is in."""
+
+
+class ShadowSettings(Section):
+    """A version that is compared with the one in charge; it becomes an experiment, once, when both are there.
+
+    Taking it out of the file ends nothing: the experiment goes on until it is promoted or rolled back.
+    """
+
+    version: str = Field(pattern=r"^[0-9]+$")
+    share: float = Field(1.0, gt=0, le=1)
+    """Of the requests. Lower it when the challenger's replicas can't keep up."""
+    noise_share: float = Field(0.1, ge=0, le=1)
+    """Of the requests, answered twice by the version in charge: what two runs of one model differ by."""
+    timeout_ms: int = Field(1000, ge=1)
+    """What a copy may take."""
+    max_in_flight_rows: int = Field(256, ge=1)
+    """Copies that one gateway holds; beyond it the oldest that waits is dropped and counted."""
+    output: str = ""
+    """What is compared. Empty = `score` where the model has a signal."""
+    thresholds: tuple[float, ...] = ()
+    """Values from which a payment is blocked, ascending. Empty = `risk.highest` for `score`."""
+
+
+class TrafficSettings(Section):
+    """Who answers beside the primary, and who is compared with it, from the start."""
+
+    canary: CanarySettings | None = None
+    shadows: tuple[ShadowSettings, ...] = ()
+
+
 class ModelSettings(Section):
     """How one model is run."""
 
     batching: BatchingSettings = BatchingSettings()
     primary_version: str = ""
-    """The version that answers. Empty = the highest that is ready."""
+    """The version that answers. Empty = the highest that is ready. A later promotion wins, until this value changes."""
+    traffic: TrafficSettings = TrafficSettings()
     replicas: int = Field(1, ge=1)
     num_cpus: float = Field(0, ge=0)
     """CPU share Ray reserves for a replica. 0 on a laptop, where shares only get in the way."""
@@ -107,6 +144,15 @@ class ModelSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(1, ge=1)
     """torch threads of a replica. Small models gain nothing from more."""
+
+    @model_validator(mode="after")
+    def _anchored(self) -> Self:
+        if self.traffic.shadows and not self.primary_version:
+            raise ValueError("traffic.shadows needs primary_version: the highest version would be the challenger")
+        versions = [shadow.version for shadow in self.traffic.shadows]
+        if len(set(versions)) < len(versions):
+            raise ValueError("traffic.shadows names a version twice")
+        return self
 
 
 class GatewaySettings(Section):
@@ -137,6 +183,13 @@ class ControlSettings(Section):
     port: int = Field(8100, ge=0, le=65535)
     lease_s: float = Field(3, gt=0)
     """A replica that has been silent for so long is dropped from the snapshot."""
+    ledger: Path = Path("build/control/ledger.db")
+    """Experiments, their moves and figures, who answers: SQLite on a local disk. `:memory:` = gone with control."""
+
+    @property
+    def ledger_path(self) -> Path:
+        """The ledger, wherever a child of this process is started."""
+        return self.ledger if str(self.ledger) == ":memory:" else self.ledger.resolve()
 
 
 class ReplicaSettings(Section):

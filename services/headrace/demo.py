@@ -23,23 +23,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from tritonclient.utils import InferenceServerException
 
-from headrace.client import OIP_DATATYPES
+from headrace import demo_traffic
 from headrace.cluster import Cluster
-from headrace.config import Settings
+from headrace.config import AccessSettings, Settings, TlsSettings
+from headrace.demo_traffic import MODEL
 from headrace.telemetry import reading, waterfall
-from headrace_models import simulator, wire
+from headrace_models import wire
 from headrace_models.history import Timeline
 
 TRACES: Final = Path("build/demo-traces")
-MODEL: Final = "fraud-tx"
-SEED: Final = 2026
-FRAUD_SHARE: Final = 0.003
 ALERTS: Final = 100
 """What a team can look at in a day."""
-WORLD: Final = {"days": 60, "cards": 40_000, "merchants": 3_000, "fraud_share": FRAUD_SHARE}
-"""Another world than the one the model was trained on."""
 IN_FLIGHT: Final = 32
-CHUNK: Final = 256
 TIMEOUT_S: Final = 5.0
 
 
@@ -79,16 +74,18 @@ async def run(settings: Settings) -> None:
 def settings_of_the_demo(settings: Settings) -> Settings:
     """Quiet, with traces of its own, and without the models it does not ask: each would take a core's time to start."""
     telemetry = settings.telemetry.model_copy(update={"trace_dir": TRACES, "log_level": "ERROR"})
-    return settings.model_copy(update={"telemetry": telemetry, "only": (MODEL,)})
+    control = settings.control.model_copy(update={"ledger": Path(":memory:")})
+    doors = {"tls": TlsSettings(), "access": AccessSettings()}  # it is its own caller, on this machine
+    return settings.model_copy(update={"telemetry": telemetry, "control": control, "only": (MODEL,), **doors})
 
 
 def simulate_day() -> Day:
     """The late simulated day whose share of fraud is nearest to the usual, with the histories it has by then."""
-    events = simulator.simulate(SEED, **WORLD)
-    day = (events.ts - simulator.START_US) // wire.DAY_US
+    events = demo_traffic.simulate()
+    day = demo_traffic.day_of(events)
     fraud = events.label == wire.LABEL_FRAUD
-    late = range(int(WORLD["days"]) - 15, int(WORLD["days"]) - 1)
-    chosen = min(late, key=lambda number: abs(fraud[day == number].mean() - FRAUD_SHARE))
+    late = range(int(demo_traffic.WORLD["days"]) - 15, int(demo_traffic.WORLD["days"]) - 1)
+    chosen = min(late, key=lambda number: abs(fraud[day == number].mean() - demo_traffic.FRAUD_SHARE))
     return Day(Timeline(events), np.flatnonzero(day == chosen))
 
 
@@ -102,7 +99,7 @@ async def _stream(day: Day, address: str, seconds: float, console: Console) -> N
         console=console,
     )
     until = time.monotonic() + seconds
-    payments = _payments(day)
+    payments = demo_traffic.payments(day.timeline, day.rows)
     with progress:
         bar = progress.add_task("scoring", total=len(day.rows), live="")
         async with triton.InferenceServerClient(address) as client, asyncio.TaskGroup() as group:
@@ -111,33 +108,9 @@ async def _stream(day: Day, address: str, seconds: float, console: Console) -> N
             group.create_task(_show(day, progress, bar, until))
 
 
-def _payments(day: Day) -> Iterator[tuple[int, list[triton.InferInput]]]:
-    """Each payment of the day as the inputs of a request, in order."""
-    for begin in range(0, len(day.rows), CHUNK):
-        rows = day.rows[begin : begin + CHUNK]
-        columns, lengths = day.timeline.packed(rows)
-        ends = {axis: np.cumsum(values) for axis, values in lengths.items()}
-        for i, row in enumerate(rows):
-            spans = {axis: slice(ends[axis][i] - lengths[axis][i], ends[axis][i]) for axis in lengths}
-            cut = {
-                name: values[i : i + 1] if name == "merchant_stats" else values[spans[name.split("_")[0]]][None]
-                for name, values in columns.items()
-            }
-            yield int(row), _inputs(cut)
-
-
-def _inputs(columns: dict[str, npt.NDArray[Any]]) -> list[triton.InferInput]:
-    inputs = []
-    for name, values in columns.items():
-        tensor = triton.InferInput(name, list(values.shape), OIP_DATATYPES[values.dtype.name])
-        tensor.set_data_from_numpy(np.ascontiguousarray(values))
-        inputs.append(tensor)
-    return inputs
-
-
 async def _score_until(
     day: Day,
-    payments: Iterator[tuple[int, list[triton.InferInput]]],
+    payments: Iterator[demo_traffic.Payment],
     client: triton.InferenceServerClient,
     until: float,
 ) -> None:

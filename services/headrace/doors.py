@@ -9,8 +9,8 @@ import ssl
 from dataclasses import dataclass
 
 from headrace.access import Access
-from headrace.channel import NOBODY, ClientCredentials
 from headrace.config import AccessSettings, Settings, TlsSettings
+from headrace.credentials import NOBODY, ClientCredentials
 from headrace.errors import StartupError
 from headrace.rpc.server import Server
 from headrace.rpc.tls import TlsError, TlsFiles, Watched, server_context

@@ -9,10 +9,12 @@ HeadraceError
 │   ├── Unauthenticated     nobody we know, where an identity is demanded
 │   ├── NotPermitted        the caller is known, and may not do this
 │   ├── Conflict            the name is taken by something else
+│   ├── UnknownExperiment   no such experiment
+│   ├── NotPassed           a step that its gates, or another experiment, do not allow now
 │   ├── Cancelled           the caller went away
 │   ├── Overloaded          a bound is reached
 │   ├── DeadlinePassed      the answer would come too late
-│   └── NotServing          starting, draining, or no replica
+│   └── NotServing          starting, draining, no replica, or a ledger that can't be written
 └── Failed                  ours; the text says nothing internal
     ├── BackendLost         the replica was lost and no retry fits
     ├── ModelFailed         the forward pass raised
@@ -82,6 +84,18 @@ class Conflict(Refused):
     code = "ALREADY_EXISTS"
 
 
+class UnknownExperiment(Refused):
+    """No experiment has this id."""
+
+    code = "NOT_FOUND"
+
+
+class NotPassed(Refused):
+    """A step of an experiment that is not allowed as things stand: gates, another experiment, no replica."""
+
+    code = "FAILED_PRECONDITION"
+
+
 class Cancelled(Refused):
     """The caller went away before its answer."""
 
@@ -106,7 +120,7 @@ class DeadlinePassed(Refused):
 
 
 class NotServing(Refused):
-    """Starting, draining, or without a replica for this model."""
+    """Starting, draining, without a replica for this model, or with a ledger that can't be written."""
 
     code = "UNAVAILABLE"
 

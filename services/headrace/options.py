@@ -7,43 +7,76 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 
-from headrace.channel import ClientCredentials
+from headrace.credentials import ClientCredentials
+
+Command = Callable[..., Any]
 
 
-def _option(flag: str, said: str) -> Any:
-    return typer.Option(flag, envvar=f"HEADRACE_{flag.strip('-').replace('-', '_').upper()}", help=said)
+class Port(NamedTuple):
+    """A port, and how it is asked."""
+
+    address: str
+    credentials: ClientCredentials
 
 
-OPTIONS: Final[dict[str, Any]] = {
-    "authorities": Annotated[Path | None, _option("--tls-authorities", "PEM: who signed the server's certificate.")],
-    "certificate": Annotated[Path | None, _option("--tls-certificate", "PEM: your own certificate.")],
-    "key": Annotated[Path | None, _option("--tls-key", "PEM: the key to your certificate.")],
-    "name": Annotated[str, _option("--tls-name", "The name in the server's certificate, if it is not its address.")],
-    "token_file": Annotated[Path | None, _option("--token-file", "Holds your token; over TLS, or to this machine.")],
+class Option(NamedTuple):
+    """An option that is added to a command."""
+
+    annotation: Any
+    default: Any = None
+
+
+def _option(kind: Any, flag: str, said: str) -> Any:
+    environment = f"HEADRACE_{flag.strip('-').replace('-', '_').upper()}"
+    return Annotated[kind, typer.Option(flag, envvar=environment, help=said)]
+
+
+FILE: Final = Path | None
+CREDENTIALS: Final = {
+    "authorities": Option(_option(FILE, "--tls-authorities", "PEM: who signed the server's certificate.")),
+    "certificate": Option(_option(FILE, "--tls-certificate", "PEM: your own certificate.")),
+    "key": Option(_option(FILE, "--tls-key", "PEM: the key to your certificate.")),
+    "name": Option(_option(str, "--tls-name", "The name in the server's certificate, if not its address."), ""),
+    "token_file": Option(_option(FILE, "--token-file", "Holds your token; over TLS, or to this machine.")),
 }
 """Field of ClientCredentials → its option."""
+CONTROL: Final = Option(Annotated[str, typer.Option("--control", help="host:port of control.")], "127.0.0.1:8100")
 
 
-def with_credentials(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command these options; it gets what they say as its argument `credentials`, a ClientCredentials."""
+def with_credentials(command: Command) -> Command:
+    """Give a command these options; it gets what they say as its argument `credentials`."""
+    return _with(command, "credentials", CREDENTIALS, ClientCredentials)
+
+
+def with_control(command: Command) -> Command:
+    """The same for a command that asks control; it gets a Port as its argument `control`."""
+
+    def port(address: str, **said: Any) -> Port:
+        return Port(address, ClientCredentials(**said))
+
+    return _with(command, "control", {"address": CONTROL, **CREDENTIALS}, port)
+
+
+def _with(command: Command, argument: str, options: Mapping[str, Option], make: Callable[..., Any]) -> Command:
+    """A command with options in place of an argument that is made of them."""
     signature = inspect.signature(command, eval_str=True)
-    own = [parameter for name, parameter in signature.parameters.items() if name != "credentials"]
-    empty = ClientCredentials()
+    own = [parameter for name, parameter in signature.parameters.items() if name != argument]
+    kind = inspect.Parameter.KEYWORD_ONLY
     added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(empty, name), annotation=option)
-        for name, option in OPTIONS.items()
+        inspect.Parameter(name, kind, default=option.default, annotation=option.annotation)
+        for name, option in options.items()
     ]
 
     @functools.wraps(command)
     def run(**values: Any) -> Any:
-        shown = ClientCredentials(**{name: values.pop(name) for name in OPTIONS})
-        return command(**values, credentials=shown)
+        made = make(**{name: values.pop(name) for name in options})
+        return command(**values, **{argument: made})
 
     parameters = [*own, *added]  # typer reads them there
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from headrace.channel import NOBODY, ClientCredentials, connect_blocking
+from headrace.channel import connect_blocking
 from headrace.client import Score, SyncScoringClient
+from headrace.credentials import NOBODY, ClientCredentials
 from headrace.errors import HeadraceError, InvalidInference, NotServing, StartupError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import urllib.request
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -36,28 +36,36 @@ class Reading:
     waiting: dict[Lane, float] = field(default_factory=lambda: defaultdict(float))
     replicas: dict[Lane, float] = field(default_factory=lambda: defaultdict(float))
     """Ready, as the gateway that sees most of them says: every gateway sees the same ones."""
+    cut_off: int = 0
+    """Gateways that do not hear control: they go by the last policy and the last replicas they knew."""
 
     def add(self, page: str) -> None:
         """Take in one gateway's metrics."""
         own_replicas: dict[Lane, float] = defaultdict(float)
         for family in text_string_to_metric_families(page):
             for name, labels, value, *_ in family.samples:
-                lane = labels.get("model", ""), labels.get("version", "")
-                match name:
-                    case "headrace_request_duration_seconds_count":
-                        (self.answered if labels["code"] == "OK" else self.refused)[lane] += value
-                    case "headrace_request_duration_seconds_bucket" if labels["code"] == "OK":
-                        self.buckets[lane][float(labels["le"])] += value
-                    case "headrace_batch_rows_count":
-                        self.batches[lane] += value
-                    case "headrace_batch_rows_sum":
-                        self.rows[lane] += value
-                    case "headrace_queue_rows":
-                        self.waiting[lane] += value
-                    case "headrace_replicas" if labels["state"] == "ready":
-                        own_replicas[lane] += value
+                if labels.get("path") != "shadow":  # copies are nobody's requests
+                    self._add_sample(name, labels, value, own_replicas)
         for lane, number in own_replicas.items():
             self.replicas[lane] = max(self.replicas[lane], number)
+
+    def _add_sample(self, name: str, labels: Mapping[str, str], value: float, replicas: dict[Lane, float]) -> None:
+        lane = labels.get("model", ""), labels.get("version", "")
+        match name:
+            case "headrace_request_duration_seconds_count":
+                (self.answered if labels["code"] == "OK" else self.refused)[lane] += value
+            case "headrace_request_duration_seconds_bucket" if labels["code"] == "OK":
+                self.buckets[lane][float(labels["le"])] += value
+            case "headrace_batch_rows_count":
+                self.batches[lane] += value
+            case "headrace_batch_rows_sum":
+                self.rows[lane] += value
+            case "headrace_queue_rows":
+                self.waiting[lane] += value
+            case "headrace_replicas" if labels["state"] == "ready":
+                replicas[lane] += value
+            case "headrace_control_connected":
+                self.cut_off += not value
 
 
 def read(addresses: Iterable[str]) -> Reading:
@@ -112,6 +120,8 @@ def table(before: Reading, now: Reading) -> Table:
             f"{now.waiting[lane]:.0f}",
             f"{now.replicas[lane]:.0f}",
         )
+    if now.cut_off:
+        drawn.caption = f"{now.cut_off} of the gateways cannot hear control: they go by the last policy they knew"
     return drawn
 
 

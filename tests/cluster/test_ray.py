@@ -35,6 +35,7 @@ def test_killed_stopped_and_without_control_on_ray_serve_no_caller_notices(
         gateway__port=0,
         gateway__metrics_port=0,
         control__port=0,
+        control__ledger=":memory:",
         telemetry__trace_dir=tmp_path / "traces",
         telemetry__log_level="ERROR",
     )

@@ -12,9 +12,9 @@ import pytest
 from tests.certificates import Authority
 
 from headrace import config
-from headrace.channel import ClientCredentials
 from headrace.client import SyncScoringClient
 from headrace.cluster import Cluster
+from headrace.credentials import ClientCredentials
 from headrace.errors import Unauthenticated
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -33,6 +33,7 @@ def test_a_closed_cluster_on_ray_serve_answers_whom_it_knows(run: Callable[..., 
         gateway__port=0,
         gateway__metrics_port=0,
         control__port=0,
+        control__ledger=":memory:",
         only=["fraud-tx"],
         telemetry__trace_dir=tmp_path / "traces",
         tls={"certificate": own.certificate, "key": own.key, "authorities": authority.path},

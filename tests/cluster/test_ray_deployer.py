@@ -43,7 +43,8 @@ class Rig:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         settings = Settings(
-            control=ControlSettings(port=port), telemetry=TelemetrySettings(trace_dir=folder / "traces")
+            control=ControlSettings(port=port, ledger=":memory:"),
+            telemetry=TelemetrySettings(trace_dir=folder / "traces"),
         )
         config = folder / "headrace.yaml"
         config.write_text(settings.model_dump_json(exclude={"engine", "model_dirs"}))

@@ -37,7 +37,7 @@ Run = Callable[..., Any]
 
 
 def local(tmp_path: Path, root: Path, **flags: Any) -> Cluster:
-    free = {"gateway__port": 0, "gateway__metrics_port": 0, "control__port": 0}
+    free = {"gateway__port": 0, "gateway__metrics_port": 0, "control__port": 0, "control__ledger": ":memory:"}
     chosen = config.load(
         None,
         {},

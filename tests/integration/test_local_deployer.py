@@ -56,7 +56,7 @@ class Rig:
 @asynccontextmanager
 async def deployed(tmp_path: Path) -> AsyncIterator[Rig]:
     settings = Settings(
-        control=ControlSettings(port=0),
+        control=ControlSettings(port=0, ledger=":memory:"),
         replica=ReplicaSettings(queue_batches=64, notice_s=0.1),
         telemetry=TelemetrySettings(trace_dir=tmp_path / "traces", log_level="WARNING"),
         models={"w1-encoder": ModelSettings(replicas=2)},

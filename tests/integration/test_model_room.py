@@ -37,7 +37,13 @@ PAYMENTS = [payment(cards, merchants) for cards, merchants in ((0, 0), (3, 9), (
 
 
 async def _serve(trace_dir: Path, started: Queue[Any]) -> None:
-    free = {"gateway__port": 0, "gateway__metrics_port": 0, "control__port": 0, "telemetry__log_level": "ERROR"}
+    free = {
+        "gateway__port": 0,
+        "gateway__metrics_port": 0,
+        "control__port": 0,
+        "control__ledger": ":memory:",
+        "telemetry__log_level": "ERROR",
+    }
     chosen = config.load(None, {}, engine="local", only=MODELS, telemetry__trace_dir=trace_dir, **free)
     stop = asyncio.Event()
     async with Cluster(chosen) as cluster:

@@ -22,7 +22,7 @@ from headrace.cluster import Cluster
 pytestmark = pytest.mark.slow
 Run = Callable[..., Any]
 PAYMENT = {"ts": "2026-03-01T12:00:00Z", "amount": 33.0, "currency": "EUR", "country": "FR", "mcc": 5411}
-FREE_PORTS = {"gateway__port": 0, "gateway__metrics_port": 0, "control__port": 0}
+FREE_PORTS = {"gateway__port": 0, "gateway__metrics_port": 0, "control__port": 0, "control__ledger": ":memory:"}
 
 
 def cluster(tmp_path: Path, directory: Path, **flags: Any) -> Cluster:

@@ -175,7 +175,7 @@ class Rig:
 async def replica(model: Model, **settings: float) -> AsyncIterator[Rig]:
     """A replica that has started, or is still warming up where the gate is shut."""
     of_replica = ReplicaSettings(**{"notice_s": 0.0, "grace_s": 2.0, **settings})
-    async with ControlServer(Settings(control=ControlSettings(port=0))) as control:
+    async with ControlServer(Settings(control=ControlSettings(port=0, ledger=":memory:"))) as control:
         found = weights.read(model.directory)
         server = ReplicaServer(found, of_replica, ModelSettings(), f"127.0.0.1:{control.port}")
         starting = asyncio.create_task(server.start("127.0.0.1"))

@@ -26,7 +26,7 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def _serve(trace_dir: Path, started: Queue[Any]) -> None:
-    free = {"gateway__port": 0, "gateway__metrics_port": 0, "control__port": 0}
+    free = {"gateway__port": 0, "gateway__metrics_port": 0, "control__port": 0, "control__ledger": ":memory:"}
     chosen = config.load(None, {}, engine="local", only=["fraud-tx"], telemetry__trace_dir=trace_dir, **free)
     stop = asyncio.Event()
     async with Cluster(chosen) as cluster:

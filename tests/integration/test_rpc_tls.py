@@ -18,7 +18,8 @@ from grpc import aio
 from tests.certificates import Authority, Issued
 from tests.rpc import LARGE, OPTIONS, Handlers, Heard, Run, Served, ask, nothing_left, serving, until
 
-from headrace.channel import ClientCredentials, connect, connect_blocking
+from headrace.channel import connect, connect_blocking
+from headrace.credentials import ClientCredentials
 from headrace.rpc.channel import Channel
 from headrace.rpc.messages import Failure
 from headrace.rpc.server import Server

@@ -43,7 +43,7 @@ PARENT = 0xAA
 
 
 def traced(root: Path, endpoint: str, **flags: Any) -> Cluster:
-    free = {"gateway__port": 0, "gateway__metrics_port": 0, "control__port": 0}
+    free = {"gateway__port": 0, "gateway__metrics_port": 0, "control__port": 0, "control__ledger": ":memory:"}
     chosen = config.load(
         None,
         {},

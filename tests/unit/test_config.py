@@ -26,6 +26,19 @@ def write(tmp_path: Path, text: str) -> Path:
             "models.m.batching.max_rows: Input should be greater than or equal to 1",
         ),
         ("gateway: {port: x}", "gateway.port: Input should be a valid integer"),
+        (
+            "models: {m: {traffic: {shadows: [{version: 2}]}}}",
+            "models.m.traffic.shadows.0.version: Input should be a valid string",
+        ),
+        (
+            "models: {m: {traffic: {shadows: [{version: '2'}]}}}",
+            "models.m: Value error, traffic.shadows needs primary_version",
+        ),
+        (
+            "models: {m: {primary_version: '1', traffic: {shadows: [{version: '2'}, {version: '2'}]}}}",
+            "traffic.shadows names a version twice",
+        ),
+        ("models: {m: {traffic: {canary: {version: '2'}}}}", "models.m.traffic.canary.share: Field required"),
         ("- a", "expected a mapping of sections, got list"),
         ("a: [", "not valid YAML"),
     ],
@@ -146,6 +159,16 @@ def test_children_read_what_the_parent_has_decided(monkeypatch: pytest.MonkeyPat
 
     assert config.load(cluster.config_file, environment).telemetry.sampling == 0.1
     assert environment["OTEL_EXPORTER_OTLP_HEADERS"] == "tenant=payments"
+
+
+@pytest.mark.parametrize("ledger", ["build/ledger.db", ":memory:"])
+def test_a_child_finds_the_ledger_wherever_it_is_started(ledger: str) -> None:
+    free = {"gateway__port": 0, "gateway__metrics_port": 0, "control__port": 0}
+    cluster = Cluster(config.load(None, {}, engine="local", control__ledger=ledger, **free))
+
+    found = config.load(cluster.config_file, {}).control.ledger_path
+
+    assert str(found) == ledger if ledger == ":memory:" else found == Path.cwd() / ledger
 
 
 @pytest.mark.parametrize(

@@ -14,18 +14,20 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from headrace_models import simulator
+from headrace_models import simulator, spec
 from headrace_models.acceptance import Acceptance
 from headrace_models.calibration import Calibration, fit_platt
 from headrace_models.datasets import DatasetError, read_events
 from headrace_models.events import Events
-from headrace_models.training import artefact, measure
+from headrace_models.training import artefact, measure, source
 from headrace_models.training.artefact import Made
 from headrace_models.training.loop import CHECKPOINT_S, Run
 from headrace_models.training.recipes import RECIPES, Recipe
 from headrace_models.training.split import Split, is_retry
 from headrace_models.training.tasks import FraudTask, Task, logits
 
+GENTLY = 0.2
+"""Of the recipe's learning rate, where training begins with weights that have learnt already."""
 ENOUGH_TO_LEARN, ENOUGH_TO_JUDGE = 20, 5
 """Positives without which training refuses to begin."""
 
@@ -36,6 +38,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--version", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("build/models"), help="a directory of models")
     parser.add_argument("--events", type=Path, help="your own events, CSV or Parquet (columns: models/README.md)")
+    parser.add_argument(
+        "--later", type=_days, default=0, metavar="DAYS",
+        help="simulated payments that begin so many days later: a refreshed version",
+    )  # fmt: skip
+    parser.add_argument(
+        "--start-from", type=Path, metavar="DIR",
+        help="a version's directory: begin with its weights, and learn more gently",
+    )  # fmt: skip
     parser.add_argument("--map", action="append", type=_renaming, metavar="YOURS=OURS", help="rename a column of yours")
     parser.add_argument("--strict", action="store_true", help="stop at the first event that cannot be true")
     parser.add_argument("--epochs", type=int, help="at most so many; default: the recipe's")
@@ -50,8 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     recipe = RECIPES[options.model]
     try:
-        events, truth, source = training_events(options, recipe)
-        directory = make(options, recipe, events, truth, source)
+        events, truth, words = training_events(options, recipe)
+        directory = make(options, recipe, events, truth, words)
     except DatasetError as error:
         print(f"headrace: {error}", file=sys.stderr)
         return 1
@@ -60,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make(
-    options: argparse.Namespace, recipe: Recipe, events: Events, truth: simulator.Truth | None, source: str
+    options: argparse.Namespace, recipe: Recipe, events: Events, truth: simulator.Truth | None, words: str
 ) -> Path:
     """Split, learn, calibrate, measure, write. Raises: DatasetError when there is too little to learn from."""
     begun = time.monotonic()
@@ -76,8 +86,10 @@ def make(
     minutes = (time.monotonic() - begun) / 60
     made = Made(
         recipe=recipe, module=module, task=task, test=split.test, figures=figures, stale=stale,
-        baselines=_baselines(task, split), source=source,
-        took=f"Trained in {minutes:.0f} minutes on {options.threads} CPU threads, {epochs} epochs.",
+        baselines=_baselines(task, split), source=words,
+        took=f"Trained in {minutes:.0f} minutes on {options.threads} CPU threads, {epochs} epoch{'s' * (epochs > 1)}"
+        + (f", beginning with the weights of version {options.start_from.name}." if options.start_from else "."),
+        later_days=options.later,
     )  # fmt: skip
     directory = artefact.write(options.out / options.model / str(options.version), made)
     _checkpoint(options).unlink(missing_ok=True)  # only now: until it is written, a kill costs no epoch
@@ -87,10 +99,8 @@ def make(
 def training_events(options: argparse.Namespace, recipe: Recipe) -> tuple[Events, simulator.Truth | None, str]:
     """The events to learn from, what is known of how they came about, and where they are from, in words."""
     if options.events is None:
-        world = ", ".join(f"{name} {value:,}" for name, value in recipe.world.items())
-        return *simulator.with_truth(
-            recipe.how.seed, **recipe.world
-        ), f"The simulator ({world}), seed {recipe.how.seed}"
+        world = recipe.how.seed, recipe.world, options.later
+        return *source.simulated(*world), source.in_words(*world)
     events, causes = read_events(options.events, dict(options.map or ()), strict=options.strict)
     for cause, count in causes.most_common():
         print(f"{options.events}: {count} rows set aside: {cause}", file=sys.stderr)
@@ -113,14 +123,35 @@ def calibrate(module: torch.nn.Module, task: Task, split: Split) -> None:
 
 def _learn(options: argparse.Namespace, recipe: Recipe, task: Task, split: Split) -> tuple[torch.nn.Module, int]:
     how = recipe.how if options.epochs is None else replace(recipe.how, epochs=options.epochs)
-    run = Run(lambda: recipe.build(dict(recipe.config)), task, split, how)
+    learnt = {} if options.start_from is None else _weights(options.start_from, recipe)
+    if learnt:
+        how = replace(how, learning_rate=how.learning_rate * GENTLY)
+
+    def build() -> torch.nn.Module:
+        module = recipe.build(dict(recipe.config))
+        module.load_state_dict(learnt or module.state_dict())
+        return module
+
+    run = Run(build, task, split, how)
     checkpoint = _checkpoint(options)
     if options.fresh:
         checkpoint.unlink(missing_ok=True)
-    identity = f"{artefact.fingerprint(task.events)} {recipe.config} {how}"
+    identity = f"{artefact.fingerprint(task.events)} {recipe.config} {how} {options.start_from}"
     with Progress() as progress:
         module = run.fit(progress, checkpoint, identity, options.checkpoint_s)
     return module, run.at.epoch
+
+
+def _weights(directory: Path, recipe: Recipe) -> dict[str, torch.Tensor]:
+    """Those of a version of this recipe's. Raises: DatasetError when it is none."""
+    try:
+        found = spec.load_spec(directory)
+        module = spec.load_module(found, directory)
+    except spec.SpecError as error:
+        raise DatasetError(str(error)) from error
+    if (found.factory, dict(found.config)) != (recipe.factory, dict(recipe.config)):
+        raise DatasetError(f"{directory}: is not what {recipe.name} is made of")
+    return module.state_dict()
 
 
 def _checkpoint(options: argparse.Namespace) -> Path:
@@ -150,6 +181,12 @@ def _baselines(task: Task, split: Split) -> dict[str, measure.Figures]:
     from headrace_models.training import baselines  # noqa: PLC0415  a development dependency
 
     return measure.compare(task, split.test, baselines.answers(task, split))
+
+
+def _days(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of days")
+    return int(text)
 
 
 def _renaming(pair: str) -> tuple[str, str]:

@@ -39,6 +39,8 @@ class Made:
     """Where the events are from, in words."""
     took: str
     """How long it took on what, in words."""
+    later_days: int = 0
+    """How far its days lie behind those of the recipe's world."""
 
 
 def write(directory: Path, made: Made) -> Path:
@@ -103,7 +105,7 @@ def _card(directory: Path, made: Made) -> str:
 ## Figures
 
 Measured on the last twelfth of the time span, which nothing was trained, chosen or calibrated on; the interval draws
-cards with replacement. `python -m headrace_models.training.evaluate` measures them again.
+cards with replacement. `python -m headrace_models.training.evaluate{_later(made)}` measures them again.
 
 {_table(made.figures)}{_lagging(made)}
 ## Baselines
@@ -124,6 +126,10 @@ Simulated payments show that the parts work together, not how well anything is f
 your own events before it decides anything (`make train MODEL={directory.parent.name} EVENTS=…`). A probability is
 calibrated for the share of positives in its data.
 """
+
+
+def _later(made: Made) -> str:
+    return f" --later {made.later_days}" if made.later_days else ""
 
 
 def _table(figures: Figures) -> str:

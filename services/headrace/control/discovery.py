@@ -5,7 +5,9 @@ Owned by the control server. Every change raises the version; a load report alon
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from headrace.core.clock import Clock
 from headrace.errors import Conflict, InvalidInference
@@ -20,6 +22,17 @@ class Entry:
     expires_at: float
 
 
+class Version(NamedTuple):
+    """A version of a model that is registered."""
+
+    spec: control_pb2.ModelSpec
+    ready: bool
+    """A replica of it is."""
+
+
+Versions = Mapping[str, Version]
+
+
 class Directory:
     """The replicas whose leases run."""
 
@@ -27,7 +40,7 @@ class Directory:
         self._clock = clock
         self._lease_s = lease_s
         self._entries: dict[str, Entry] = {}
-        self._primaries: dict[str, str] = {}
+        self._policies: dict[str, control_pb2.TrafficPolicy] = {}
         self.version = 1
 
     def register(self, registration: control_pb2.Registration) -> bool:
@@ -56,11 +69,23 @@ class Directory:
             del self._entries[replica_id]
         return self._changed(bool(late))
 
-    def set_primary(self, model: str, version: str) -> bool:
-        """Name the version that answers for a model ("" = the highest that is ready)."""
-        before = self._primaries.get(model)
-        self._primaries[model] = version
-        return self._changed(before != version)
+    def set_policy(self, policy: control_pb2.TrafficPolicy) -> bool:
+        """Say who answers for a model; an older revision changes nothing. True when followers must hear of it."""
+        before = self._policies.get(policy.model)
+        if before is not None and (before == policy or before.revision > policy.revision):
+            return False
+        self._policies[policy.model] = policy
+        return self._changed(True)
+
+    def versions(self, model: str) -> Versions:
+        """The registered versions of a model."""
+        found: dict[str, Version] = {}
+        for entry in self._entries.values():
+            spec = entry.registration.spec
+            if spec.name == model:
+                ready = entry.registration.state == control_pb2.REPLICA_STATE_READY
+                found[spec.version] = Version(spec, ready or (spec.version in found and found[spec.version].ready))
+        return found
 
     def snapshot(self, epoch: str) -> control_pb2.Snapshot:
         """Everything, as followers get it."""
@@ -68,10 +93,7 @@ class Directory:
             version=self.version,
             epoch=epoch,
             replicas=[entry.registration for entry in self._entries.values()],
-            policies=[
-                control_pb2.TrafficPolicy(model=model, primary_version=version)
-                for model, version in self._primaries.items()
-            ],
+            policies=self._policies.values(),
         )
 
     def _check_digest(self, new: control_pb2.Registration) -> None:

@@ -1,6 +1,6 @@
-"""The control process: replicas register, gateways follow. Nothing on the payment path waits for it.
+"""The control process: replicas register, gateways follow, experiments run. Nothing on the payment path waits for it.
 
-Owns the Directory and the streams; every rule about entries and leases is in `discovery`.
+Owns the Directory, the ledger and the streams; rules are in `discovery` (entries, leases) and `trials` (who answers).
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import Final, Self
 
 import grpc
@@ -19,12 +20,16 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from headrace import doors
 from headrace.config import Settings
+from headrace.control import drafting
 from headrace.control.discovery import Directory
+from headrace.control.experiments import ExperimentService
+from headrace.control.ledger import Ledger
+from headrace.control.trials import Trials
 from headrace.core.clock import MonotonicClock
-from headrace.errors import HeadraceError, StartupError
+from headrace.errors import HeadraceError, NotServing, StartupError
 from headrace.rpc.call import Call
 from headrace.rpc.server import Server
-from headrace.v1 import control_pb2, control_pb2_grpc
+from headrace.v1 import control_pb2, control_pb2_grpc, experiments_pb2_grpc
 
 log = logging.getLogger(__name__)
 
@@ -33,21 +38,30 @@ HEARTBEAT_S: Final = 2.0
 EXPIRY_PERIOD_S: Final = 0.1
 
 
+SERVICES: Final = ("headrace.v1.Control", "headrace.v1.ExperimentService")
+
+
+def _wall_us() -> int:
+    return time.time_ns() // 1000
+
+
 class ControlServer(control_pb2_grpc.ControlServicer):
     """`headrace.v1.Control` on its own port. `async with ControlServer(settings)` serves it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, wall_us: Callable[[], int] = _wall_us) -> None:
         self._settings = settings.control
+        self._models = settings.models
+        self._cuts = (float(settings.risk.highest),)
+        self._wall_us = wall_us
         self._directory = Directory(MonotonicClock(), settings.control.lease_s)
-        for name, model in settings.models.items():
-            self._directory.set_primary(name, model.primary_version)
         self._epoch = secrets.token_hex(8)
         self._changed = asyncio.Condition()
         self._health = HealthServicer()
         self._doors = doors.of(settings)
         self._access = self._doors.access
         self._server = Server()
-        self._expiry: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._experiments: ExperimentService | None = None
         self.port = 0
 
     async def __aenter__(self) -> Self:
@@ -58,35 +72,45 @@ class ControlServer(control_pb2_grpc.ControlServicer):
         await self.stop()
 
     async def start(self) -> None:
-        """Open the port. Raises: StartupError when it is taken."""
-        control_pb2_grpc.add_ControlServicer_to_server(self, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflector = ReflectionServicer(("headrace.v1.Control", reflection.SERVICE_NAME))
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflector, self._server)
+        """Read the ledger and open the port. Raises: StartupError when either is not to be had."""
+        ledger = self._ledger = Ledger(self._settings.ledger_path)
         try:
+            self._experiments = self._with_ledger(ledger)
+            control_pb2_grpc.add_ControlServicer_to_server(self, self._server)
+            experiments_pb2_grpc.add_ExperimentServiceServicer_to_server(self._experiments, self._server)
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+            reflector = ReflectionServicer((*SERVICES, reflection.SERVICE_NAME))
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflector, self._server)
             self.port = self._doors.open(self._server, f"{self._settings.host}:{self._settings.port}")
         except OSError as error:
+            ledger.close()
             raise StartupError(f"control: port {self._settings.port} is taken") from error
+        except NotServing as error:
+            ledger.close()
+            raise StartupError(f"control.ledger: {ledger.path}: {error}") from error
         await self._server.start()
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
-        self._expiry = asyncio.get_running_loop().create_task(self._expire_leases(), name="expire-leases")
-        log.info("control serves on port %d", self.port)
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._expire_leases(), name="expire-leases"),
+            loop.create_task(self._experiments.run(), name="look-at-experiments"),
+        ]
+        log.info("control serves on port %d, its ledger is %s", self.port, ledger.path)
 
     async def stop(self) -> None:
         """Close the port; followers and replicas keep what they have and come back by themselves."""
-        if self._expiry is not None:
-            self._expiry.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.stop(0.2)
+        if self._experiments is not None:
+            await self._experiments.close()
+            self._ledger.close()
 
     async def serve_until(self, stopped: asyncio.Event) -> None:
         """Serve until somebody sets `stopped`."""
         async with self:
             await stopped.wait()
-
-    async def set_primary(self, model: str, version: str) -> None:
-        """Name the version that answers; every gateway follows."""
-        if self._directory.set_primary(model, version):
-            await self._tell()
 
     async def Register(
         self, messages: AsyncIterator[control_pb2.Registration], rpc: Call
@@ -113,6 +137,17 @@ class ControlServer(control_pb2_grpc.ControlServicer):
     async def Describe(self, request: control_pb2.DescribeRequest, rpc: Call) -> control_pb2.Snapshot:
         await self._access.admit(rpc, "read")
         return self._directory.snapshot(self._epoch)
+
+    def _with_ledger(self, ledger: Ledger) -> ExperimentService:
+        """The experiments of a ledger, and who answers because of them: known before anybody follows."""
+        trials = Trials(ledger, self._wall_us, self._cuts)
+        trials.declare(drafting.base_of(name, model) for name, model in self._models.items())
+        for policy in trials.policies().values():
+            self._directory.set_policy(policy)
+        return ExperimentService(trials, self._directory, self._models, require=self._name_of, tell=self._tell)
+
+    def _name_of(self, call: Call, permission: str) -> str:
+        return self._access.require(call, permission).name
 
     async def _wait_for_change(self, sent: int) -> None:
         """Until the version is another than `sent`, or a heartbeat is due."""

@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from headrace.core.tensors import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whom and what a request is about, as its caller says: for routing and comparison, never an input of a model."""
+
+    entity: str = ""
+    """Key of the card, or of whatever must not hop between versions; empty = unknown."""
+    event_id: str = ""
+    """The payment's id, for its outcome."""
+    amount: float = float("nan")
+    currency: str = ""
+
+
+UNKNOWN: Final = Subject()
 
 
 @dataclass(slots=True)
@@ -37,6 +53,10 @@ class Inference:
 
     None = they are equal, as they always are on the Open Inference Protocol: its batches pay nothing for this.
     """
+    subjects: tuple[Subject, ...] = ()
+    """What each row is about; fewer than there are rows = nothing is known of the others."""
+    compared: bool = False
+    """The policy chose who answers it. One that names its version itself is in nobody's experiment."""
 
 
 @dataclass(slots=True)

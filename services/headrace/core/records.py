@@ -46,6 +46,8 @@ class RpcRecord:
     tracestate: str = ""
     model: str = ""
     version: str = ""
+    path: str = "primary"
+    """primary, canary or shadow: in what capacity that version was asked."""
     request_id: str = ""
     rows: int = 0
     tokens: int = 0
@@ -105,6 +107,7 @@ class BatchRecord:
     model: str
     version: str
     path: str
+    """As of its members."""
     closed_ns: int
     close_reason: str
     """slot, rows, tokens, preferred, deadline or delay: what closed it."""

@@ -1,10 +1,76 @@
-"""Which version of a model answers. Pure; the gateway asks, control's policy decides."""
+"""Which version of a model answers, and which others are asked as well.
+
+Pure; the gateway asks, control's policy decides.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
 
 from headrace.errors import InvalidInference
+
+HASHES: Final = 2.0**64
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A version that answers a share of the entities."""
+
+    version: str
+    share: float
+    """Of the entities, 0 to 1."""
+    salt: str = ""
+
+    def takes(self, entity: str) -> bool:
+        """Whether this entity is among them. One that is stays so while the share grows; nobody without a key is."""
+        return bool(entity) and entity_hash(entity, self.salt) < self.share * HASHES
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """A comparison: what one of two versions has answered, the other one is asked as well."""
+
+    experiment_id: str
+    incumbent: str
+    challenger: str
+    """The incumbent's own version: the noise floor."""
+    share: float
+    """Of the requests, 0 to 1."""
+    timeout_s: float = 1.0
+    """What a copy may take, from the moment it is taken."""
+    max_rows: int = 256
+    """Rows of copies that one gateway holds."""
+    output: str = "score"
+    """Of the model, one number a row: what is compared."""
+
+    @property
+    def noise(self) -> bool:
+        return self.incumbent == self.challenger
+
+    def other(self, version: str) -> str | None:
+        """Whom to ask about what `version` has answered; None = nobody."""
+        if version == self.incumbent:
+            return self.challenger
+        return self.incumbent if version == self.challenger else None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Who answers for one public model name. Replaced as a whole: a request sees one policy or the next, no mixture."""
+
+    primary: str = ""
+    """The version that answers. Empty = the highest that is ready."""
+    canary: Canary | None = None
+    shadows: tuple[Shadow, ...] = ()
+    revision: int = 0
+
+
+def entity_hash(entity: str, salt: str = "") -> int:
+    """64 bits that are the same in every gateway, for ever. Source: RFC 7693, the salt as its key."""
+    return int.from_bytes(blake2b(entity.encode(), digest_size=8, key=salt.encode()[:64]).digest())
 
 
 def primary(wanted: str, ready: Iterable[str]) -> str | None:

@@ -62,11 +62,11 @@ class Scores(Answers, Protocol):
         """The error as its caller reads it."""
 
 
-def find(models: Models, name: str, version: str, record: RpcRecord) -> Lane:
+def find(models: Models, name: str, version: str, record: RpcRecord, entity: str = "") -> Lane:
     """The lane that answers, entered in the record. Raises: UnknownModel, NotReady, InvalidInference."""
-    lane = models.find(name, version)
+    lane = models.find(name, version, entity)
     # Only now: a name that is no model's must not become a label, a caller could make any number of them.
-    record.model, record.version = lane.spec.name, lane.spec.version
+    record.model, record.version, record.path = lane.spec.name, lane.spec.version, lane.path
     return lane
 
 

@@ -6,13 +6,13 @@ by `core.batch.pack`. Called by the servicer, once in and once out per request.
 
 from __future__ import annotations
 
-from math import prod
+from math import isfinite, prod
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from tritonclient.grpc import service_pb2
 
-from headrace.core.inference import Answer, Inference
+from headrace.core.inference import UNKNOWN, Answer, Inference, Subject
 from headrace.core.tensors import ModelSpec, TensorSpec
 from headrace.errors import InvalidInference, Unsupported
 
@@ -31,8 +31,28 @@ CONTENTS: Final = {
 }
 """Datatype → the field of InferTensorContents that may carry it. FP16 and BF16 exist only as raw bytes."""
 
+OURS: Final = {
+    "headrace_entity": "entity",
+    "headrace_event_id": "event_id",
+    "headrace_amount": "amount",
+    "headrace_currency": "currency",
+}
+"""Request parameters that say what a request is about → the field of `Subject`."""
+MAX_KEY: Final = 256
+"""Characters of a key or an id."""
 MAX_KNOWN: Final = 8192
 """Inputs' headers that are remembered, of some hundred bytes each: names times lengths, and a caller's inventions."""
+
+
+class Asked(NamedTuple):
+    """What a request's parameters say."""
+
+    priority: int
+    """0 = they name none."""
+    subject: Subject
+
+
+NOTHING: Final = Asked(0, UNKNOWN)
 
 
 class Header(NamedTuple):
@@ -54,7 +74,7 @@ class Decoder:
         self._spec = spec
         self._known: dict[bytes, Header] = {}
 
-    def decode(self, request: service_pb2.ModelInferRequest, deadline: float, asked_priority: int = 0) -> Inference:
+    def decode(self, request: service_pb2.ModelInferRequest, deadline: float, given: Asked = NOTHING) -> Inference:
         """One request as the core speaks of it; `deadline` is on the gateway's clock, seconds.
 
         Shapes: every input [n, *dims of one row]; inputs that share a ragged axis agree on its length.
@@ -77,12 +97,14 @@ class Decoder:
             lengths=tuple(lengths),
             tokens=rows * max(1, sum(lengths)) * (1 + spec.extras_rows * wants_extras),
             deadline=deadline,
-            priority=asked_priority,
+            priority=given.priority,
             timeout_s=_timeout_us(request) / 1e6 if request.parameters else 0.0,
             id=request.id,
             outputs=outputs,
             wants_extras=wants_extras,
             truncated=truncated,
+            subjects=(given.subject,),
+            compared=not request.model_version,
         )
 
     def _take(self, request: Any) -> tuple[list[bytes], int, list[int]] | None:
@@ -356,23 +378,39 @@ def _outputs(request: Any, spec: ModelSpec) -> tuple[int, ...]:
     return tuple(positions)
 
 
-def priority(request: Any) -> int:
-    """Its `priority` parameter, 0 = it has none. Checks the parameters that the protocol reserves."""
+def asked(request: Any) -> Asked:
+    """Its parameters, all checked. Raises: InvalidInference, with Triton's sentences for what Triton knows."""
     if not request.parameters:
-        return 0
-    found = 0
+        return NOTHING
+    priority = 0
+    ours: dict[str, Any] = {}
     for name, value in request.parameters.items():
         kind = value.WhichOneof("parameter_choice")
         if name == "priority":
-            if kind not in ("uint64_param", "int64_param") or (found := getattr(value, kind)) < 0:
+            if kind not in ("uint64_param", "int64_param") or (priority := getattr(value, kind)) < 0:
                 raise InvalidInference("invalid value for 'priority', expected value >= 0.")
         elif name == "timeout":
             if kind != "int64_param":
                 raise InvalidInference("invalid value type for 'timeout' parameter, expected int64_param.")
+        elif name in OURS:
+            ours[OURS[name]] = _of_ours(name, kind, value)
         elif name.startswith("triton_") and name != "triton_enable_empty_final_response":
             raise InvalidInference(f"parameter keys starting with 'triton_' are reserved for Triton usage: '{name}'")
         elif kind == "uint64_param":
             raise InvalidInference(
                 f"invalid value type for '{name}' parameter, expected int64_param, bool_param, or string_param."
             )
-    return found
+    return Asked(priority, Subject(**ours) if ours else UNKNOWN)
+
+
+def _of_ours(name: str, kind: str | None, value: Any) -> str | float:
+    if name == "headrace_amount":
+        amount = getattr(value, kind) if kind in ("double_param", "int64_param") else float("nan")
+        if not isfinite(amount):
+            raise InvalidInference(f"invalid value for '{name}' parameter, expected a finite double_param.")
+        return float(amount)
+    if kind != "string_param":
+        raise InvalidInference(f"invalid value type for '{name}' parameter, expected string_param.")
+    if len(value.string_param) > MAX_KEY:
+        raise InvalidInference(f"invalid value for '{name}' parameter, expected at most {MAX_KEY} characters.")
+    return str(value.string_param)

@@ -115,6 +115,16 @@ class Dispatcher:
         return sum(len(link.flights) for link in self.links)
 
     @property
+    def rows(self) -> int:
+        """Rows at replicas."""
+        return sum([link.rows for link in self._links.values()])
+
+    def holds(self, replica_id: str) -> bool:
+        """Whether this replica has something of ours."""
+        link = self._links.get(replica_id)
+        return link is not None and bool(link.flights)
+
+    @property
     def links(self) -> tuple[ReplicaLink, ...]:
         return tuple(self._links.values())
 
@@ -219,8 +229,10 @@ class Dispatcher:
         assert link is not None, "This is a bug."
         return self._board(batch, link)
 
-    async def dispatch(self, batch: Batch, flight: Flight, backlog_s: float) -> replica_pb2.PackedAnswer:
-        """Have the booked replica compute the batch; if that replica is lost, one other.
+    async def dispatch(
+        self, batch: Batch, flight: Flight, backlog_s: float, *, again: bool = True
+    ) -> replica_pb2.PackedAnswer:
+        """Have the booked replica compute the batch; if that replica is lost and `again`, one other.
 
         Riders with values their model refuses are settled here and leave the batch, so do those who are settled
         while it waits for its second try.
@@ -233,6 +245,8 @@ class Dispatcher:
             return await self._attempt(batch, flight, 1, backlog_s)
         except BatchLost as error:
             self._after_failure(error, flight.link)
+            if not again:
+                raise BackendLost("the replica was lost") from error
             if not self._budget.spend():
                 raise BackendLost("the replica was lost, and too many others were lately") from error
         self.retries += 1
@@ -332,6 +346,7 @@ class Dispatcher:
             backlog_s=backlog_s,
             row_tracestates=_tracestates(batch),
             wants_extras=_wants_extras(batch),
+            shadow=batch.record.path == "shadow",
         )
 
     def _cap_s(self, link: ReplicaLink, *, last: bool) -> float:

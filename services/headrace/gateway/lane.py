@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
 from headrace.config import BatchingSettings
 from headrace.core.batch import Batch, split
@@ -40,8 +40,17 @@ ROW_ERRORS: Final[dict[int, tuple[type[HeadraceError], str]]] = {
 }
 SETTLE_EARLY_S: Final = 0.001
 """A rider's timer ends this long before its caller's: the caller hears why from us, not from its own clock."""
+HANDFUL: Final = 8
 TIMER_STEP_S: Final = 0.001
 """uvloop's timers count milliseconds, and may ring by that much too early."""
+
+
+class Copying(Protocol):
+    """Whoever may want a copy of what this lane has answered."""
+
+    def offer(self, inference: Inference, record: RpcRecord, outcome: Answer | HeadraceError) -> None:
+        """Look at one request that is over, and return at once: its caller has not been told yet."""
+        ...
 
 
 class Lane:
@@ -60,6 +69,12 @@ class Lane:
         self.settings = settings
         self.cost = CostModel()
         self.forecast = Forecast()
+        self.path = "primary"
+        """In what capacity it answers, as records say it: primary or canary."""
+        self.answers = True
+        """Some payments are its own to answer, by the policy."""
+        self.copying: Sequence[Copying] = ()
+        """The comparisons that its answers are half of."""
         self.queue = _queue(settings)
         self.dispatcher = Dispatcher(sender, clock, self.cost, pressure, self._pump_soon, self._pump)
         self._budget = Budget(
@@ -80,6 +95,14 @@ class Lane:
     @property
     def ready(self) -> bool:
         return self.dispatcher.ready
+
+    @property
+    def strained(self) -> bool:
+        """More waits for it than it has at its replicas: one turn of them will not do. A handful always goes soon."""
+        waiting, running = self.queue.rows, self.dispatcher.rows
+        if waiting <= HANDFUL:
+            return False
+        return waiting > running if running else not self.ready
 
     def foresee(self, deadline: float, priority: int) -> float:
         """Seconds that the replicas will be busy with what goes before one who comes now. Asked before any decoding.
@@ -124,10 +147,17 @@ class Lane:
             record.settled_ns = self._clock.now_ns()
         if rider.ends is not None:
             self._learn_of_telling(*rider.ends)
+        assert rider.outcome is not None, "This is a bug."
+        if self.copying and inference.compared:
+            self._offer(rider)
         if isinstance(rider.outcome, Answer):
             return rider.outcome
-        assert rider.outcome is not None, "This is a bug."
         raise rider.outcome
+
+    def _offer(self, rider: Rider) -> None:
+        assert rider.outcome is not None, "This is a bug."
+        for one in self.copying:
+            one.offer(rider.inference, rider.record, rider.outcome)
 
     def _rider(self, inference: Inference, record: RpcRecord, wake: Callable[[], None]) -> Rider:
         level = self.queue.level_of(inference.priority)
@@ -216,7 +246,7 @@ class Lane:
             span_id=context.new_id(),
             model=self.spec.name,
             version=self.spec.version,
-            path="primary",
+            path=self.path,
             closed_ns=closed_ns,
             close_reason=reason.value,
             oldest_ns=riders[0].record.queued_ns,
@@ -250,7 +280,7 @@ class Lane:
 
     def _settle(self, batch: Batch, answer: replica_pb2.PackedAnswer) -> None:
         """Hand every rider its rows. Raises: BrokenContract when the answer is not the size its spec promises."""
-        _check_size(batch, answer)
+        check_size(batch, answer)
         record = batch.record
         first = batch.riders[0]
         batch.riders[-1].ends = first.expected_s, first.queued_at, self._clock.now()
@@ -324,7 +354,8 @@ def _queue(settings: BatchingSettings) -> RiderQueue:
     return RiderQueue(settings.max_queue_rows, policies, settings.default_priority_level, share)
 
 
-def _check_size(batch: Batch, answer: replica_pb2.PackedAnswer) -> None:
+def check_size(batch: Batch, answer: replica_pb2.PackedAnswer) -> None:
+    """Raises: BrokenContract when the answer is not the size its spec promises."""
     tensors = batch.spec.answers if batch.wants_extras else batch.spec.outputs
     expected = [tensor.entry_bytes * batch.rows for tensor in tensors]
     if len(answer.status) != batch.rows or [len(column) for column in answer.columns] != expected:

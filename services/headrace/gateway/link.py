@@ -13,8 +13,9 @@ from typing import Final
 import grpc
 from grpc_health.v1 import health_pb2
 
-from headrace.channel import NOBODY, REFUSALS, ClientCredentials
+from headrace.channel import REFUSALS
 from headrace.core.records import ReplicaIdentity
+from headrace.credentials import NOBODY, ClientCredentials
 from headrace.rpc.channel import Channel, Exchange
 from headrace.rpc.messages import STATUS, Failure
 from headrace.v1 import control_pb2, replica_pb2

@@ -7,35 +7,50 @@ later snapshot leaves out: nothing on the payment path waits for control.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from headrace.config import Settings
-from headrace.core.clock import Clock
-from headrace.core.records import BatchRecord
-from headrace.core.routing import parse_version, primary
-from headrace.core.tensors import Axis, ModelSpec, Signal, TensorSpec
+from headrace.core.routing import Policy, parse_version, primary
 from headrace.errors import NotReady, NotServing, UnknownModel
+from headrace.gateway import wire
+from headrace.gateway.comparisons import Comparisons, MakeNotes
 from headrace.gateway.lane import Lane
-from headrace.gateway.link import Sender
-from headrace.gateway.pressure import Pressure
+from headrace.gateway.shadow import Surroundings
 from headrace.v1 import control_pb2
 
 
 @dataclass(slots=True)
 class Model:
-    """One model: a lane per version, and the version the policy names."""
+    """One model: a lane per version, and the policy that says which of them answers."""
 
     name: str
-    primary: str = ""
+    policy: Policy = Policy()  # noqa: RUF009  it is frozen
     lanes: dict[str, Lane] = field(default_factory=dict)
     opened: set[str] = field(default_factory=set)
     """Versions that have been ready at least once."""
     answering: str | None = None
-    """The version that answers who names none, as of the last look."""
+    """The version in charge, as of the last look."""
+    without_entity: int = 0
+    """Requests that came without a key while there was a canary: the primary has answered them."""
+    canary_away: int = 0
+    """Requests that the primary answered because the canary had no replica."""
+
+    def choose(self, entity: str) -> str | None:
+        """The version that answers a request about this entity: the canary, or the one in charge."""
+        canary = self.policy.canary
+        if canary is not None:
+            if not entity:
+                self.without_entity += 1
+            elif canary.takes(entity):
+                lane = self.lanes.get(canary.version)
+                if lane is not None and lane.ready:
+                    return canary.version
+                self.canary_away += 1  # an answer by the primary is worth more than none
+        return self.in_charge()
 
     def in_charge(self) -> str | None:
-        """The version that answers who names none: the policy's, or the highest that is ready."""
+        """The primary: the policy's, or the highest that is ready."""
         lane = self.lanes.get(self.answering or "")
         if lane is None or not lane.ready:
             self.look()
@@ -43,7 +58,14 @@ class Model:
 
     def look(self) -> None:
         """See anew who is in charge. Done whenever replicas come or go, not for every request."""
-        self.answering = self.primary or primary("", self.ready_versions() or self.opened)
+        self.answering = self.policy.primary or primary("", self.ready_versions() or self.opened)
+        for version, lane in self.lanes.items():
+            canary = version != self.answering and self._is_canary(version)
+            lane.path = "canary" if canary else "primary"
+            lane.answers = canary or version == self.answering
+
+    def _is_canary(self, version: str) -> bool:
+        return self.policy.canary is not None and self.policy.canary.version == version
 
     def ready_versions(self) -> list[str]:
         return sorted((version for version, lane in self.lanes.items() if lane.ready), key=int)
@@ -53,20 +75,12 @@ class Models:
     """Every lane of a gateway."""
 
     def __init__(
-        self,
-        settings: Settings,
-        sender: Sender,
-        clock: Clock,
-        pressure: Pressure,
-        on_batch: Callable[[BatchRecord], None],
-        on_closed: Callable[[str, str], None],
+        self, settings: Settings, around: Surroundings, on_closed: Callable[[str, str], None], notes: MakeNotes
     ) -> None:
         self._settings = settings
-        self._sender = sender
-        self._clock = clock
-        self._pressure = pressure
-        self._on_batch = on_batch
+        self._around = around
         self._on_closed = on_closed
+        self.comparisons = Comparisons(around, self.strained, notes)
         self._models: dict[str, Model] = {}
         self._informed = False
         """A snapshot has come: before, nobody can say that a model is unknown."""
@@ -81,22 +95,24 @@ class Models:
     def apply(self, snapshot: control_pb2.Snapshot) -> None:
         """Follow control: open lanes for new versions, tell every lane who its replicas are."""
         self._informed = True
-        wanted = {policy.model: policy.primary_version for policy in snapshot.policies}
+        policies = {policy.model: wire.policy(policy) for policy in snapshot.policies}
         groups: dict[tuple[str, str], list[control_pb2.Registration]] = defaultdict(list)
         for registration in snapshot.replicas:
             groups[registration.spec.name, registration.spec.version].append(registration)
         for name, version in groups:
             self._open(name, version, groups[name, version][0].spec)
         for model in self:
-            model.primary = wanted.get(model.name, self._settings.model(model.name).primary_version)
+            default = Policy(self._settings.model(model.name).primary_version)
+            model.policy = policies.get(model.name, default)
             for version, lane in model.lanes.items():
                 lane.dispatcher.update(groups.get((model.name, version), ()))
                 if lane.ready:
                     model.opened.add(version)
             model.look()
+            self.comparisons.follow(model.name, model.policy, model.lanes, groups)
 
-    def find(self, name: str, version: str) -> Lane:
-        """The lane that answers for this model and version ("" = whichever is in charge).
+    def find(self, name: str, version: str, entity: str = "") -> Lane:
+        """The lane that answers for this model and version ("" = whichever the policy chooses for this entity).
 
         A version that has been ready keeps its lane open while its replicas are away: its riders wait, within
         their deadlines. Raises: UnknownModel, NotReady, InvalidInference, with Triton's sentences.
@@ -106,7 +122,7 @@ class Models:
             raise NotServing("this gateway is starting: it has not heard yet which models there are")
         if model is None:
             raise UnknownModel(f"Request for unknown model: '{name}' is not found")
-        wanted = parse_version(version) or model.in_charge()
+        wanted = parse_version(version) or model.choose(entity)
         if wanted is None:
             raise UnknownModel(f"Request for unknown model: '{name}' has no available versions")
         lane = model.lanes.get(wanted)
@@ -115,6 +131,10 @@ class Models:
         if wanted not in model.opened:
             raise NotReady(f"Request for unknown model: '{name}' version {wanted} is not at ready state")
         return lane
+
+    def strained(self) -> bool:
+        """Payments wait for more than one turn of a lane's replicas, or there is none: no moment for copies."""
+        return any(lane.strained for model in self._models.values() for lane in model.lanes.values())
 
     def all_ready(self) -> bool:
         """There is a model, and every model has a version that answers."""
@@ -129,12 +149,14 @@ class Models:
                     del model.lanes[version]
                     model.opened.discard(version)
                     model.look()
+                    self.comparisons.without(lane)
                     await lane.close()
                     self._on_closed(model.name, version)
             if not model.lanes:
                 del self._models[model.name]
 
     async def close(self) -> None:
+        await self.comparisons.close()
         for lane in self.lanes():
             await lane.close()
 
@@ -142,40 +164,7 @@ class Models:
         model = self._models.setdefault(name, Model(name))
         if version not in model.lanes:
             batching = self._settings.model(name).batching
+            around = self._around
             model.lanes[version] = Lane(
-                _spec(spec), batching, self._sender, self._clock, self._pressure, self._on_batch
+                wire.spec(spec), batching, around.sender, around.clock, around.pressure, around.on_batch
             )
-
-
-def _spec(wire: control_pb2.ModelSpec) -> ModelSpec:
-    return ModelSpec(
-        name=wire.name,
-        version=wire.version,
-        digest=wire.digest,
-        inputs=_tensors(wire.inputs),
-        outputs=_tensors(wire.outputs),
-        axes=tuple(Axis(axis.name, axis.cap, axis.required) for axis in wire.axes),
-        max_rows=wire.max_rows,
-        max_tokens=wire.max_tokens,
-        platform=wire.platform,
-        extras=_tensors(wire.extras),
-        signal=Signal(wire.signal.name, wire.signal.calibration_version) if wire.HasField("signal") else None,
-    )
-
-
-def _tensors(wire: Iterable[control_pb2.TensorSpec]) -> tuple[TensorSpec, ...]:
-    return tuple(
-        TensorSpec(
-            name=tensor.name,
-            datatype=tensor.datatype,
-            dims=tuple(tensor.dims),
-            axis=tensor.axis or None,
-            finite=tensor.finite,
-            minimum=tensor.minimum if tensor.bounded_below else None,
-            ordered=tensor.ordered,
-            optional=tensor.optional,
-            labels=tuple(tensor.labels),
-            costs_rows=tensor.costs_rows,
-        )
-        for tensor in wire
-    )

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from headrace.core.inference import Inference
+from headrace.core.inference import Inference, Subject
 from headrace.core.tensors import ModelSpec, TensorSpec
 from headrace.errors import InvalidInference
 from headrace.gateway.signals import FACTORS
@@ -44,6 +44,7 @@ class Row:
     """One per axis of the spec."""
     truncated_card_events: int
     """Oldest events of the card that the model does not look at."""
+    subject: Subject
 
 
 class PaymentEncoder:
@@ -64,7 +65,8 @@ class PaymentEncoder:
         cards = wire.earlier(_history(payment.card_history, f"{where}.card_history"), event)
         merchants = _history(payment.merchant_history, f"{where}.merchant_history")
         stats = _stats(payment.merchant_stats, f"{where}.merchant_stats")
-        return self._row(wire.payment_columns(event, cards, merchants, stats), len(cards) + 1, where)
+        columns = wire.payment_columns(event, cards, merchants, stats)
+        return self._row(columns, len(cards) + 1, where, _subject(payment.event))
 
     def join(self, rows: Sequence[Row], deadline: float, request_id: str, *, explain: bool = False) -> Inference:
         """One inference of several payments; `deadline` is on the gateway's clock, seconds.
@@ -84,9 +86,10 @@ class PaymentEncoder:
             deadline=deadline,
             id=request_id,
             row_lengths=None if len(set(lengths)) == 1 else lengths,
+            subjects=tuple([row.subject for row in rows]),
         )
 
-    def _row(self, columns: wire.Columns, card_events: int, where: str) -> Row:
+    def _row(self, columns: wire.Columns, card_events: int, where: str, subject: Subject) -> Row:
         parts, lengths = [], [0] * len(self.spec.axes)
         for tensor, position in zip(self.spec.inputs, self.spec.input_axes, strict=True):
             if tensor.name not in columns:  # optional: zeros
@@ -101,7 +104,11 @@ class PaymentEncoder:
                 lengths[position] = len(values)
             parts.append(values.tobytes())
         kept = lengths[self._card_axis] if self._card_axis >= 0 else card_events
-        return Row(parts, tuple(lengths), card_events - kept)
+        return Row(parts, tuple(lengths), card_events - kept, subject)
+
+
+def _subject(event: risk_pb2.PaymentEvent) -> Subject:
+    return Subject(event.card_id, event.event_id, event.amount, event.currency)
 
 
 # Models ---------------------------------------------------------------------------------------------------------------

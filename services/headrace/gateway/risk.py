@@ -63,13 +63,14 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
 
     @scored(f"{RISK_SERVICE}/Score")
     async def Score(self, request: risk_pb2.ScoreRequest, rpc: Call, record: RpcRecord) -> risk_pb2.ScoreResponse:
-        lane, encoder = self._find(request, record)
+        lane, encoder = self._find(request, [request.payment], record)
         deadline = self.admission.deadline(rpc.time_remaining(), lane.settings, record)
         ahead_s = lane.foresee(deadline, priority=0)
         if not request.HasField("payment"):
             raise InvalidInference("payment is missing")
         row = encoder.encode(request.payment, "payment")
         inference = encoder.join([row], deadline, request.request_id, explain=request.explain)
+        inference.compared = not request.version
         answer = await lane.score(inference, record, ahead_s)
         return risk_pb2.ScoreResponse(
             request_id=request.request_id,
@@ -83,7 +84,7 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
     async def ScoreBatch(
         self, request: risk_pb2.ScoreBatchRequest, rpc: Call, record: RpcRecord
     ) -> risk_pb2.ScoreBatchResponse:
-        lane, encoder = self._find(request, record)
+        lane, encoder = self._find(request, request.payments, record)
         deadline = self.admission.deadline(rpc.time_remaining(), lane.settings, record)
         ahead_s = lane.foresee(deadline, priority=0)
         _check_size(len(request.payments), lane.spec)
@@ -91,6 +92,7 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
         if not rows:
             raise InvalidInference(f"no payment can be assessed: {wrong[0]}")
         inference = encoder.join(list(rows.values()), deadline, request.request_id, explain=request.explain)
+        inference.compared = not request.version
         answer = await lane.score(inference, record, ahead_s)
         signals = dict(zip(rows, signals_of(lane.spec, answer, self._cuts, explain=request.explain), strict=True))
         return risk_pb2.ScoreBatchResponse(
@@ -106,13 +108,22 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
         )
 
     def _find(
-        self, request: risk_pb2.ScoreRequest | risk_pb2.ScoreBatchRequest, record: RpcRecord
+        self,
+        request: risk_pb2.ScoreRequest | risk_pb2.ScoreBatchRequest,
+        payments: Sequence[risk_pb2.Payment],
+        record: RpcRecord,
     ) -> tuple[Lane, PaymentEncoder]:
-        lane = find(self.models, request.model or DEFAULT_MODEL, request.version, record)
+        lane = find(self.models, request.model or DEFAULT_MODEL, request.version, record, _entity(payments))
         encoder = self._encoders.get(lane)
         if encoder is None:
             encoder = self._encoders[lane] = PaymentEncoder(lane.spec)
         return lane, encoder
+
+
+def _entity(payments: Sequence[risk_pb2.Payment]) -> str:
+    """The card they all are of; empty where they are of several: one request is answered by one version."""
+    cards = {payment.event.card_id for payment in payments}
+    return cards.pop() if len(cards) == 1 else ""
 
 
 def _check_size(count: int, spec: ModelSpec) -> None:

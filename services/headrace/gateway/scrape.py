@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Final
 
@@ -10,6 +11,8 @@ from prometheus_client.core import Metric
 from headrace.gateway.lane import Lane
 from headrace.gateway.models import Models
 from headrace.gateway.pressure import Pressure
+from headrace.gateway.snapshot import SnapshotFollower
+from headrace.gateway.telling import PairTeller
 from headrace.telemetry.metrics import MODEL, Values, counter, gauge
 from headrace.telemetry.tracing import Tracer
 from headrace.v1 import control_pb2
@@ -21,7 +24,9 @@ STATES: Final = {
 }
 
 
-def scrape(models: Models, tracer: Tracer, pressure: Pressure) -> list[Metric]:
+def scrape(
+    models: Models, tracer: Tracer, pressure: Pressure, follower: SnapshotFollower, teller: PairTeller
+) -> list[Metric]:
     """Every family, also where it has no series yet: a dashboard should find the name."""
     lanes = {(lane.spec.name, lane.spec.version): lane for lane in models.lanes()}
 
@@ -57,7 +62,37 @@ def scrape(models: Models, tracer: Tracer, pressure: Pressure) -> list[Metric]:
         ),
         gauge("headrace_event_loop_busy_ratio", "Time the event loop ran or wanted to.", (), {(): pressure.busy}),
         gauge("headrace_telemetry_waiting_requests", "Records to be told.", (), {(): float(statistics.waiting)}),
+        gauge("headrace_control_connected", "1: this gateway hears control.", (), {(): float(follower.connected)}),
+        *_traffic(models),
+        *_comparisons(models),
+        gauge("headrace_pairs_waiting", "Pairs that control has not heard of.", (), {(): float(teller.waiting)}),
+        counter("headrace_pairs", "Pairs, by what became of them.", ("result",), _pairs(teller)),
     ]
+
+
+def _pairs(teller: PairTeller) -> Values:
+    return {("told",): float(teller.told), ("lost",): float(teller.lost)}
+
+
+def _traffic(models: Models) -> list[Metric]:
+    """By which policy requests go, and where they could not go by it."""
+    revisions: dict[tuple[str, ...], float] = {(model.name,): float(model.policy.revision) for model in models}
+    unsteered: dict[tuple[str, ...], float] = {}
+    for model in models:
+        unsteered[model.name, "no_entity"] = model.without_entity
+        unsteered[model.name, "canary_away"] = model.canary_away
+    about = "Requests the primary answered although there was a canary."
+    return [
+        gauge("headrace_policy_revision", "Of the traffic policy in force.", ("model",), revisions),
+        counter("headrace_canary_passed_over", about, ("model", "reason"), unsteered),
+    ]
+
+
+def _comparisons(models: Models) -> list[Metric]:
+    held: dict[tuple[str, ...], float] = defaultdict(float)
+    for key, lane in models.comparisons:
+        held[key.model, key.asked] += lane.held
+    return [gauge("headrace_shadow_rows", "Copies that wait or are at a replica.", MODEL, held)]
 
 
 def _backlog(lanes: dict[tuple[str, str], Lane]) -> Values:

@@ -32,7 +32,9 @@ from headrace.gateway.pressure import Pressure
 from headrace.gateway.risk import RISK_SERVICE, RiskServicer
 from headrace.gateway.scrape import scrape
 from headrace.gateway.servicer import InferenceServicer
+from headrace.gateway.shadow import Surroundings
 from headrace.gateway.snapshot import SnapshotFollower
+from headrace.gateway.telling import PairTeller
 from headrace.rpc.server import Server
 from headrace.telemetry import lag
 from headrace.telemetry.context import Sampling
@@ -46,6 +48,8 @@ from headrace.v1 import risk_pb2_grpc
 log = logging.getLogger(__name__)
 
 INFERENCE_SERVICE: Final = "inference.GRPCInferenceService"
+LAST_WORDS_S: Final = 1.0
+"""What control may take to hear the last pairs of a gateway that stops."""
 HEALTH_PERIOD_S: Final = 0.1
 """How often readiness is compared with what health says: an eviction shows up within this."""
 
@@ -66,7 +70,9 @@ class Gateway:
         observer = Observer(self._tracer, self._metrics, self._requests, self._clock, sampling)
         self._pressure = Pressure()
         sender = Sender(self.gateway_id, self._doors.credentials)
-        self.models = Models(settings, sender, self._clock, self._pressure, observer.batch, self._metrics.forget)
+        self.teller = PairTeller(control_address, self.gateway_id, sender.credentials)
+        around = Surroundings(sender, self._clock, self._pressure, observer.batch)
+        self.models = Models(settings, around, self._metrics.forget, self.teller.notes)
         self.admission = Admission(settings.gateway.max_riders, self._clock, self._pressure)
         self.follower = SnapshotFollower(control_address, self.gateway_id, self.models.apply, sender.credentials)
         self._health = HealthServicer()
@@ -74,7 +80,7 @@ class Gateway:
         self._servicer = InferenceServicer(self.models, self.admission, observer, settings.gateway, access)
         self._risk = RiskServicer(self.models, self.admission, observer, settings.risk, access)
         self._server = Server(share_port=settings.gateway.processes > 1)
-        self._metrics.expose(lambda: scrape(self.models, self._tracer, self._pressure))
+        self._metrics.expose(lambda: scrape(self.models, self._tracer, self._pressure, self.follower, self.teller))
         self._tasks: list[asyncio.Task[None]] = []
         self._metrics_server: MetricsServer | None = None
         self.port = 0
@@ -103,6 +109,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self.follower.run(), name="follow-control"),
+            loop.create_task(self.teller.run(), name="tell-control"),
             loop.create_task(self._follow_readiness(), name="follow-readiness"),
             loop.create_task(lag.watch(self._metrics.loop_lag), name="watch-lag"),
             loop.create_task(self._pressure.watch(), name="watch-pressure"),
@@ -147,6 +154,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.models.close()
+        await self.teller.last_words(LAST_WORDS_S)
         await asyncio.to_thread(self._tracer.close)
         await asyncio.to_thread(self._requests.close)
         if self._metrics_server is not None:

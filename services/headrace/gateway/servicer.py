@@ -18,7 +18,7 @@ from headrace.errors import HeadraceError, Unsupported, status_of
 from headrace.gateway import description
 from headrace.gateway.admission import Admission
 from headrace.gateway.answering import abort, answering, find, scored
-from headrace.gateway.codec import Decoder, encode, priority
+from headrace.gateway.codec import Decoder, asked, encode
 from headrace.gateway.lane import Lane
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
@@ -60,11 +60,11 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
     async def ModelInfer(
         self, request: service_pb2.ModelInferRequest, rpc: Call, record: RpcRecord
     ) -> service_pb2.ModelInferResponse:
-        lane = find(self.models, request.model_name, request.model_version, record)
+        given = asked(request)
+        lane = find(self.models, request.model_name, request.model_version, record, given.subject.entity)
         deadline = self.admission.deadline(rpc.time_remaining(), lane.settings, record)
-        asked = priority(request)
-        ahead_s = lane.foresee(deadline, asked)
-        inference = self._decoder(lane).decode(request, deadline, asked)
+        ahead_s = lane.foresee(deadline, given.priority)
+        inference = self._decoder(lane).decode(request, deadline, given)
         return encode(inference, await lane.score(inference, record, ahead_s))
 
     def _decoder(self, lane: Lane) -> Decoder:

@@ -12,7 +12,8 @@ from typing import Final
 
 from grpc import aio
 
-from headrace.channel import NOBODY, REFUSALS, ClientCredentials, connect
+from headrace.channel import REFUSALS, connect
+from headrace.credentials import NOBODY, ClientCredentials
 from headrace.v1 import control_pb2, control_pb2_grpc
 
 log = logging.getLogger(__name__)

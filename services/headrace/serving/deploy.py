@@ -13,9 +13,10 @@ from typing import Protocol
 from grpc import aio
 
 from headrace import doors
-from headrace.channel import NOBODY, ClientCredentials, connect
+from headrace.channel import connect
 from headrace.children import Child
 from headrace.config import Settings
+from headrace.credentials import NOBODY, ClientCredentials
 from headrace.serving.health import is_live
 from headrace.serving.weights import FoundModel
 from headrace.v1 import control_pb2, control_pb2_grpc

@@ -11,7 +11,8 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
-from headrace.channel import NOBODY, ClientCredentials, connect
+from headrace.channel import connect
+from headrace.credentials import NOBODY, ClientCredentials
 from headrace.rpc.server import Server
 
 LIVE: Final = "live"

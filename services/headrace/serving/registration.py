@@ -15,7 +15,8 @@ from typing import Final
 import grpc
 from grpc import aio
 
-from headrace.channel import NOBODY, REFUSALS, ClientCredentials, connect
+from headrace.channel import REFUSALS, connect
+from headrace.credentials import NOBODY, ClientCredentials
 from headrace.errors import StartupError
 from headrace.v1 import control_pb2, control_pb2_grpc
 

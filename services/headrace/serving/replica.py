@@ -211,7 +211,7 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
         if self._runner is None:
             return _refusal(request, grpc.StatusCode.UNAVAILABLE, "not ready", stamps)
         try:
-            return await self._thread.run(partial(self._execute, request, stamps))
+            return await self._thread.run(partial(self._execute, request, stamps), spare=request.shadow)
         except HeadraceError as error:
             if isinstance(error, Failed):
                 log.exception("a batch of %d rows failed", request.rows, extra={"fields": _ids(request)})

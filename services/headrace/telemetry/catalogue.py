@@ -22,6 +22,8 @@ SERVER_ERRORS: Final = frozenset(
 )
 """Codes that make a server's span an error; a refusal that is the caller's fault does not."""
 MAX_STENCILS: Final = 1024
+SHADOW: Final = "shadow"
+"""The path of copies: they have no `rpc` of their own."""
 
 
 @dataclass(slots=True)
@@ -84,7 +86,9 @@ class Catalogue:
         wall = clock.offset_ns()
         shared = self._batch(batch, strongest(kept), wall, page)
         for member, reason in zip(batch.members, kept, strict=True):
-            if member.sampled:
+            if member.sampled and member.path == SHADOW:
+                self._copy(member, batch.closed_ns, shared, wall, page)
+            elif member.sampled:
                 self._rider(member, reason, batch.closed_ns, shared, wall, page)
 
     # A request ----------------------------------------------------------------------------------------------------
@@ -127,57 +131,36 @@ class Catalogue:
         page.own.append(stencil.fill(ids, times, doubles, integers, strings, extras))
         page.spans += stencil.spans
 
+    def _copy(self, r: RpcRecord, left_ns: int, shared: Shared, wall: int, page: Page) -> None:
+        """`queue`, `execute` and `forward` of a shadow's copy, under the `rpc` it was taken from."""
+        computed = shared.forward is not None and r.row >= 0 and not r.masked
+        key = SHADOW, r.model, r.version, bool(r.masked), computed
+        stencil = self._stencils.get(key) or self._remember(key, lambda: _below_rpc(r, True, computed))
+        state = self._encoding.state(r.tracestate) if r.tracestate else b""
+        fresh = random.randbytes(24)
+        ids: tuple[bytes, ...] = (r.trace_id, fresh[:8], r.span_id.to_bytes(8), fresh[8:16])
+        times: tuple[int, ...] = (r.queued_ns + wall, left_ns + wall, r.settled_ns + wall)
+        integers: tuple[int, ...] = (r.queue_depth, r.priority, r.row, shared.rows, shared.retries)
+        extras: tuple[bytes, ...] = (state, shared.to_batch + state)
+        if computed and shared.forward is not None:
+            ids += (fresh[16:],)
+            times += shared.forward
+            integers += (shared.padded_tokens,)
+            extras += (shared.to_forward + state,)
+        waited_ms = (left_ns - r.queued_ns) / 1e6
+        page.own.append(stencil.fill(ids, times, (waited_ms,), integers, (shared.batch_id,), extras))
+        page.spans += stencil.spans
+
     def _rider_stencil(self, r: RpcRecord, kept: str, batched: bool, computed: bool) -> Stencil:  # noqa: FBT001
         parts = bool(r.parent_id), bool(r.deadline_ns), bool(r.request_id), bool(r.queued_ns), batched, computed
-        key = r.method, r.model, r.version, r.code, r.reason, kept, bool(r.masked), parts
+        key = r.method, r.model, r.version, r.path, r.code, r.reason, kept, bool(r.masked), parts
         return self._stencils.get(key) or self._remember(key, lambda: self._rider_blanks(r, kept, batched, computed))
 
     def _rider_blanks(self, r: RpcRecord, kept: str, batched: bool, computed: bool) -> list[Blank]:  # noqa: FBT001
-        lane = Lane(r.model, r.version, "primary").attributes
-        blanks = [self._rpc_blank(r, kept, lane)]
-        if r.queued_ns:
-            blanks.append(
-                Blank(
-                    "queue",
-                    INTERNAL,
-                    lane,
-                    ("trace", "queue", "rpc"),
-                    ("queued", "closed"),
-                    doubles={"headrace.queue.ms": "waited"},
-                    integers={"headrace.queue.depth": "depth", "headrace.priority": "priority"},
-                    extra="state",
-                )
-            )
-        if batched:
-            blanks.append(
-                Blank(
-                    "execute",
-                    INTERNAL,
-                    (*lane, ("headrace.masked", bool(r.masked))),
-                    ("trace", "execute", "rpc"),
-                    ("closed", "settled"),
-                    integers={
-                        "headrace.batch.row": "row",
-                        "headrace.batch.size": "rows",
-                        "headrace.retries": "retries",
-                    },
-                    strings={"headrace.batch.id": "batch_id"},
-                    extra="links to batch",
-                )
-            )
-        if computed:
-            blanks.append(
-                Blank(
-                    "forward",
-                    INTERNAL,
-                    lane,
-                    ("trace", "forward", "execute"),
-                    ("begun", "computed"),
-                    integers={"headrace.batch.size": "rows", "headrace.tokens.padded": "padded"},
-                    extra="links to forward",
-                )
-            )
-        return blanks
+        return [
+            self._rpc_blank(r, kept, Lane(r.model, r.version, r.path).attributes),
+            *_below_rpc(r, batched, computed),
+        ]
 
     def _rpc_blank(self, r: RpcRecord, kept: str, lane: Attributes) -> Blank:
         """With the stable RPC attributes of the semantic conventions."""
@@ -323,6 +306,55 @@ STAGES: Final = (
 """Each stage and the hole of its start; it ends where the next begins."""
 FORWARD: Final = 2
 """The place of `forward` among them."""
+
+
+def _below_rpc(r: RpcRecord, batched: bool, computed: bool) -> list[Blank]:  # noqa: FBT001
+    """`queue`, `execute` and `forward`, as far as it got."""
+    lane = Lane(r.model, r.version, r.path).attributes
+    blanks: list[Blank] = []
+    if r.queued_ns:
+        blanks.append(
+            Blank(
+                "queue",
+                INTERNAL,
+                lane,
+                ("trace", "queue", "rpc"),
+                ("queued", "closed"),
+                doubles={"headrace.queue.ms": "waited"},
+                integers={"headrace.queue.depth": "depth", "headrace.priority": "priority"},
+                extra="state",
+            )
+        )
+    if batched:
+        blanks.append(
+            Blank(
+                "execute",
+                INTERNAL,
+                (*lane, ("headrace.masked", bool(r.masked))),
+                ("trace", "execute", "rpc"),
+                ("closed", "settled"),
+                integers={
+                    "headrace.batch.row": "row",
+                    "headrace.batch.size": "rows",
+                    "headrace.retries": "retries",
+                },
+                strings={"headrace.batch.id": "batch_id"},
+                extra="links to batch",
+            )
+        )
+    if computed:
+        blanks.append(
+            Blank(
+                "forward",
+                INTERNAL,
+                lane,
+                ("trace", "forward", "execute"),
+                ("begun", "computed"),
+                integers={"headrace.batch.size": "rows", "headrace.tokens.padded": "padded"},
+                extra="links to forward",
+            )
+        )
+    return blanks
 
 
 def _replica_blanks(lane: Lane, dispatch: DispatchRecord, stages: int) -> list[Blank]:

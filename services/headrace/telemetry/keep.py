@@ -39,6 +39,8 @@ class Keeper:
 
     def of_family(self, batch: BatchRecord) -> list[str]:
         """One reason a member. A lost attempt is a reason for all of them; `strongest` is the batch's own."""
+        if batch.path == "shadow":  # nobody waited for it; what it says is in its experiment's report
+            return [NO] * len(batch.members)
         retried = RETRIED if any(dispatch.error for dispatch in batch.dispatches) else NO
         return [strongest((self.of(member), retried)) for member in batch.members]
 

@@ -33,7 +33,8 @@ LANE: Final = (*MODEL, "path")
 STAGES: Final = ("wait", "unpack", "h2d", "forward", "d2h", "pack")
 SHED: Final = frozenset({"Overloaded", "DeadlinePassed", "NotServing", "NotReady"})
 """Refusals that another moment, or another replica, would have spared the caller."""
-PRIMARY: Final = "primary"
+SHADOW: Final = "shadow"
+"""The path of what nobody waits for: Triton's figures are of what callers asked."""
 
 
 class GatewayMetrics:
@@ -72,14 +73,14 @@ class GatewayMetrics:
         self.loop_lag = Histogram(
             "headrace_event_loop_lag_seconds", "How late the event loop wakes up.", registry=registry, buckets=SECONDS
         )
-        self._lanes: dict[tuple[str, str], LaneMetrics] = {}
+        self._lanes: dict[tuple[str, str, str], LaneMetrics] = {}
 
     def expose(self, read: Callable[[], Iterable[Metric]]) -> None:
         """Add figures that are read when somebody scrapes: queue lengths, retries, spans."""
         self._registry.register(Scraped(read))
 
     def observe_rpc(self, record: RpcRecord) -> None:
-        lane = self._lane(record.model, record.version)
+        lane = self._lane(record.model, record.version, record.path)
         reason, end_ns, span_id = record.reason, record.end_ns, record.span_id
         self.counters.request(record, errors.named(reason).reason if reason else "")
         # One exemplar a batch, its oldest rider, and one for each that failed: more would displace each other.
@@ -94,7 +95,7 @@ class GatewayMetrics:
             self.shed.labels(record.model, record.version, reason).inc()
 
     def observe_batch(self, record: BatchRecord) -> None:
-        lane = self._lane(record.model, record.version)
+        lane = self._lane(record.model, record.version, record.path)
         lane.rows.observe(record.rows)
         lane.tokens.observe(record.tokens)
         trace_id = record.trace_id if record.sampled else b""
@@ -105,32 +106,34 @@ class GatewayMetrics:
             return
         lane.padding.observe(answered.padded_tokens / record.tokens if record.tokens else 1.0)
         took_ns = durations_ns(answered.stages)
-        self.counters.batch(record, took_ns)
+        if record.path != SHADOW:
+            self.counters.batch(record, took_ns)
         for stage, ns in zip(lane.stages, took_ns, strict=True):
             stage.observe(ns / 1e9)
         for member in record.members:
-            if member.masked:
+            if member.masked and record.path != SHADOW:
                 self.masked.labels(record.model, record.version, member.masked).inc(member.rows)
 
     def forget(self, model: str, version: str) -> None:
         """A lane was closed: its series end."""
-        self._lanes.pop((model, version), None)
+        for lane in [lane for lane in self._lanes if lane[:2] == (model, version)]:
+            del self._lanes[lane]
         self.counters.forget(model, version)
         for family in self._families:
             family.remove_by_labels({"model": model, "version": version})
 
-    def _lane(self, model: str, version: str) -> LaneMetrics:
-        lane = self._lanes.get((model, version))
+    def _lane(self, model: str, version: str, path: str) -> LaneMetrics:
+        lane = self._lanes.get((model, version, path))
         if lane is None:
-            lane = self._lanes[model, version] = LaneMetrics(self, model, version)
+            lane = self._lanes[model, version, path] = LaneMetrics(self, model, version, path)
         return lane
 
 
 class LaneMetrics:
-    """The children of one model version."""
+    """The children of one model version in one capacity."""
 
-    def __init__(self, metrics: GatewayMetrics, model: str, version: str) -> None:
-        lane = model, version, PRIMARY
+    def __init__(self, metrics: GatewayMetrics, model: str, version: str, path: str) -> None:
+        lane = model, version, path
         self._request = metrics.request
         self._labels = lane
         self._by_code: dict[str, Series] = {}

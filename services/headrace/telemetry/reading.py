@@ -46,6 +46,11 @@ class StoredSpan:
         return (self.end_ns - self.start_ns) / 1e6
 
     @property
+    def shadow(self) -> bool:
+        """Of a copy that nobody waited for."""
+        return self.attributes.get("headrace.path") == "shadow"
+
+    @property
     def stage(self) -> str:
         return "rpc" if self.kind == SERVER and self.name != "replica.batch" else self.name
 
@@ -59,10 +64,12 @@ class Trace:
     batch: list[StoredSpan] = field(default_factory=list)
     mates: list[StoredSpan] = field(default_factory=list)
     """The other members' `rpc`, slowest first."""
+    copies: list[StoredSpan] = field(default_factory=list)
+    """Of the same question to another version, for a comparison."""
 
     @property
     def spans(self) -> list[StoredSpan]:
-        return [*self.own, *self.batch]
+        return [*self.own, *self.batch, *self.copies]
 
     @property
     def complete(self) -> bool:
@@ -79,9 +86,13 @@ def find(directory: Path, trace_id: str) -> list[Trace]:
     """Every inference in the trace whose id begins with `trace_id`, oldest first: a caller's trace may have many."""
     wanted = trace_id.lower()
     traces: list[Trace] = []
+    copies: list[StoredSpan] = []
     for line in _lines(directory):
         if wanted.encode() in line:  # most lines need no parsing
             traces += [trace for trace in _traces(line) if trace.rpc.trace_id.startswith(wanted)]
+            copies += [span for span in _spans(line) if span.shadow and span.trace_id.startswith(wanted)]
+    for trace in traces:  # a copy is told with its own batch, later than its request
+        trace.copies = _in_order(span for span in copies if _below(span, trace.rpc, copies))
     return sorted(traces, key=lambda trace: trace.rpc.start_ns)
 
 
@@ -115,7 +126,7 @@ def percentiles_ms(directory: Path) -> dict[str, tuple[float, float, float]]:
     for line in _lines(directory, TAIL_BYTES):
         for span in _spans(line):
             # The riders' own copies of `forward` would count a batch once for every member.
-            if span.stage in durations and not (span.name == "forward" and span.links):
+            if span.stage in durations and not span.shadow and not (span.name == "forward" and span.links):
                 durations[span.stage].append(span.ms)
     return {
         stage: tuple(float(value) for value in np.percentile(found, (50, 95, 99)))  # type: ignore[misc]
@@ -203,12 +214,14 @@ def _traces(line: bytes) -> Iterator[Trace]:
 def _assemble(
     rpc: StoredSpan, by_trace: dict[str, list[StoredSpan]], roots: dict[tuple[str, str], StoredSpan]
 ) -> Trace:
-    own = [s for s in by_trace[rpc.trace_id] if s is rpc or _below(s, rpc, by_trace[rpc.trace_id])]
+    below = [s for s in by_trace[rpc.trace_id] if s is rpc or _below(s, rpc, by_trace[rpc.trace_id])]
+    own = [s for s in below if not s.shadow]
     linked = {trace_id for s in own if s.name == "execute" for trace_id, _ in s.links}
     batch = [s for trace_id in linked for s in by_trace.get(trace_id, ())]
     members = {link for s in batch if s.name == "batch" for link in s.links}
     mates = [roots[link] for link in members if link in roots and roots[link] is not rpc]
-    return Trace(rpc, _in_order(own), _in_order(batch), sorted(mates, key=lambda span: -span.ms))
+    copies = _in_order(s for s in below if s.shadow)
+    return Trace(rpc, _in_order(own), _in_order(batch), sorted(mates, key=lambda span: -span.ms), copies)
 
 
 def _in_order(spans: Iterable[StoredSpan]) -> list[StoredSpan]:

@@ -17,14 +17,14 @@ COLOURS: Final = {"queue": "yellow", "forward": "green", "dispatch": "cyan", "re
 
 
 def draw(trace: Trace) -> RenderableType:
-    """The waterfall of one inference: its own spans first, its batch's below."""
+    """The waterfall of one inference: its own spans first, its batch's below, then those of its copies."""
     begin = min(span.start_ns for span in trace.spans)
     length = max(max(span.end_ns for span in trace.spans) - begin, 1)
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column("span", no_wrap=True)
     table.add_column("time", width=WIDTH)
     table.add_column("ms", justify="right", no_wrap=True)
-    for title, spans in (("the request", trace.own), ("its batch", trace.batch)):
+    for title, spans in (("the request", trace.own), ("its batch", trace.batch), (_asked(trace), trace.copies)):
         if spans:
             table.add_row(Text(title, style="dim"))
         depths = _depths(spans)
@@ -75,6 +75,11 @@ def _depths(spans: list[StoredSpan]) -> dict[str, int]:
             at = parents[at]
         depths[span.span_id] = depth
     return depths
+
+
+def _asked(trace: Trace) -> str:
+    """The other version that got the same question."""
+    return f"asked as well: {_model(trace.copies[0])}" if trace.copies else ""
 
 
 def _model(span: StoredSpan) -> str:

@@ -17,7 +17,8 @@ from headrace.v1 import control_pb2
 
 def settings(trace_dir: Path, **flags: Any) -> Settings:
     """Settings with free ports and traces in a test's own folder; `flags` as in `config.load`."""
-    flags = {"gateway__port": 0, "gateway__metrics_port": 0, "control__port": 0} | flags
+    free = {"gateway__port": 0, "gateway__metrics_port": 0, "control__port": 0, "control__ledger": ":memory:"}
+    flags = free | flags
     return load(None, {}, telemetry__trace_dir=trace_dir, **flags)
 
 

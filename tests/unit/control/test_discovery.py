@@ -68,12 +68,26 @@ def test_a_version_is_immutable_while_a_replica_of_it_lives() -> None:
     assert directory.register(entry("b", digest="two")) is True
 
 
-def test_a_primary_is_published() -> None:
+def test_a_policy_is_published_once_and_an_older_one_never() -> None:
     directory = Directory(FakeClock(), lease_s=3)
+    policy = control_pb2.TrafficPolicy(model="m", primary_version="2", revision=5)
 
-    assert directory.set_primary("m", "2") is True
-    assert directory.set_primary("m", "2") is False
-    assert [(p.model, p.primary_version) for p in directory.snapshot("e").policies] == [("m", "2")]
+    assert directory.set_policy(policy) is True
+    assert directory.set_policy(policy) is False
+    assert directory.set_policy(control_pb2.TrafficPolicy(model="m", primary_version="1", revision=4)) is False
+    assert list(directory.snapshot("e").policies) == [policy]
+
+
+def test_a_version_is_ready_when_any_replica_of_it_is() -> None:
+    directory = Directory(FakeClock(), lease_s=3)
+    directory.register(entry("a", state=control_pb2.REPLICA_STATE_READY))
+    directory.register(entry("b", state=control_pb2.REPLICA_STATE_WARMING))
+    later = entry("c", state=control_pb2.REPLICA_STATE_WARMING)
+    later.spec.version = "2"
+    directory.register(later)
+
+    assert {name: version.ready for name, version in directory.versions("m").items()} == {"1": True, "2": False}
+    assert directory.versions("another") == {}
 
 
 def test_a_version_that_is_not_an_integer_is_refused() -> None:

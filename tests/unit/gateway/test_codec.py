@@ -47,7 +47,7 @@ def ask(*outputs: str, rows: int = 1, length: int = 5, **optional: np.ndarray) -
 
 
 def decode(message: service_pb2.ModelInferRequest) -> Inference:
-    return codec.Decoder(SPEC).decode(message, 0.0, codec.priority(message))
+    return codec.Decoder(SPEC).decode(message, 0.0, codec.asked(message))
 
 
 def answered(message: service_pb2.ModelInferRequest) -> list[tuple[str, str, list[int], bytes]]:

@@ -1,0 +1,224 @@
+"""What a shadow costs the payments beside it: a hostile challenger at 40 % of capacity, a healthy one at 120 %.
+
+    python benchmarks/isolation.py [--rounds 5] [--kinds hang crash …]
+
+fraud-tx, open loop, one primary replica, deadlines of 50 ms, everything traced. The challenger is a replica of its own
+with all requests copied to it (share 1), niced and limited in memory as a shadow should be on a machine it shares.
+Rounds alternate without and with the experiment while both processes live; ratios are of a round's two halves.
+Writes build/bench/isolation.json and prints the table of docs/experiments.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import asking
+import capacity
+import clusters
+import driving
+import hostile
+import numpy as np
+from grpc import aio
+from rich.console import Console
+from rich.table import Table
+
+from headrace.cluster import Cluster
+from headrace.v1 import control_pb2, control_pb2_grpc, experiments_pb2, experiments_pb2_grpc
+
+OUT = Path("build/bench")
+MODEL = "fraud-tx"
+ROUNDS = 5
+SECONDS = 8.0
+WARM_UP_S = 4.0
+"""Under the same load, before what counts: the challenger turns hostile in it."""
+SETTLE_S = 1.5
+"""After a change of policy: gateways follow within one."""
+MODERATE, OVERLOAD = 0.4, 1.2
+MEMORY_BYTES = 2 * 2**30
+"""Of a challenger's data, its share of torch included."""
+RESTART_S = 1.0
+BARS = {MODERATE: (0.97, 1.15), OVERLOAD: (0.95, None)}
+"""Goodput at least, p99 at most, both as ratios to the primary alone."""
+
+
+class Challenger:
+    """A replica process that is niced and limited, and started again when it dies."""
+
+    def __init__(self, directory: Path, cluster: Cluster) -> None:
+        limits = ["nice", "-n", "19", "prlimit", f"--data={MEMORY_BYTES}"]
+        replica = [sys.executable, "-m", "headrace", "replica", "--model-dir", str(directory)]
+        self._command = [*limits, *replica, "--control", cluster.control_address, "--config", str(cluster.config_file)]
+        self._process: asyncio.subprocess.Process | None = None
+        self.deaths = 0
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        keeping = asyncio.create_task(self._keep(), name="challenger")
+        try:
+            yield
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+            if self._process is not None and self._process.returncode is None:
+                self._process.kill()
+                await self._process.wait()
+
+    async def _keep(self) -> None:
+        while True:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+            )
+            await self._process.wait()
+            self.deaths += 1
+            await asyncio.sleep(RESTART_S)
+
+
+class Experiments:
+    """Turns the comparison on and off, the way anybody does."""
+
+    def __init__(self, channel: aio.Channel, gates: experiments_pb2.Gates) -> None:
+        self._stub = experiments_pb2_grpc.ExperimentServiceStub(channel)
+        self._control = control_pb2_grpc.ControlStub(channel)
+        self._plan = experiments_pb2.Plan(share=1.0, noise_share=0.0, gates=gates)
+
+    async def wait_ready(self) -> None:
+        """Until the challenger has registered as ready."""
+        async with asyncio.timeout(60):
+            while True:
+                snapshot = await self._control.Describe(control_pb2.DescribeRequest())
+                if any(r.spec.version == "2" and r.state == control_pb2.REPLICA_STATE_READY for r in snapshot.replicas):
+                    return
+                await asyncio.sleep(0.2)
+
+    async def begin(self, name: str) -> None:
+        await self.wait_ready()
+        await self._stub.CreateExperiment(
+            experiments_pb2.CreateExperimentRequest(
+                id=name, model=MODEL, incumbent="1", challenger="2", plan=self._plan, start=True, why="isolation"
+            )
+        )
+        await asyncio.sleep(SETTLE_S)
+
+    async def end(self, name: str) -> experiments_pb2.Figures:
+        await asyncio.sleep(SETTLE_S)
+        report = await self._stub.GetReport(experiments_pb2.GetReportRequest(id=name))
+        await self._stub.Rollback(experiments_pb2.RollbackRequest(id=name, why="measured"))
+        await asyncio.sleep(SETTLE_S)
+        figures: experiments_pb2.Figures = report.report.figures
+        return figures
+
+
+async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    questions = await asyncio.to_thread(asking.payments_of_64)
+    with clusters.settings("local", MODEL) as settings:
+        async with Cluster(settings) as cluster, aio.insecure_channel(cluster.control_address) as channel:
+            rate = (await capacity.find(cluster.address, questions)).capacity_rps
+            # A breach would end the experiment that is being measured: here it may go on.
+            experiments = Experiments(channel, experiments_pb2.Gates(min_coverage=0.0))
+            return [await one_kind(kind, cluster, experiments, questions, rate, options) for kind in options.kinds]
+
+
+async def one_kind(
+    kind: str, cluster: Cluster, experiments: Experiments, questions: Path, capacity_rps: float, options: Any
+) -> dict[str, Any]:
+    factor = OVERLOAD if kind == hostile.HEALTHY else MODERATE
+    challenger = Challenger(hostile.write(OUT / "hostile", kind), cluster)
+    rounds: list[dict[str, Any]] = []
+    sums = {"sampled": 0, "pairs": 0, "errors": 0}
+    drops: dict[str, int] = {}
+    async with challenger.running():
+        for number in range(options.rounds):
+            halves = {}
+            for way in ("alone", "shadowed") if number % 2 else ("shadowed", "alone"):
+                name = f"{kind}-{number}"
+                if way == "shadowed":
+                    await experiments.begin(name)
+                halves[way] = await driving.open_loop(
+                    cluster.address,
+                    questions,
+                    factor * capacity_rps,
+                    SECONDS,
+                    warm_up=WARM_UP_S,
+                    deadline_ms=capacity.DEADLINE_MS,
+                    seed=number,
+                )
+                if way == "shadowed":
+                    figures = await experiments.end(name)
+                    sums["sampled"] += figures.sampled
+                    sums["pairs"] += figures.pairs
+                    sums["errors"] += figures.challenger_errors.events
+                    for cause, rows in figures.drops.items():
+                        drops[cause] = drops.get(cause, 0) + rows
+            rounds.append(halves)
+    return {
+        "kind": kind,
+        "factor": factor,
+        "capacity_rps": capacity_rps,
+        "rounds": rounds,
+        **sums,
+        "drops": drops,
+        "deaths": challenger.deaths,
+    }
+
+
+def ratios(found: Mapping[str, Any], figure: str) -> list[float]:
+    """With the shadow over alone, round by round."""
+    return [each["shadowed"][figure] / each["alone"][figure] for each in found["rounds"]]
+
+
+def faults(found: Mapping[str, Any]) -> int:
+    """Payments that got a wrong answer, an error or none while the shadow was there."""
+    return sum(each["shadowed"][name] for each in found["rounds"] for name in ("wrong", "errors", "lost"))
+
+
+def met(found: Mapping[str, Any]) -> bool:
+    goodput, p99 = BARS[found["factor"]]
+    late = p99 is not None and np.median(ratios(found, "p99_ms")) > p99
+    return not (faults(found) or late or np.median(ratios(found, "goodput_rps")) < goodput)
+
+
+def show(results: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(
+        "challenger", "load", "goodput ×", "p99 ×", "faults", "copies", "pairs", "its errors", "dropped", "bar"
+    )
+    for found in results:
+        dropped = ", ".join(f"{cause} {rows:,}" for cause, rows in sorted(found["drops"].items()))
+        table.add_row(
+            found["kind"] + (f" (died {found['deaths']}×)" if found["deaths"] else ""),
+            f"{found['factor']:.0%} of {found['capacity_rps']:,.0f}/s",
+            _spread(ratios(found, "goodput_rps")),
+            _spread(ratios(found, "p99_ms")),
+            str(faults(found)),
+            *(f"{found[name]:,}" for name in ("sampled", "pairs", "errors")),
+            dropped,
+            "met" if met(found) else "missed",
+        )
+    Console(width=180).print(table)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{np.median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = (*hostile.HOSTILE, hostile.HEALTHY)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--kinds", nargs="*", default=kinds, choices=kinds)
+    options = parser.parse_args()
+    OUT.mkdir(parents=True, exist_ok=True)
+    results = asyncio.run(measure(options))
+    (OUT / "isolation.json").write_text(json.dumps(results, indent=1))
+    show(results)
+    raise SystemExit(not all(map(met, results)))
+
+
+if __name__ == "__main__":
+    main()

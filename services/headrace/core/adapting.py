@@ -1,0 +1,78 @@
+"""The same question to another version of a model: its columns in that version's order, within its caps. Pure.
+
+Columns are shared, not copied, wherever the two versions agree: nearly always.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+from headrace.core.inference import Inference
+from headrace.core.tensors import ModelSpec
+
+Lengths = tuple[tuple[int, ...], ...]
+"""For each row its length on every axis; one entry where all rows are alike."""
+
+
+def adapted(inference: Inference, spec: ModelSpec, deadline: float) -> Inference | None:
+    """What `spec`'s version is asked in its place until `deadline`; None = it wants an input that is not there.
+
+    Inputs that it does not know are left out, optional ones that only it has are zeros, and histories longer than its
+    caps keep their newest entries: as if its caller had asked it.
+    """
+    places = _places(inference.spec, spec)
+    if places is None or inference.rows > spec.max_rows:
+        return None
+    columns = [
+        inference.columns[place] if place >= 0 else bytes(inference.rows * tensor.entry_bytes)
+        for place, tensor in zip(places, spec.inputs, strict=True)
+    ]
+    lengths = inference.row_lengths or (inference.lengths,)
+    if spec.axes != inference.spec.axes:
+        lengths = _fit(columns, inference, spec)
+    return replace(
+        inference,
+        spec=spec,
+        columns=columns,
+        lengths=lengths[0],
+        row_lengths=lengths if inference.row_lengths else None,
+        tokens=sum(max(1, sum(row)) for row in lengths) * (1 if inference.row_lengths else inference.rows),
+        deadline=deadline,
+        outputs=(),
+        wants_extras=False,
+    )
+
+
+@lru_cache(maxsize=256)
+def _askable(given: tuple[object, ...], wanted: tuple[object, ...]) -> tuple[int, ...]:
+    """For each wanted input its place among those given; -1 = it is not there."""
+    return tuple(given.index(one) if one in given else -1 for one in wanted)
+
+
+def _places(given: ModelSpec, wanted: ModelSpec) -> tuple[int, ...] | None:
+    places = _askable(_shapes(given), _shapes(wanted))
+    missing = [tensor for place, tensor in zip(places, wanted.inputs, strict=True) if place < 0]
+    return None if any(tensor.axis or not tensor.optional for tensor in missing) else places
+
+
+def _shapes(spec: ModelSpec) -> tuple[object, ...]:
+    return tuple([(tensor.name, tensor.datatype, tensor.dims, tensor.axis) for tensor in spec.inputs])
+
+
+def _fit(columns: list[bytes], inference: Inference, spec: ModelSpec) -> Lengths:
+    """Cut each row of every ragged column to `spec`'s caps, from the front: histories are oldest first."""
+    known = inference.spec.axis_index
+    rows = inference.row_lengths or (inference.lengths,) * inference.rows
+    full = [[row[known[axis.name]] if axis.name in known else 0 for axis in spec.axes] for row in rows]
+    kept = [[min(length, axis.cap) for length, axis in zip(row, spec.axes, strict=True)] for row in full]
+    for position, tensor in enumerate(spec.inputs):
+        axis = spec.input_axes[position]
+        if axis < 0 or full == kept:
+            continue
+        column, size, end, parts = columns[position], tensor.entry_bytes, 0, []
+        for row, keeps in zip(full, kept, strict=True):
+            end += row[axis] * size
+            parts.append(column[end - keeps[axis] * size : end])
+        columns[position] = b"".join(parts)
+    return tuple(map(tuple, kept if inference.row_lengths else kept[:1]))

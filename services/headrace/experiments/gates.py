@@ -1,0 +1,313 @@
+"""What must hold before an experiment goes one step on, and what takes a challenger back.
+
+A gate on a rate has three answers, by the rate's confidence sequence: PASS, the whole interval is within the limit;
+FAIL, the whole interval is beyond it; WAIT, it lies across. Called at every look; it knows no clock and makes no move.
+
+**What alpha is for.** It is the chance of either error over the whole experiment, at all looks together.
+
+- *Promoted wrongly.* A challenger that is beyond a limit has to get past the gate of that limit, whichever others it
+  passes. So each gate passes at alpha; nothing is shared between them. A reference that is itself estimated
+  (`_Alpha.reference`) takes a tenth of it, the challenger's interval the rest.
+- *Rejected wrongly.* A good challenger can be unlucky at any guardrail, so they share alpha: half of it is for flips,
+  in equal parts for the thresholds, a quarter for errors, a quarter for late answers. Three quarters of each are for
+  the pairs of the whole experiment, the last for the pairs since the last move, over as many moves as there are: a
+  challenger that breaks in its canary must not hide behind a good past.
+
+**What the noise floor excuses.** The limit of flips is max(max_flip_rate, max_noise_ratio x noise rate), and the noise
+rate is estimated from a tenth of the pairs. To PASS, an excuse must be proven: the lower end of the noise's interval
+counts, so that few pairs of noise excuse nothing. To FAIL, an excuse must be unlikely: the challenger's lower end must
+be beyond max_flip_rate, which alone keeps the promise of alpha for every challenger whose true rate is within it, and
+beyond both max_noise_ratio x the lower and 1 x the upper end of the noise's interval *at even odds*. The upper end at
+alpha would be the rigorous choice, and a guardrail that never closes: at 1,000 pairs of noise without a flip it is
+still half a per cent, and three times that excuses 1.5. So for an incumbent that flips against itself more often than
+max_flip_rate, alpha is not proven. Simulated at 0.75 to 3 per cent, a challenger that is the incumbent is failed at
+some look in 2 to 7 of 100 experiments of 20,000 pairs.
+
+Errors likewise: the allowance is the incumbent's rate on the same pairs or, where that is higher, as its own shadow,
+whose copies wait as long as the challenger's do. Labels (a bootstrap), PSI and the time of batches have no such
+interval: they are no guardrails, and no part of alpha.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from headrace.experiments.confidence import rate_interval
+from headrace.experiments.limits import DEFAULTS, DEMO, filled
+from headrace.v1 import experiments_pb2 as pb
+
+__all__ = ["DEFAULTS", "DEMO", "breached", "filled", "judge", "verdict"]
+
+FLIPS: Final = 0.5
+ERRORS: Final = 0.25
+LATE: Final = 0.25
+"""Parts of alpha that the guardrails have for failing."""
+WHOLE: Final = 0.75
+"""Of each part, for the pairs of the whole experiment."""
+EVEN_ODDS: Final = 0.5
+LEAST_AVERAGE_PRECISION_GAIN: Final = -0.005
+LEAST_RECALL_GAIN: Final = -0.01
+LEAST_POSITIVES: Final = 50
+"""Frauds below which labels are not asked: a handful would block what none at all would not."""
+LEAST_SHARE_OF_PAIRS: Final = 0.1
+"""Of `min_pairs`, for which `min_hours` may stand in."""
+
+_SEVERITY: Final = (pb.VERDICT_PASS, pb.VERDICT_WAIT, pb.VERDICT_CONSENT, pb.VERDICT_FAIL)
+
+
+def judge(
+    experiment: pb.Experiment,
+    figures: pb.Figures,
+    noise: pb.Figures | None,
+    labelled: pb.LabelledFigures | None,
+    hours_in_stage: float,
+    stage_figures: pb.Figures | None = None,
+) -> list[pb.Gate]:
+    """The gates of the experiment's next step; none where it leads to SHADOW or there is no further one.
+
+    `stage_figures` are of the pairs since the last move. Without them, all pairs count as such.
+    """
+    case = _Case(
+        experiment=experiment,
+        limits=filled(experiment.plan.gates),
+        figures=figures,
+        noise=noise if noise is not None and noise.pairs else None,
+        stage_figures=stage_figures if stage_figures is not None else figures,
+        hours=hours_in_stage,
+    )
+    stage = experiment.stage
+    if stage not in (pb.STAGE_SHADOW, pb.STAGE_CANARY, pb.STAGE_PRIMARY):
+        return []
+    found = [_pairs(case), _coverage(case), _flips(case), _errors(case), _psi(case)]
+    if stage == pb.STAGE_SHADOW and case.limits.max_batch_time_ratio:
+        found.append(_batch_time(case))
+    if stage == pb.STAGE_CANARY:
+        found.append(_late(case))
+    if labelled is not None and labelled.positives >= LEAST_POSITIVES:
+        found.append(_labels(labelled))
+    return found
+
+
+def verdict(gates: Iterable[pb.Gate]) -> pb.Verdict:
+    """What they say together: FAIL before CONSENT before WAIT before PASS; PASS of none."""
+    return max((gate.verdict for gate in gates), key=_SEVERITY.index, default=pb.VERDICT_PASS)
+
+
+def breached(gates: Iterable[pb.Gate]) -> list[pb.Gate]:
+    """The guardrails that fail. In CANARY or PRIMARY they take the challenger back."""
+    return [gate for gate in gates if gate.guardrail and gate.verdict == pb.VERDICT_FAIL]
+
+
+@dataclass(frozen=True, slots=True)
+class _Alpha:
+    """How alpha is split: the module's docstring says why."""
+
+    whole: float
+    """Of a gate that passes, and of what is shown."""
+    challenger: float
+    """Of a gate that passes, beside a reference."""
+    reference: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    experiment: pb.Experiment
+    limits: pb.Gates
+    figures: pb.Figures
+    noise: pb.Figures | None
+    stage_figures: pb.Figures
+    hours: float
+
+    @property
+    def alpha(self) -> _Alpha:
+        alpha = self.limits.alpha
+        return _Alpha(alpha, 0.9 * alpha, 0.1 * alpha)
+
+    def looks(self, part: float) -> list[tuple[pb.Figures, float, str]]:
+        """What a guardrail with a part of alpha is held against: figures, alpha, words."""
+        alpha = part * self.alpha.whole
+        whole = (self.figures, WHOLE * alpha, "")
+        if self.experiment.stage == pb.STAGE_SHADOW or self.stage_figures is self.figures:
+            return [whole]
+        moves = len(self.experiment.plan.canary_shares) + 1
+        return [whole, (self.stage_figures, (1 - WHOLE) / moves * alpha, " since the last move")]
+
+
+def _pairs(case: _Case) -> pb.Gate:
+    stage, limits = case.experiment.stage, case.limits
+    canary = stage == pb.STAGE_CANARY
+    have = case.figures.pairs if stage == pb.STAGE_SHADOW else case.stage_figures.canary_pairs
+    least = limits.min_canary_pairs if canary else limits.min_pairs
+    by_time = not canary and 0 < limits.min_hours <= case.hours and have >= LEAST_SHARE_OF_PAIRS * least
+    what = "pairs" if stage == pb.STAGE_SHADOW else "answers of the challenger"
+    limit = f"at least {least:,} {what}"
+    if not canary and limits.min_hours:
+        limit += f", or {limits.min_hours:g} h and {LEAST_SHARE_OF_PAIRS * least:,.0f}"
+    measured = f"{have:,} {what} in {case.hours:.1f} h"
+    if have >= least or by_time:
+        return pb.Gate(name="pairs", verdict=pb.VERDICT_PASS, measured=measured, limit=limit)
+    remark = f"{least - have:,} are missing"
+    return pb.Gate(name="pairs", verdict=pb.VERDICT_WAIT, measured=measured, limit=limit, remark=remark)
+
+
+def _coverage(case: _Case) -> pb.Gate:
+    """A hole is in the evidence and not in the challenger: it never fails, it makes wait until it is small enough."""
+    drops = dict(case.figures.drops)
+    known = case.figures.pairs + sum(drops.values())
+    covered = case.figures.pairs / known if known else 0.0
+    gate = pb.Gate(
+        name="coverage",
+        verdict=pb.VERDICT_PASS,
+        measured=f"{_percent(covered)} of {known:,}",
+        limit=f"at least {_percent(case.limits.min_coverage)}",
+    )
+    if covered < case.limits.min_coverage or not known:
+        gate.verdict = pb.VERDICT_WAIT
+        most = sorted(drops.items(), key=lambda drop: (-drop[1], drop[0]))
+        gate.remark = "dropped: " + (", ".join(f"{cause} {n:,}" for cause, n in most) or "nothing, and no pairs")
+    return gate
+
+
+def _flips(case: _Case) -> pb.Gate:
+    """The worst of all thresholds."""
+    gates = [_flips_at(case, at) for at in range(len(case.figures.flips))]
+    rates = [of.rate.events for of in case.figures.flips]
+    worst = max(range(len(gates)), key=lambda at: (_SEVERITY.index(gates[at].verdict), rates[at]))
+    if len(gates) > 1:
+        gates[worst].measured += f" at {case.figures.flips[worst].threshold:g}"
+    return gates[worst]
+
+
+def _flips_at(case: _Case, at: int) -> pb.Gate:
+    limits, alpha = case.limits, case.alpha
+    noise = case.noise.flips[at].rate if case.noise is not None else None
+    proven = limits.max_noise_ratio * _ends(noise, alpha.reference)[0] if noise else 0.0
+    low, high = _ends(noise, EVEN_ODDS) if noise else (0.0, 0.0)
+    return _guardrail(
+        case,
+        "flips",
+        limit=max(limits.max_flip_rate, proven),
+        passed=_ends(case.figures.flips[at].rate, alpha.challenger)[1] <= max(limits.max_flip_rate, proven),
+        breaches=[
+            (_ends(of.flips[at].rate, alpha)[0], max(limits.max_flip_rate, limits.max_noise_ratio * low, high), words)
+            for of, alpha, words in case.looks(FLIPS / len(case.figures.flips))
+        ],
+        shown=case.figures.flips[at].rate,
+    )
+
+
+def _errors(case: _Case) -> pb.Gate:
+    excess, alpha = case.limits.max_error_excess, case.alpha
+    as_shadow = case.noise.challenger_errors if case.noise is not None else None
+    proven = _ends(as_shadow, alpha.reference)[0] if as_shadow else 0.0
+    likely = _ends(as_shadow, EVEN_ODDS)[1] if as_shadow else 0.0
+    limit = max(_share(case.figures.incumbent_errors), proven) + excess
+    return _guardrail(
+        case,
+        "errors",
+        limit=limit,
+        passed=_ends(case.figures.challenger_errors, alpha.challenger)[1] <= limit,
+        breaches=[
+            (
+                _ends(of.challenger_errors, alpha / 2)[0],
+                max(_ends(of.incumbent_errors, alpha / 2)[1], likely) + excess,
+                words,
+            )
+            for of, alpha, words in case.looks(ERRORS)
+        ],
+        shown=case.figures.challenger_errors,
+    )
+
+
+def _late(case: _Case) -> pb.Gate:
+    """By the whole experiment alone: at a share of 1 no incumbent answers that a threshold could be made of."""
+    late, limit = case.figures.canary_late, case.limits.max_late_rate
+    return _guardrail(
+        case,
+        "late",
+        limit=limit,
+        passed=_ends(late, case.alpha.whole)[1] <= limit,
+        breaches=[(_ends(late, LATE * case.alpha.whole)[0], limit, "")],
+        shown=late,
+    )
+
+
+def _guardrail(
+    case: _Case, name: str, *, limit: float, passed: bool, breaches: list[tuple[float, float, str]], shown: pb.Rate
+) -> pb.Gate:
+    """`breaches`: what the rate is at least, what it may be at most, and of which pairs."""
+    low, high = _ends(shown, case.alpha.whole)
+    gate = pb.Gate(
+        name=name,
+        guardrail=True,
+        measured=f"{_percent(_share(shown))} ({_percent(low)} to {_percent(high)})",
+        limit=f"at most {_percent(limit)}",
+        verdict=pb.VERDICT_PASS if passed else pb.VERDICT_WAIT,
+    )
+    if not passed:
+        gate.remark = "more pairs will tell" if _share(shown) <= limit else "more than is allowed, not yet for sure"
+    for least, most, words in breaches:
+        if least > most:
+            gate.verdict = pb.VERDICT_FAIL
+            gate.remark = f"surely more than {_percent(most)}: at least {_percent(least)}{words}"
+    return gate
+
+
+def _psi(case: _Case) -> pb.Gate:
+    limits = case.limits
+    limit = f"at most {limits.max_psi:g}, with consent {limits.max_psi_with_consent:g}"
+    if not case.figures.HasField("psi"):
+        return pb.Gate(name="psi", verdict=pb.VERDICT_WAIT, measured="-", limit=limit, remark="too few pairs to say")
+    psi = case.figures.psi
+    gate = pb.Gate(name="psi", verdict=pb.VERDICT_PASS, measured=f"{psi:.3f}", limit=limit)
+    if psi > limits.max_psi:
+        gate.verdict, gate.remark = pb.VERDICT_CONSENT, "the challenger's values lie elsewhere: look whether they may"
+    if psi > limits.max_psi_with_consent:
+        gate.verdict, gate.remark = pb.VERDICT_FAIL, "the challenger's values lie elsewhere altogether"
+    return gate
+
+
+def _batch_time(case: _Case) -> pb.Gate:
+    most = case.limits.max_batch_time_ratio
+    limit = f"at most {most:g} times the incumbent's"
+    if not case.figures.HasField("batch_time_ratio"):
+        remark = "too few batches of equal tokens"
+        return pb.Gate(name="batch_time", verdict=pb.VERDICT_WAIT, measured="-", limit=limit, remark=remark)
+    ratio = case.figures.batch_time_ratio
+    gate = pb.Gate(name="batch_time", verdict=pb.VERDICT_PASS, measured=f"{ratio:.2f} times", limit=limit)
+    if ratio > most:
+        gate.verdict, gate.remark = pb.VERDICT_FAIL, "its batches take a replica too long"
+    return gate
+
+
+def _labels(labelled: pb.LabelledFigures) -> pb.Gate:
+    gains = (
+        ("average precision", labelled.average_precision_gain, LEAST_AVERAGE_PRECISION_GAIN),
+        ("recall", labelled.recall_gain, LEAST_RECALL_GAIN),
+    )
+    gate = pb.Gate(
+        name="labels",
+        verdict=pb.VERDICT_PASS,
+        measured=", ".join(f"{name} {gain.lower:+.4f} to {gain.upper:+.4f}" for name, gain, _ in gains),
+        limit=", ".join(f"{name} {least:+g} at least" for name, _, least in gains),
+    )
+    if any(gain.lower < least for _, gain, least in gains):
+        gate.verdict, gate.remark = pb.VERDICT_WAIT, "more outcomes will tell"
+    if worse := [name for name, gain, least in gains if gain.upper < least]:
+        gate.verdict, gate.remark = pb.VERDICT_FAIL, f"it finds less fraud: {', '.join(worse)}"
+    return gate
+
+
+def _ends(rate: pb.Rate, alpha: float) -> tuple[float, float]:
+    return rate_interval(rate.events, rate.trials, alpha)
+
+
+def _share(rate: pb.Rate) -> float:
+    return rate.events / rate.trials if rate.trials else 0.0
+
+
+def _percent(share: float) -> str:
+    """Two decimals, three where that would leave one figure."""
+    return f"{100 * share:.{3 if 0 < share < 0.001 else 2}f} %"

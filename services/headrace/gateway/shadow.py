@@ -1,0 +1,335 @@
+"""Shadows: what one version has answered, another one is asked as well, for nobody but the comparison.
+
+A copy is taken when its caller's answer is there, waits in a bounded buffer, and leaves when no payment waits. Nothing
+in here is awaited by a request, and nothing it does may raise into one. docs/decisions/0014 says why it is like this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from headrace.core.adapting import adapted
+from headrace.core.batch import Batch, split
+from headrace.core.clock import Clock
+from headrace.core.cost import CostModel
+from headrace.core.inference import Answer, Inference
+from headrace.core.policy import Budget
+from headrace.core.records import BatchRecord, RpcRecord
+from headrace.core.rider import Rider
+from headrace.core.routing import Shadow
+from headrace.core.tensors import ModelSpec
+from headrace.errors import BrokenContract, DeadlinePassed, HeadraceError, NotServing
+from headrace.gateway.dispatch import Dispatcher
+from headrace.gateway.lane import ROW_ERRORS, Lane, check_size
+from headrace.gateway.link import Flight, ReplicaLink, Sender
+from headrace.gateway.pairs import Notes, Side
+from headrace.gateway.pressure import Pressure
+from headrace.telemetry import context
+from headrace.v1 import replica_pb2
+
+log = logging.getLogger(__name__)
+
+BATCH_ROWS: Final = 32
+"""Copies that travel together at most: a shadow batch that has begun is in front of whatever comes next."""
+GATHER_S: Final = 0.02
+"""How long a copy waits for company: nobody waits for it, and each batch costs the loop the same."""
+HOLD_S: Final = 0.005
+"""How soon to look again whether payments still wait."""
+SHARED_S: Final = 0.003
+"""Where payments are answered by the same replicas, a shadow batch is cut to what they may be held up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """The gateway that a lane is in."""
+
+    sender: Sender
+    clock: Clock
+    pressure: Pressure
+    on_batch: Callable[[BatchRecord], None]
+
+
+@dataclass(slots=True)
+class Copy:
+    """A request that is answered, on its way to be answered again."""
+
+    rider: Rider
+    answered: Side
+    """What its caller got."""
+    taken_ns: int
+
+
+class ShadowDispatcher(Dispatcher):
+    """Sends to replicas that have nothing to do: nothing of ours, and nothing of the lane that decides."""
+
+    deciding: Dispatcher
+
+    def _choose(self, other_than: ReplicaLink | None = None) -> ReplicaLink | None:
+        assert other_than is None, "This is a bug."  # a copy has no second try
+        free = [
+            link
+            for link in self.links
+            if link.choosable and not link.flights and not self.deciding.holds(link.replica_id)
+        ]
+        return random.choice(free) if free else None
+
+
+class ShadowLane:
+    """The copies of one comparison that go to one version."""
+
+    def __init__(
+        self, shadow: Shadow, lane: Lane, around: Surroundings, strained: Callable[[], bool], notes: Notes
+    ) -> None:
+        self.shadow = shadow
+        self.lane = lane
+        """The one that decides for that version, where it does: its spec is ours, its replicas too."""
+        self.notes = notes
+        self.held = 0
+        """Rows that wait or are at a replica."""
+        self._around = around
+        self._strained = strained
+        """Whether payments wait for longer than a turn somewhere in this gateway."""
+        self._clock = around.clock
+        self._cost = CostModel()
+        self._waiting: deque[Copy] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+        self._alarm: asyncio.TimerHandle | None = None
+        self.dispatcher = ShadowDispatcher(
+            around.sender, around.clock, self._cost, around.pressure, self._look_soon, self._look_soon
+        )
+        self.dispatcher.deciding = lane.dispatcher
+        self._budget = Budget(min(BATCH_ROWS, self.spec.max_rows), self.spec.max_tokens)
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.lane.spec
+
+    @property
+    def ready(self) -> bool:
+        return self.dispatcher.ready
+
+    # In -------------------------------------------------------------------------------------------------------------
+
+    def offer(self, inference: Inference, record: RpcRecord, outcome: Answer | HeadraceError) -> None:
+        """Take a copy of a request that is over, if the draw and the load allow it."""
+        if random.random() >= self.shadow.share:
+            return
+        try:
+            answered = Side.answered(outcome, inference.spec, self.shadow.output, record, self._clock.now_ns())
+            if answered is not None:
+                self._take(inference, record, answered)
+        except Exception:  # the guard of the payment path: whatever went wrong here is no caller's concern
+            log.exception("a copy was lost to an error of ours")
+
+    def _take(self, inference: Inference, record: RpcRecord, answered: Side) -> None:
+        self.notes.sampled(inference.rows)
+        self.notes.batch_of(record, challenger=record.version != self.shadow.incumbent)
+        if not self.ready:
+            self.notes.drop("unready", inference.rows)
+        elif self._held_up():
+            self.notes.drop("load", inference.rows)
+        else:
+            self._enqueue(inference, record, answered)
+
+    def _enqueue(self, inference: Inference, record: RpcRecord, answered: Side) -> None:
+        now = self._clock.now()
+        copied = adapted(inference, self.spec, now + self.shadow.timeout_s)
+        if copied is None:
+            self.notes.drop("inputs", inference.rows)
+            return
+        while self.held + copied.rows > self.shadow.max_rows and self._waiting:
+            self._drop(self._waiting.popleft(), "buffer")
+        if self.held + copied.rows > self.shadow.max_rows:
+            self.notes.drop("buffer", copied.rows)
+            return
+        self.held += copied.rows
+        now_ns = self._clock.now_ns()
+        rider = Rider(copied, self._record(record, copied, now_ns), _nobody_waits)
+        rider.queued_at = now
+        self._waiting.append(Copy(rider, answered, now_ns))
+        if self._alarm is None:
+            self._look_in(GATHER_S)
+
+    def _record(self, original: RpcRecord, copied: Inference, now_ns: int) -> RpcRecord:
+        """Its spans stand under those of the request it was taken from, and may end after them."""
+        return RpcRecord(
+            original.trace_id,
+            original.span_id,
+            0,
+            original.sampled,
+            now_ns,
+            tracestate=original.tracestate,
+            model=self.spec.name,
+            version=self.spec.version,
+            path="shadow",
+            rows=copied.rows,
+            tokens=copied.tokens,
+            queued_ns=now_ns,
+            queue_depth=self.held - copied.rows,
+        )
+
+    def _drop(self, copy: Copy, cause: str) -> None:
+        self.held -= copy.rider.inference.rows
+        self.notes.drop(cause, copy.rider.inference.rows)
+
+    # Out ------------------------------------------------------------------------------------------------------------
+
+    def _look_in(self, seconds: float) -> None:
+        self._alarm = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look_soon(self) -> None:
+        """A replica is free: company need not be waited for any longer than it would have been anyway."""
+        if self._alarm is None and self._waiting:
+            self._look_in(0.0)
+
+    def _look(self) -> None:
+        """Send what waits, if anybody may take it; else drop what has waited too long, and look again."""
+        self._alarm = None
+        now = self._clock.now()
+        held_up = self._held_up()
+        while self._waiting and self._waiting[0].rider.inference.deadline <= now:
+            self._drop(self._waiting.popleft(), "load" if held_up else "buffer")
+        while self._waiting and not held_up:
+            due_s = self._waiting[0].rider.queued_at + GATHER_S - now
+            if due_s > 0 and self.held < BATCH_ROWS:
+                self._look_in(due_s)
+                return
+            if self.dispatcher.room() is None:
+                break
+            self._launch()
+        if self._waiting:
+            self._look_in(HOLD_S)
+
+    def _launch(self) -> None:
+        copies = self._pop()
+        record = self._batch_record(copies)
+        batch = Batch(self.spec, [copy.rider for copy in copies], record)
+        flight = self.dispatcher.book(batch)
+        task = asyncio.get_running_loop().create_task(self._run(copies, batch, flight), name=f"shadow-{batch.rows}")
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    def _held_up(self) -> bool:
+        """Payments need what this would take: the loop, or the replicas."""
+        return self._around.pressure.high or self._strained()
+
+    def _pop(self) -> list[Copy]:
+        copies: list[Copy] = []
+        rows = tokens = 0
+        while self._waiting:
+            inference = self._waiting[0].rider.inference
+            rows, tokens = rows + inference.rows, tokens + inference.tokens
+            if copies and (rows > self._budget.rows or tokens > self._budget.tokens or self._too_long(tokens)):
+                break
+            copies.append(self._waiting.popleft())
+        return copies
+
+    def _too_long(self, tokens: int) -> bool:
+        """For replicas that payments share with it: those of a version that answers some."""
+        return bool(self.lane.answers) and self._cost.predict_s(tokens) > SHARED_S
+
+    def _batch_record(self, copies: list[Copy]) -> BatchRecord:
+        closed_ns = self._clock.now_ns()
+        record = BatchRecord(
+            trace_id=context.new_trace_id(),
+            span_id=context.new_id(),
+            model=self.spec.name,
+            version=self.spec.version,
+            path="shadow",
+            closed_ns=closed_ns,
+            close_reason="slot",
+            oldest_ns=copies[0].taken_ns,
+            rows=sum(copy.rider.inference.rows for copy in copies),
+            tokens=sum(copy.rider.inference.tokens for copy in copies),
+            members=[copy.rider.record for copy in copies],
+            unfinished=1,
+        )
+        for copy in copies:
+            copy.rider.record.closed_ns, copy.rider.record.batch = closed_ns, record
+        return record
+
+    async def _run(self, copies: list[Copy], batch: Batch, flight: Flight) -> None:
+        """One batch there and back. Its copies become pairs, whatever comes of it and when their time is over."""
+        loop = asyncio.get_running_loop()
+        latest_s = max(copy.rider.inference.deadline for copy in copies) - self._clock.now()
+        over = loop.call_later(max(0.0, latest_s), self._fail, copies, DeadlinePassed("no answer in time"))
+        try:
+            answer = await self.dispatcher.dispatch(batch, flight, 0.0, again=False)
+            if batch.riders:
+                check_size(batch, answer)
+                self._settle(batch, answer)
+                self.dispatcher.learn(flight, batch.tokens, _round_trip_s(batch.record, answer.stamps))
+        except HeadraceError as error:
+            self._fail(copies, error)
+        except asyncio.CancelledError:
+            self._fail(copies, NotServing("the gateway is stopping"))
+            raise
+        except Exception:  # the shadow's outer guard: nothing of it may reach a payment
+            log.exception("a shadow batch was lost to an error of ours")
+            self._fail(copies, BrokenContract("internal error"))
+        finally:
+            over.cancel()
+            self._tell(copies, batch)
+
+    def _settle(self, batch: Batch, answer: replica_pb2.PackedAnswer) -> None:
+        columns, row = list(answer.columns), 0
+        for rider in batch.riders:
+            rows = rider.inference.rows
+            worst = max(answer.status[row : row + rows])
+            rider.record.row = row
+            if worst:
+                error, sentence = ROW_ERRORS[worst]
+                rider.settle(error(sentence))
+            else:
+                rider.settle(Answer(split(self.spec, columns, row, rows), batch.record.span_id, batch.rows, 0))
+            row += rows
+
+    def _fail(self, copies: list[Copy], error: HeadraceError) -> None:
+        for copy in copies:
+            copy.rider.settle(error)
+
+    def _tell(self, copies: list[Copy], batch: Batch) -> None:
+        """Note the pairs, and let the batch's record go."""
+        now_ns = batch.record.settled_ns = self._clock.now_ns()
+        for copy in copies:
+            record, outcome = copy.rider.record, copy.rider.outcome
+            self.held -= copy.rider.inference.rows
+            record.settled_ns = record.end_ns = now_ns
+            assert outcome is not None, "This is a bug."
+            if isinstance(outcome, HeadraceError):
+                record.reason, record.masked = type(outcome).__name__, type(outcome).__name__
+            if isinstance(outcome, NotServing):
+                self.notes.drop("stopped", copy.rider.inference.rows)
+            else:
+                side = Side.asked(outcome, self.spec, self.shadow.output, record, now_ns)
+                self.notes.pair(copy.rider.inference, record.trace_id, copy.answered, side)
+        self.notes.batch_of(copies[0].rider.record, challenger=self.spec.version != self.shadow.incumbent)
+        self._around.on_batch(batch.record)
+
+    # Life -----------------------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Drop what waits, cancel what runs."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        while self._waiting:
+            self._drop(self._waiting.popleft(), "stopped")
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self.dispatcher.close()
+
+
+def _nobody_waits() -> None:
+    """A copy has no caller to wake."""
+
+
+def _round_trip_s(record: BatchRecord, stamps: replica_pb2.Stamps) -> float:
+    dispatch = record.dispatches[-1]
+    return (dispatch.end_ns - dispatch.start_ns - max(0, stamps.started_ns - stamps.received_ns)) / 1e9

@@ -1,0 +1,386 @@
+"""Comparisons under a real gateway: both answers meet, nobody waits for the second, every row is accounted for."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from rich.console import Console
+from tests.shadowing import Sums, ask, policy, replica, right, running, shadow, until
+
+from headrace import top
+from headrace.gateway import telling
+from headrace.telemetry import reading, waterfall
+from headrace.v1 import replica_pb2
+
+Run = Callable[..., Any]
+
+
+def test_every_answer_is_paired_with_the_challengers_and_told_to_control(run: Run, tmp_path: Path) -> None:
+    async def main() -> tuple[Counter[str], Sums, Any]:
+        async with replica("1") as one, replica("2") as two:
+            async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
+                answers = await ask(gateway, range(50), event_id="e", amount=12.5, currency="EUR")
+                await until(lambda: len(Sums(control).pairs) == 50)
+                return answers, Sums(control), control.told[0].pairs
+
+    answers, sums, columns = run(main())
+
+    assert answers == {"1": 50}
+    assert sorted(sums.pairs) == sorted((right(key), right(key)) for key in range(50))
+    assert sums.sampled == 50
+    assert not sums.drops
+    assert set(columns.currency) == {"EUR"}
+    assert set(columns.amount) == {12.5}
+    assert set(columns.event_id) == {"e"}
+    assert len(set(columns.entity)) == len(columns.at_us)
+    assert len(columns.trace_ids) == 16 * len(columns.at_us)
+    assert not any(columns.canary)
+    assert {batch.challenger for batch in columns.batches} <= {False, True}
+
+
+def test_a_request_that_names_its_version_is_in_no_experiment(run: Run, tmp_path: Path) -> None:
+    async def main() -> tuple[Counter[str], Counter[str], int]:
+        async with replica("1") as one, replica("2") as two:
+            async with running(tmp_path, [one, two], policy(shadow(), canary=1.0)) as (gateway, control):
+                named = await ask(gateway, range(10), version="1")
+                chosen = await ask(gateway, range(10))
+                await gateway.stop()
+                return named, chosen, Sums(control).sampled
+
+    named, chosen, sampled = run(main())
+
+    assert named == {"1": 10}
+    assert chosen == {"2": 10}
+    assert sampled == 10
+
+
+def test_a_challenger_that_hangs_costs_no_caller_anything_and_its_copies_time_out(run: Run, tmp_path: Path) -> None:
+    async def main() -> tuple[Counter[str], float, int, Sums]:
+        async with replica("1") as one, replica("2") as two:
+            two.hanging.set()
+            slow = shadow(timeout_ms=200, max_in_flight_rows=40)
+            async with running(tmp_path, [one, two], policy(slow)) as (gateway, control):
+                begun, answers, most = time.monotonic(), Counter[str](), 0
+                for turn in range(10):
+                    answers += await ask(gateway, range(20 * turn, 20 * turn + 20))
+                    most = max(most, *(lane.held for _, lane in gateway.models.comparisons))
+                took_s = time.monotonic() - begun
+                await until(lambda: Sums(control).whole and Sums(control).sampled == 200)
+                two.hanging.clear()
+                return answers, took_s, most, Sums(control)
+
+    answers, took_s, most, sums = run(main())
+
+    assert answers == {"1": 200}
+    assert took_s < 5
+    assert most <= 40
+    assert sums.errors["TIMEOUT"] > 0
+    assert sums.drops["buffer"] > 0
+
+
+def test_a_challenger_that_dies_is_blamed_for_what_it_had_and_then_left_alone(run: Run, tmp_path: Path) -> None:
+    async def main() -> tuple[Counter[str], Sums]:
+        async with replica("1") as one, replica("2") as two:
+            two.hanging.set()
+            async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
+                answers = await ask(gateway, range(20))
+                await until(lambda: bool(two.batches))
+                await two.stop()
+                await until(lambda: not all(lane.ready for _, lane in gateway.models.comparisons))
+                answers += await ask(gateway, range(20))
+                await until(lambda: Sums(control).whole and Sums(control).sampled == 40)
+                return answers, Sums(control)
+
+    answers, sums = run(main())
+
+    assert answers == {"1": 40}
+    assert sums.errors["LOST"] > 0
+    assert sums.drops["unready"] > 0
+
+
+def nan(answer: replica_pb2.PackedAnswer) -> None:
+    answer.status = bytes([replica_pb2.ROW_STATUS_NOT_FINITE]) * len(answer.status)
+
+
+def short(answer: replica_pb2.PackedAnswer) -> None:
+    answer.columns[0] = answer.columns[0][:-1]
+
+
+@pytest.mark.parametrize("spoil", [nan, short])
+def test_garbage_of_a_challenger_is_evidence_against_it(
+    run: Run, tmp_path: Path, spoil: Callable[[replica_pb2.PackedAnswer], None]
+) -> None:
+    async def main() -> tuple[Counter[str], Sums]:
+        async with replica("1") as one, replica("2") as two:
+            two.change = spoil
+            async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
+                answers = await ask(gateway, range(20))
+                await until(lambda: len(Sums(control).pairs) == 20)
+                return answers, Sums(control)
+
+    answers, sums = run(main())
+
+    assert answers == {"1": 20}
+    assert sums.errors == {"GARBAGE": 20}
+
+
+def test_a_challenger_that_fails_is_counted_by_row(run: Run, tmp_path: Path) -> None:
+    async def main() -> Sums:
+        async with replica("1") as one, replica("2") as two:
+            two.refuse_with = grpc.StatusCode.INTERNAL
+            async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
+                await ask(gateway, range(20))
+                await until(lambda: len(Sums(control).pairs) == 20)
+                return Sums(control)
+
+    assert run(main()).errors == {"FAILED": 20}
+
+
+def test_the_incumbent_is_its_own_shadow_for_the_noise_floor(run: Run, tmp_path: Path) -> None:
+    async def main() -> tuple[Counter[str], Sums, Sums, int]:
+        async with replica("1") as one:
+            async with running(tmp_path, [one], policy(shadow("1"))) as (gateway, control):
+                answers = await ask(gateway, range(30))
+                await until(lambda: len(Sums(control, noise=True).pairs) == 30)
+                shadows = sum(batch.rows for batch in one.batches if batch.shadow)
+                return answers, Sums(control, noise=True), Sums(control), shadows
+
+    answers, noise, pairs, shadows = run(main())
+
+    assert answers == {"1": 30}
+    assert noise.equal_pairs() == 30
+    assert shadows == 30
+    assert not pairs.sampled
+
+
+def test_a_share_of_the_requests_is_drawn(run: Run, tmp_path: Path) -> None:
+    async def main() -> int:
+        random.seed(7)
+        async with replica("1") as one, replica("2") as two:
+            async with running(tmp_path, [one, two], policy(shadow(share=0.25))) as (gateway, control):
+                await ask(gateway, range(400))
+                await until(lambda: Sums(control).whole and Sums(control).sampled > 0)
+                await asyncio.sleep(2 * telling.TELL_S)
+                return Sums(control).sampled
+
+    assert 60 < run(main()) < 150
+
+
+def test_the_canary_keeps_its_entities_while_its_share_grows(run: Run, tmp_path: Path) -> None:
+    async def main() -> tuple[list[set[int]], Counter[str]]:
+        async with replica("1") as one, replica("2") as two:
+            async with running(tmp_path, [one, two], policy(shadow(), canary=0.0)) as (gateway, control):
+                found = []
+                for share in (0.05, 0.25, 0.6, 1.0):
+                    before = gateway.models.find("echo", "1")
+                    await control.say(policy=policy(shadow(), canary=share))
+                    model = next(iter(gateway.models))
+                    await until(lambda model=model, share=share: model.policy.canary.share == share)
+                    assert gateway.models.find("echo", "1") is before
+                    by_key = [(await ask(gateway, range(key, key + 1)))["2"] for key in range(200)]
+                    found.append({key for key, taken in enumerate(by_key) if taken})
+                nobody = await ask(gateway, range(20), entity="")
+                return found, nobody
+
+    shares, nobody = run(main())
+
+    assert all(small <= large for small, large in pairwise(shares))
+    assert len(shares[-1]) == 200
+    assert 20 < len(shares[1]) < 90
+    assert nobody == {"1": 20}
+
+
+def test_whoever_did_not_answer_is_the_shadow_of_a_canary(run: Run, tmp_path: Path) -> None:
+    async def main() -> tuple[Counter[str], Sums, Counter[bool]]:
+        async with replica("1") as one, replica("2") as two:
+            async with running(tmp_path, [one, two], policy(shadow(), canary=0.5)) as (gateway, control):
+                answers = await ask(gateway, range(60))
+                await until(lambda: len(Sums(control).pairs) == 60)
+                turned = Counter(bool(c) for message in control.told for c in message.pairs.canary)
+                return answers, Sums(control), turned
+
+    answers, sums, turned = run(main())
+
+    assert answers["1"] + answers["2"] == 60
+    assert turned[True] == answers["2"] > 0
+    assert turned[False] == answers["1"] > 0
+    assert sums.equal_pairs() == 60
+
+
+def test_a_canary_without_a_replica_leaves_its_entities_to_the_primary(run: Run, tmp_path: Path) -> None:
+    async def main() -> tuple[Counter[str], int]:
+        async with replica("1") as one, replica("2") as two:
+            async with running(tmp_path, [one, two], policy(canary=1.0)) as (gateway, control):
+                await two.stop()
+                await control.say([one.registration])
+                model = next(iter(gateway.models))
+                await until(lambda: not model.lanes["2"].ready)
+                return await ask(gateway, range(20)), model.canary_away
+
+    answers, away = run(main())
+
+    assert answers == {"1": 20}
+    assert away == 20
+
+
+def test_pairs_wait_while_control_does_not_take_them_and_keep_their_number(run: Run, tmp_path: Path) -> None:
+    async def main() -> tuple[list[int], list[int], Sums]:
+        async with replica("1") as one, replica("2") as two:
+            async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
+                control.refuse_with = grpc.StatusCode.UNAVAILABLE
+                await ask(gateway, range(20))
+                await until(lambda: len(control.heard) >= 2)
+                await ask(gateway, range(20))
+                control.refuse_with = None
+                await until(lambda: len(Sums(control).pairs) == 40)
+                return [m.sequence for m in control.heard], [m.sequence for m in control.told], Sums(control)
+
+    heard, told, sums = run(main())
+
+    assert heard[:2] == [1, 1]
+    assert told == sorted(set(told))
+    assert sums.whole
+
+
+def test_pairs_that_control_never_takes_stay_within_bounds_and_are_counted(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telling, "MAX_ROWS", 50)
+
+    async def main() -> tuple[Sums, int, int]:
+        async with replica("1") as one, replica("2") as two:
+            async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
+                control.refuse_with = grpc.StatusCode.UNAVAILABLE
+                for turn in range(10):
+                    await ask(gateway, range(20 * turn, 20 * turn + 20))
+                await until(lambda: all(not lane.held for _, lane in gateway.models.comparisons))
+                await until(lambda: gateway.teller.lost > 0)
+                waiting = gateway.teller.waiting
+                control.refuse_with = None
+                await until(lambda: Sums(control).whole and Sums(control).sampled == 200)
+                return Sums(control), waiting, gateway.teller.lost
+
+    sums, waiting, lost = run(main())
+
+    assert waiting <= 50 + 200
+    assert lost > 0
+    assert sums.drops["control"] == lost
+
+
+def test_a_gateway_that_stops_tells_its_last_pairs(run: Run, tmp_path: Path) -> None:
+    async def main() -> Sums:
+        async with replica("1") as one, replica("2") as two, running(tmp_path, [one, two], policy(shadow())) as found:
+            gateway, control = found
+            await ask(gateway, range(40))
+            await gateway.stop()
+            return Sums(control)
+
+    sums = run(main())
+
+    assert sums.sampled == 40
+    assert sums.whole
+
+
+def test_copies_give_way_while_payments_wait(run: Run, tmp_path: Path) -> None:
+    async def main() -> tuple[Counter[str], Sums]:
+        async with replica("1") as one, replica("2") as two:
+            one.delay_s = 0.05
+            async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
+                answers = await ask(gateway, range(400))
+                await until(lambda: Sums(control).whole and Sums(control).sampled == 400)
+                return answers, Sums(control)
+
+    answers, sums = run(main())
+
+    assert answers == {"1": 400}
+    assert sums.drops["load"] > 100
+
+
+def test_a_policy_is_swapped_under_load_without_a_lost_or_doubled_answer(run: Run, tmp_path: Path) -> None:
+    async def main() -> tuple[Counter[str], Sums]:
+        async with replica("1") as one, replica("2") as two:
+            async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
+                policies = [policy(shadow()), policy(shadow(), canary=0.3), policy(shadow(), primary="2"), policy()]
+                answers: Counter[str] = Counter()
+                for turn in range(24):
+                    asking = asyncio.create_task(ask(gateway, range(40 * turn, 40 * turn + 40)))
+                    await control.say(policy=policies[turn % 4])
+                    answers += await asking
+                await until(lambda: all(not lane.held for _, lane in gateway.models.comparisons))
+                await gateway.stop()
+                return answers, Sums(control)
+
+    answers, sums = run(main())
+
+    assert answers["1"] + answers["2"] == 24 * 40
+    assert sums.whole
+
+
+def test_the_trace_of_a_request_shows_both_computations(run: Run, tmp_path: Path) -> None:
+    async def main() -> str:
+        async with replica("1") as one, replica("2") as two:
+            async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
+                await ask(gateway, range(12))
+                await until(lambda: len(Sums(control).pairs) == 12)
+                return bytes(control.told[0].pairs.trace_ids[:16]).hex()
+
+    (trace,) = reading.find(tmp_path, run(main()))
+    console = Console(width=140)
+    with console.capture() as drawn:
+        console.print(waterfall.draw(trace))
+
+    assert [span.name for span in trace.copies] == ["queue", "execute", "forward"]
+    assert {span.attributes["headrace.model.version"] for span in trace.copies} == {"2"}
+    assert {span.attributes["headrace.model.version"] for span in trace.own} == {"1"}
+    assert trace.copies[0].parent_id == trace.rpc.span_id
+    assert trace.complete
+    assert "asked as well: echo 2" in drawn.get()
+    assert set(reading.percentiles_ms(tmp_path)) == {"rpc", "queue", "dispatch", "replica.batch", "forward"}
+
+
+def test_metrics_tell_copies_from_payments(run: Run, tmp_path: Path) -> None:
+    async def main() -> str:
+        async with replica("1") as one, replica("2") as two:
+            async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
+                await ask(gateway, range(10))
+                await until(lambda: len(Sums(control).pairs) == 10 and not gateway.teller.waiting)
+                url = f"http://127.0.0.1:{gateway.metrics_port}/metrics"
+                return await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
+
+    page = run(main())
+
+    assert 'headrace_batch_rows_sum{model="echo",path="shadow",version="2"} 10' in page
+    assert 'headrace_request_duration_seconds_count{code="OK",model="echo",path="primary",version="1"} 10' in page
+    assert 'nv_inference_count{model="echo",version="1"} 10' in page
+    assert 'nv_inference_count{model="echo",version="2"}' not in page
+    assert 'headrace_pairs_total{result="told"} 10' in page
+    assert "headrace_control_connected 1" in page
+
+
+def test_a_gateway_cut_off_from_control_keeps_its_policy_and_says_so(run: Run, tmp_path: Path) -> None:
+    async def main() -> tuple[Counter[str], bool, str]:
+        async with replica("1") as one, replica("2") as two:
+            async with running(tmp_path, [one, two], policy(primary="2")) as (gateway, control):
+                await control.__aexit__()
+                await until(lambda: not gateway.follower.connected)
+                answers = await ask(gateway, range(20))
+                shown = top.Reading(0.0)
+                url = f"http://127.0.0.1:{gateway.metrics_port}/metrics"
+                shown.add(await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode()))
+                return answers, gateway.follower.connected, str(top.table(shown, shown).caption)
+
+    answers, connected, caption = run(main())
+
+    assert answers == {"2": 20}
+    assert not connected
+    assert "cannot hear control" in caption

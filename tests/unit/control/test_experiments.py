@@ -1,0 +1,131 @@
+"""The service on either server, and its watch over experiments, without replicas and without waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from grpc import aio
+from tests import experiments
+
+from headrace.config import ModelSettings
+from headrace.control.discovery import Directory
+from headrace.control.experiments import ExperimentService
+from headrace.control.labels import Labels
+from headrace.control.ledger import Ledger
+from headrace.control.trials import Trials
+from headrace.testing.clock import FakeClock
+from headrace.v1 import control_pb2, experiments_pb2_grpc
+from headrace.v1 import experiments_pb2 as pb
+
+Run = Callable[..., Any]
+
+
+class Service(ExperimentService):
+    """Over a ledger in memory, versions 1 and 2 of `m` and of `n` registered."""
+
+    def __init__(self, require: Callable[[Any, str], str] = lambda _call, _permission: "ann") -> None:
+        self.clock = FakeClock(experiments.NOW_US / 1e6)
+        self.ledger = Ledger(":memory:")
+        self.trials = Trials(self.ledger, lambda: self.clock.now_ns() // 1000, (75,))
+        self.directory = Directory(self.clock, lease_s=1e6)
+        for model in "mn":
+            for version in "12":
+                spec = experiments.spec(version, model)
+                ready = control_pb2.REPLICA_STATE_READY
+                self.directory.register(control_pb2.Registration(replica_id=model + version, spec=spec, state=ready))
+        models: dict[str, ModelSettings] = {}
+        super().__init__(self.trials, self.directory, models, require=require, tell=self._told)
+        self.told = 0
+
+    async def _told(self) -> None:
+        self.told += 1
+
+    def begin(self, name: str, model: str = "m", **plan: Any) -> None:
+        request = pb.CreateExperimentRequest(
+            id=name, model=model, incumbent="1", challenger="2", plan=pb.Plan(**plan), start=True
+        )
+        self.trials.begin(request, "ann", self.directory.versions(model))
+
+
+async def asked(make_server: Callable[[], Any], service: Service, ask: Callable[[Any], Awaitable[Any]]) -> Any:
+    """What a client of the service gets, or code and sentence."""
+    server = make_server()
+    experiments_pb2_grpc.add_ExperimentServiceServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            return await ask(experiments_pb2_grpc.ExperimentServiceStub(channel))
+    except aio.AioRpcError as error:
+        return error.code().name, error.details()
+    finally:
+        await server.stop(0.2)
+        await service.close()
+
+
+def test_pairs_are_told_and_refused_alike_on_both_servers(run: Run, make_server: Callable[[], Any]) -> None:
+    async def main() -> tuple[Any, int]:
+        service = Service()
+        service.begin("e")
+        wrong = experiments.message(2)
+        wrong.pairs.canary.append(True)
+
+        async def ask(stub: Any) -> None:
+            await stub.RecordPairs(experiments.message(1))
+            await stub.RecordPairs(wrong)
+
+        return await asked(make_server, service, ask), service.trials.report("e").figures.pairs
+
+    assert run(main()) == (("INVALID_ARGUMENT", "pairs.canary: 101 entries for 100 pairs"), 100)
+
+
+def test_an_error_of_ours_tells_nothing_of_itself(
+    run: Run, make_server: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_call: Any, _permission: str) -> str:
+        raise RuntimeError("a secret")
+
+    async def main() -> Any:
+        return await asked(make_server, Service(broken), lambda stub: stub.Rollback(pb.RollbackRequest(id="e")))
+
+    assert run(main()) == ("INTERNAL", "internal error")
+    assert "a secret" in caplog.text
+
+
+def test_an_experiment_that_can_not_be_judged_holds_nobody_up(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> Service:
+        service = Service()
+        service.begin("good", "n")
+        forced = pb.PromoteRequest(id="good", force=True)
+        service.trials.promote(forced, "ann", service.directory.versions("n"))
+        service.trials.record([experiments.message(1, 2000, experiment="good", canary=1000, errors=300)])
+        service.begin("spoiled")  # the newest is looked at first
+        service.ledger.execute("INSERT INTO comparisons VALUES ('spoiled', -1, 'challenger', '{}')")
+        await service.look()
+        await service.close()
+        return service
+
+    service = run(main())
+
+    assert service.trials.find("good").stage == pb.STAGE_ROLLED_BACK
+    assert {policy.primary_version for policy in service.directory.snapshot("e").policies} == {"1"}
+    assert service.told
+    assert "the experiments could not be looked at" in caplog.text
+
+
+def test_labels_are_computed_anew_after_an_outcome_or_ten_minutes_with_a_rest_between() -> None:
+    known = Labels()
+    assert known.due(0)
+    known.begin(0)
+    assert not known.due(0)
+    known.settle(None, 0, 2_000_000)
+
+    known.stale = True
+
+    assert not known.due(21_000_000)
+    assert known.due(22_000_000)
+    known.stale = False
+    assert not known.due(601_000_000)
+    assert known.due(602_000_000)

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+from math import nan
+from typing import Any
+
+import pytest
+from tests.pairs import experiment, figures, rate
+
+from headrace.experiments import gates
+from headrace.experiments.gates import DEFAULTS, DEMO
+from headrace.v1 import experiments_pb2 as pb
+
+PASS, WAIT, CONSENT, FAIL = pb.VERDICT_PASS, pb.VERDICT_WAIT, pb.VERDICT_CONSENT, pb.VERDICT_FAIL
+LONG = 50_000
+
+
+def judged(name: str, of: pb.Figures, noise: pb.Figures | None = None, **case: Any) -> pb.Gate:
+    """One gate of a challenger in SHADOW, or as `case` says."""
+    plain: dict[str, Any] = {"stage": pb.STAGE_SHADOW, "limits": None, "hours": 1.0, "labelled": None, "since": None}
+    plain |= case
+    found = gates.judge(
+        experiment(plain["stage"], plain["limits"]), of, noise, plain["labelled"], plain["hours"], plain["since"]
+    )
+    return {gate.name: gate for gate in found}[name]
+
+
+def test_a_healthy_challenger_passes_every_gate_of_its_stage() -> None:
+    expected = {
+        pb.STAGE_SHADOW: ["pairs", "coverage", "flips", "errors", "psi", "batch_time"],
+        pb.STAGE_CANARY: ["pairs", "coverage", "flips", "errors", "psi", "late"],
+        pb.STAGE_PRIMARY: ["pairs", "coverage", "flips", "errors", "psi"],
+    }
+    healthy = figures(LONG, 50, canary_late=rate(500, LONG))
+    for stage, names in expected.items():
+        found = gates.judge(experiment(stage), healthy, None, None, 1.0)
+
+        assert [gate.name for gate in found] == names
+        assert gates.verdict(found) == PASS
+        assert gates.breached(found) == []
+
+
+@pytest.mark.parametrize("stage", [pb.STAGE_DRAFT, pb.STAGE_FINISHED, pb.STAGE_ROLLED_BACK])
+def test_a_step_that_nothing_is_asked_for_has_no_gates(stage: pb.Stage) -> None:
+    found = gates.judge(experiment(stage), figures(0), None, None, 0.0)
+
+    assert found == []
+    assert gates.verdict(found) == PASS
+
+
+@pytest.mark.parametrize(
+    ("pairs", "hours", "expected"),
+    [(50_000, 0.1, PASS), (49_999, 23.9, WAIT), (49_999, 24, PASS), (5_000, 24, PASS), (4_999, 240, WAIT)],
+)
+def test_a_day_stands_in_for_pairs_where_a_tenth_of_them_is_there(pairs: int, hours: float, expected: int) -> None:
+    assert judged("pairs", figures(pairs), hours=hours).verdict == expected
+
+
+def test_no_time_stands_in_for_the_demos_pairs() -> None:
+    assert judged("pairs", figures(4_999), limits=DEMO, hours=1e6).verdict == WAIT
+    assert judged("pairs", figures(5_000), limits=DEMO).verdict == PASS
+
+
+def test_a_step_of_the_canary_asks_for_answers_of_the_challenger_since_the_last() -> None:
+    whole, few, enough = (figures(n, canary_pairs=n) for n in (LONG, 1_999, 2_000))
+
+    assert judged("pairs", whole, stage=pb.STAGE_CANARY, since=few, hours=1e6).verdict == WAIT
+    assert judged("pairs", whole, stage=pb.STAGE_CANARY, since=enough).verdict == PASS
+
+
+@pytest.mark.parametrize(("flips", "pairs", "expected"), [(11, 5_000, PASS), (12, 5_000, WAIT), (60, 5_000, FAIL)])
+def test_flips_pass_within_the_limit_fail_beyond_it_and_wait_across_it(flips: int, pairs: int, expected: int) -> None:
+    gate = judged("flips", figures(pairs, flips))
+
+    assert gate.verdict == expected
+    assert gate.guardrail
+
+
+def test_a_gate_says_what_it_measured_as_a_person_reads_it() -> None:
+    gate = judged("flips", figures(5_000, 11))
+
+    assert (gate.measured, gate.limit, gate.remark) == ("0.22 % (0.073 % to 0.49 %)", "at most 0.50 %", "")
+    assert "surely more than 0.50 %: at least 0." in judged("flips", figures(5_000, 60)).remark
+
+
+def test_noise_excuses_what_it_is_proven_to_be_and_no_more() -> None:
+    """0.8 per cent of flips beside a noise of 0.5 per cent, known from 20,000 pairs, then from 200."""
+    assert judged("flips", figures(LONG, 400)).verdict == FAIL
+    assert judged("flips", figures(LONG, 400), figures(20_000, 100)).verdict == PASS
+    assert judged("flips", figures(LONG, 400), figures(200, 1)).verdict == WAIT
+
+
+def test_a_noise_of_few_pairs_cannot_excuse_a_bad_challenger() -> None:
+    """Three flips of five: nobody would believe it, and nothing passes by it."""
+    assert judged("flips", figures(5_000, 100), figures(5, 3)).verdict == WAIT
+    assert judged("flips", figures(5_000, 100), figures(100, 0)).verdict == FAIL
+    assert judged("flips", figures(5_000, 100), figures(0)).verdict == FAIL
+
+
+def test_the_worst_threshold_decides() -> None:
+    of = figures(LONG, 10)
+    of.flips.append(pb.Flips(threshold=90, rate=rate(900, LONG)))
+    gate = judged("flips", of)
+
+    assert gate.verdict == FAIL
+    assert gate.measured.endswith("at 90")
+
+
+@pytest.mark.parametrize(
+    ("errors", "incumbent_errors", "expected"),
+    [(0, 0, PASS), (27, 0, PASS), (29, 0, WAIT), (150, 0, FAIL), (500, 500, WAIT), (30, 50, PASS)],
+)
+def test_errors_are_held_against_the_incumbents_and_a_tenth_of_a_per_cent(
+    errors: int, incumbent_errors: int, expected: int
+) -> None:
+    gate = judged("errors", figures(LONG, errors=errors, incumbent_errors=incumbent_errors))
+
+    assert gate.verdict == expected
+    assert gate.guardrail
+
+
+def test_what_the_incumbent_loses_as_a_shadow_its_challenger_may_lose_as_well() -> None:
+    lossy = figures(LONG, errors=300)
+
+    assert judged("errors", lossy).verdict == FAIL
+    assert judged("errors", lossy, figures(20_000, errors=200)).verdict == PASS
+
+
+def test_a_challenger_that_breaks_in_its_canary_does_not_hide_behind_a_good_past() -> None:
+    whole, since = figures(500_000, errors=40), figures(1_000, errors=40)
+    gate = judged("errors", whole, stage=pb.STAGE_CANARY, since=since)
+
+    assert judged("errors", whole, stage=pb.STAGE_CANARY).verdict == PASS
+    assert gate.verdict == FAIL
+    assert gate.remark.endswith("since the last move")
+
+
+@pytest.mark.parametrize(("late", "expected"), [(20, PASS), (60, WAIT), (120, FAIL)])
+def test_the_canary_may_be_late_three_times_in_a_hundred(late: int, expected: int) -> None:
+    of = figures(LONG, canary_late=rate(late, 2_000))
+
+    assert judged("late", of, stage=pb.STAGE_CANARY).verdict == expected
+
+
+@pytest.mark.parametrize(("psi", "expected"), [(0.09, PASS), (0.2, CONSENT), (0.3, FAIL), (None, WAIT)])
+def test_psi_asks_for_a_human_and_never_takes_a_challenger_back(psi: float | None, expected: int) -> None:
+    gate = judged("psi", figures(LONG, psi=psi))
+
+    assert gate.verdict == expected
+    assert not gate.guardrail
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(1.1, PASS), (1.2, FAIL), (None, WAIT)])
+def test_batches_may_take_a_tenth_longer(ratio: float | None, expected: int) -> None:
+    assert judged("batch_time", figures(LONG, batch_time_ratio=ratio)).verdict == expected
+
+
+def test_coverage_leaves_out_what_is_under_way_and_names_what_was_dropped() -> None:
+    under_way = figures(9_900, sampled=12_000, drops={"load": 100}, pending=2_000)
+    holes = figures(9_000, sampled=10_000, drops={"load": 900, "buffer": 100})
+
+    assert judged("coverage", under_way).verdict == PASS
+    assert judged("coverage", holes).verdict == WAIT
+    assert judged("coverage", holes).remark == "dropped: load 900, buffer 100"
+    assert judged("coverage", figures(0)).verdict == WAIT
+
+
+def outcomes(precision: tuple[float, float], recall: tuple[float, float], positives: int = 100) -> pb.LabelledFigures:
+    return pb.LabelledFigures(
+        labels=10_000,
+        positives=positives,
+        average_precision_gain=pb.Interval(lower=precision[0], upper=precision[1]),
+        recall_gain=pb.Interval(lower=recall[0], upper=recall[1]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("precision", "recall", "expected"),
+    [
+        ((-0.005, 0.01), (-0.01, 0.02), PASS),
+        ((-0.006, 0.01), (-0.01, 0.02), WAIT),
+        ((-0.02, -0.01), (0, 0.1), FAIL),
+        ((0, 0.1), (-0.05, -0.02), FAIL),
+    ],
+)
+def test_a_challenger_must_find_no_less_fraud(precision: Any, recall: Any, expected: int) -> None:
+    gate = judged("labels", figures(LONG), labelled=outcomes(precision, recall))
+
+    assert gate.verdict == expected
+    assert not gate.guardrail
+
+
+def test_a_handful_of_frauds_is_not_asked() -> None:
+    found = gates.judge(experiment(), figures(LONG), None, outcomes((-1, 1), (-1, 1), positives=49), 1.0)
+
+    assert "labels" not in [gate.name for gate in found]
+
+
+def test_the_worst_gate_is_the_verdict_and_guardrails_that_fail_are_breached() -> None:
+    of = [pb.Gate(name=str(each), verdict=each, guardrail=each != CONSENT) for each in (PASS, WAIT, CONSENT, FAIL)]
+
+    assert [gates.verdict(of[:n]) for n in (1, 2, 3, 4)] == [PASS, WAIT, CONSENT, FAIL]
+    assert gates.breached(of) == [of[3]]
+    assert gates.breached([pb.Gate(verdict=FAIL)]) == []
+
+
+def test_what_is_not_said_of_the_limits_has_its_default_and_nought_is_said() -> None:
+    assert gates.filled(pb.Gates()) == DEFAULTS
+    assert gates.filled(pb.Gates(min_hours=0)).min_hours == 0
+    assert gates.filled(DEMO).max_flip_rate == DEFAULTS.max_flip_rate
+    assert gates.filled(DEMO).min_pairs == 5_000
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("alpha", 0.0),
+        ("alpha", 1.0),
+        ("min_pairs", 0),
+        ("min_hours", -1.0),
+        ("min_canary_pairs", 0),
+        ("max_flip_rate", 1.5),
+        ("max_noise_ratio", -1.0),
+        ("max_error_excess", nan),
+        ("max_psi", 0.3),
+        ("max_psi_with_consent", -1.0),
+        ("min_coverage", 1.01),
+        ("max_batch_time_ratio", nan),
+        ("max_late_rate", -0.1),
+    ],
+)
+def test_a_limit_that_cannot_be_is_named(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"gates\.{field}: "):
+        gates.filled(pb.Gates(**{field: value}))
