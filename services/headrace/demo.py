@@ -25,7 +25,7 @@ from tritonclient.utils import InferenceServerException
 
 from headrace import demo_traffic
 from headrace.cluster import Cluster
-from headrace.config import Settings
+from headrace.config import AccessSettings, Settings, TlsSettings
 from headrace.demo_traffic import MODEL
 from headrace.telemetry import reading, waterfall
 from headrace_models import wire
@@ -75,7 +75,8 @@ def settings_of_the_demo(settings: Settings) -> Settings:
     """Quiet, with traces of its own, and without the models it does not ask: each would take a core's time to start."""
     telemetry = settings.telemetry.model_copy(update={"trace_dir": TRACES, "log_level": "ERROR"})
     control = settings.control.model_copy(update={"ledger": Path(":memory:")})
-    return settings.model_copy(update={"telemetry": telemetry, "control": control, "only": (MODEL,)})
+    doors = {"tls": TlsSettings(), "access": AccessSettings()}  # it is its own caller, on this machine
+    return settings.model_copy(update={"telemetry": telemetry, "control": control, "only": (MODEL,), **doors})
 
 
 def simulate_day() -> Day:

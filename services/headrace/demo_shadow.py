@@ -22,7 +22,7 @@ from rich.text import Text
 
 from headrace import demo_traffic
 from headrace.cluster import Cluster
-from headrace.config import Settings
+from headrace.config import AccessSettings, Settings, TlsSettings
 from headrace.demo_stream import Stream
 from headrace.demo_traffic import MODEL
 from headrace.errors import StartupError
@@ -79,6 +79,8 @@ def settings_of_the_demo(settings: Settings) -> Settings:
     changed = {
         "telemetry": settings.telemetry.model_copy(update={"trace_dir": TRACES, "log_level": "ERROR"}),
         "control": settings.control.model_copy(update={"ledger": Path(":memory:")}),
+        "tls": TlsSettings(),  # it is its own caller, on this machine
+        "access": AccessSettings(),
         "only": (MODEL,),
         "model_dirs": (challengers,),
     }

@@ -39,11 +39,20 @@ from headrace.rpc.messages import STATUS
 from headrace.serving import weights
 from headrace.serving.registration import RegistrationLoop
 from headrace.serving.replica import ReplicaServer
-from headrace.v1 import control_pb2, control_pb2_grpc, replica_pb2, replica_pb2_grpc, risk_pb2, risk_pb2_grpc
+from headrace.v1 import (
+    control_pb2,
+    control_pb2_grpc,
+    experiments_pb2,
+    experiments_pb2_grpc,
+    replica_pb2,
+    replica_pb2_grpc,
+    risk_pb2,
+    risk_pb2_grpc,
+)
 
 Run = Callable[..., Any]
 PERMISSIONS = get_args(Permission)
-FREE = {"gateway__port": 0, "gateway__metrics_port": 0, "control__port": 0}
+FREE = {"gateway__port": 0, "gateway__metrics_port": 0, "control__port": 0, "control__ledger": ":memory:"}
 OURS = "spiffe://headrace.test/"
 PAYMENT = {
     "event_id": "p",
@@ -172,6 +181,8 @@ async def asked(on: Running, who: ClientCredentials, root: Path) -> dict[str, st
         directory = control_pb2_grpc.ControlStub(control)
         port = replica_pb2_grpc.ReplicaStub(replica)
         batch = replica_pb2.PackedBatch(replica_id="another")
+        experiments = experiments_pb2_grpc.ExperimentServiceStub(control)
+        pb = experiments_pb2
         return {
             "ModelInfer": await code_of(inference.ModelInfer(request("w1-encoder", {"events": inputs[:1]}))),
             "Score": await code_of(risk.Score(risk_pb2.ScoreRequest(model="none"))),
@@ -179,6 +190,16 @@ async def asked(on: Running, who: ClientCredentials, root: Path) -> dict[str, st
             "Register": await code_of(_first(directory.Register(iter([registration()])))),
             "Follow": await code_of(_first(directory.Follow(control_pb2.FollowRequest()))),
             "Describe": await code_of(directory.Describe(control_pb2.DescribeRequest())),
+            "CreateExperiment": await code_of(experiments.CreateExperiment(pb.CreateExperimentRequest())),
+            "GetExperiment": await code_of(experiments.GetExperiment(pb.GetExperimentRequest(id="x"))),
+            "ListExperiments": await code_of(experiments.ListExperiments(pb.ListExperimentsRequest())),
+            "GetReport": await code_of(experiments.GetReport(pb.GetReportRequest(id="x"))),
+            "Promote": await code_of(experiments.Promote(pb.PromoteRequest(id="x"))),
+            "Rollback": await code_of(experiments.Rollback(pb.RollbackRequest(id="x"))),
+            "GetTraffic": await code_of(experiments.GetTraffic(pb.GetTrafficRequest())),
+            "SetTraffic": await code_of(experiments.SetTraffic(pb.SetTrafficRequest(model="w1-encoder"))),
+            "RecordPairs": await code_of(experiments.RecordPairs(pb.RecordPairsRequest())),
+            "RecordOutcomes": await code_of(experiments.RecordOutcomes(pb.RecordOutcomesRequest())),
             "Execute": await code_of(port.Execute(batch)),
             "ExecuteStream": await streamed(f"127.0.0.1:{on.replica.port}", who, batch),
         }
@@ -191,6 +212,16 @@ NEEDS = {
     "Register": "replica",
     "Follow": "gateway",
     "Describe": "read",
+    "CreateExperiment": "admin",
+    "GetExperiment": "read",
+    "ListExperiments": "read",
+    "GetReport": "read",
+    "Promote": "admin",
+    "Rollback": "admin",
+    "GetTraffic": "read",
+    "SetTraffic": "admin",
+    "RecordPairs": "gateway",
+    "RecordOutcomes": "outcome",
     "Execute": "gateway",
     "ExecuteStream": "gateway",
 }
@@ -201,10 +232,27 @@ ADMITTED = {
     "Register": "OK",
     "Follow": "OK",
     "Describe": "OK",
+    "CreateExperiment": "INVALID_ARGUMENT",
+    "GetExperiment": "NOT_FOUND",
+    "ListExperiments": "OK",
+    "GetReport": "NOT_FOUND",
+    "Promote": "NOT_FOUND",
+    "Rollback": "NOT_FOUND",
+    "GetTraffic": "NOT_FOUND",
+    "SetTraffic": "OK",
+    "RecordPairs": "INVALID_ARGUMENT",
+    "RecordOutcomes": "OK",
     "Execute": "FAILED_PRECONDITION",
     "ExecuteStream": "FAILED_PRECONDITION",
 }
 READERS = {"gateway", "replica", "admin", "read"}
+
+
+def test_the_table_names_every_method_of_control_and_replica() -> None:
+    files = (control_pb2.DESCRIPTOR, experiments_pb2.DESCRIPTOR, replica_pb2.DESCRIPTOR, risk_pb2.DESCRIPTOR)
+    services = [service for file in files for service in file.services_by_name.values()]
+
+    assert {method.name for service in services for method in service.methods} | {"ModelInfer"} == set(NEEDS)
 
 
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
