@@ -240,7 +240,7 @@ ADMITTED = {
     "Rollback": "NOT_FOUND",
     "GetTraffic": "NOT_FOUND",
     "SetTraffic": "OK",
-    "RecordPairs": "INVALID_ARGUMENT",
+    "RecordPairs": "NOT_FOUND",
     "RecordOutcomes": "OK",
     "Execute": "FAILED_PRECONDITION",
     "ExecuteStream": "FAILED_PRECONDITION",
