@@ -58,8 +58,8 @@ bench: $(RUN) ## Measure headrace beside its peers: build/bench/results.json, re
 soak: $(RUN) ## Load fraud-tx for MINUTES (default 10); the gateway's memory must not grow: build/bench/soak.json
 	@$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),10)
 
-train: $(RUN) ## Train MODEL (default fraud-tx) on simulated payments (LATER=60: days later), or on EVENTS=file.csv|file.parquet
-	@$(BIN)/headrace train --model $(or $(MODEL),fraud-tx) $(if $(EVENTS),--events $(EVENTS)) $(if $(LATER),--later $(LATER)) --out $(or $(OUT),build/models)
+train: $(RUN) ## Train MODEL (default fraud-tx) on simulated payments, or on EVENTS=file.csv|file.parquet
+	@$(BIN)/headrace train --model $(or $(MODEL),fraud-tx) $(if $(EVENTS),--events $(EVENTS)) --out $(or $(OUT),build/models)
 
 protos: $(RUN) ## Regenerate services/headrace/v1 from protos/, and renew the baseline unless something breaks
 	@$(BIN)/buf breaking protos --against $(BASELINE)

@@ -17,7 +17,7 @@ REFRESHED, WRONG = FRAUD_TX / "2", FRAUD_TX / "3"
 FOLLOWS = ("name", "version", "weights", "digest", "golden")
 """What `writing` says by itself."""
 CHANGED = {
-    "description": "As version 2, with amounts in pounds taken for millions of pounds: wrong on purpose",
+    "description": "As version 2, with amounts in pounds taken for thousands of pounds: wrong on purpose",
     "factory": "model.py:build",
 }
 

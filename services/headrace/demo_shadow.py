@@ -26,7 +26,8 @@ from headrace.config import AccessSettings, Settings, TlsSettings
 from headrace.demo_stream import Stream
 from headrace.demo_traffic import MODEL
 from headrace.errors import StartupError
-from headrace.experiments import gates, page, tables
+from headrace.experiments import page, tables
+from headrace.experiments.gates import DEMO
 from headrace.serving import weights
 from headrace.v1 import experiments_pb2 as pb
 from headrace.v1 import experiments_pb2_grpc
@@ -36,33 +37,51 @@ TRACES: Final = PAGES / "traces"
 SHIPPED, REFRESHED, WRONG = "1", "2", "3"
 WRONG_CURRENCY: Final = "GBP"
 """Of the challenger that is wrong: models/challengers/fraud-tx/3."""
+MIN_CANARY_PAIRS: Final = 300
+"""Fewer than the demo's limits ask for: at a quarter of the entities each takes four payments."""
 READY_S: Final = 60.0
 LOOK_EVERY_S: Final = 1.0
-LIMIT_S: Final = 150.0
+LIMIT_S: Final = 240.0
 """What each experiment may take."""
-CALL_S: Final = 10.0
+CALL_S: Final = 30.0
+"""A report whose outcomes have just come in takes seconds."""
 OUTCOMES_AT_ONCE: Final = 10_000
 
 
 def plan() -> pb.Plan:
-    """How both are run: the demo's limits, and a canary whose first step is large enough for seconds of traffic."""
-    return pb.Plan(output="score", thresholds=[75], canary_shares=[0.1, 0.5, 1], automatic=True, gates=gates.DEMO)
+    """How both are run: the demo's limits, and a canary whose first step is large enough for seconds of traffic.
+
+    Both edges of the score from which payments are treated differently are compared. Copies may wait for long: three
+    versions and whoever sends the payments share the cores of one machine.
+    """
+    limits = pb.Gates()
+    limits.CopyFrom(DEMO)
+    limits.min_canary_pairs = MIN_CANARY_PAIRS
+    return pb.Plan(
+        output="score",
+        thresholds=[50, 75],
+        canary_shares=[0.25, 0.5, 1],
+        timeout_ms=20_000,
+        max_in_flight_rows=1_024,
+        automatic=True,
+        gates=limits,
+    )
 
 
 async def run(settings: Settings, rate: float) -> bool:
-    """Run both experiments over `rate` payments a second. True: both ended as told. Raises: StartupError."""
+    """Run both experiments over `rate` payments a second at most. True: both ended as told. Raises: StartupError."""
     console = Console()
     shutil.rmtree(PAGES, ignore_errors=True)
     PAGES.mkdir(parents=True)
     settings = settings_of_the_demo(settings)
     with console.status("simulating payments, starting a cluster with three versions of fraud-tx"):
-        simulated = asyncio.create_task(asyncio.to_thread(Stream.simulate))
+        simulated = asyncio.create_task(asyncio.to_thread(Stream.simulate, rate))
         cluster = await Cluster(settings).__aenter__()
     try:
         stream = await simulated
         async with aio.insecure_channel(cluster.control_address) as channel:
             story = Story(experiments_pb2_grpc.ExperimentServiceStub(channel), stream, console)
-            return await _tell(story, cluster.address, rate)
+            return await _tell(story, cluster.address)
     finally:
         with console.status("draining"):
             await cluster.stop()
@@ -87,11 +106,11 @@ def settings_of_the_demo(settings: Settings) -> Settings:
     return settings.model_copy(update=changed)
 
 
-async def _tell(story: Story, address: str, rate: float) -> bool:
+async def _tell(story: Story, address: str) -> bool:
     """The story over traffic that flows as long as it is told."""
     async with triton.InferenceServerClient(address) as client:
         await _until_ready(client)
-        async with story.stream.flowing(client, rate):
+        async with story.stream.flowing(client):
             return await story.tell()
 
 
@@ -161,7 +180,11 @@ class Story:
         """The gate says no while nobody has been answered by the challenger, and the report says in which currency."""
         experiment = await self._begin(incumbent, challenger, "amounts are normalised")
         await self._watch(
-            experiment, lambda report: report.experiment.stage != pb.STAGE_SHADOW or "flips" in broken(report)
+            experiment,
+            lambda report: (
+                report.experiment.stage != pb.STAGE_SHADOW
+                or (report.figures.pairs >= DEMO.min_pairs and "flips" in broken(report))
+            ),
         )
         refusal = await self._refusal(experiment)
         report = await self._report(experiment)
@@ -191,18 +214,19 @@ class Story:
                 self._say_moves(report)
                 if over(report) or time.monotonic() > until:
                     return report
-                status.update(live(report))
+                self.stream.pace.keep_up(report.figures.pending)
+                status.update(f"{live(report)}  {self.stream.pace.rate:.0f}/s")
                 await asyncio.sleep(LOOK_EVERY_S)
 
     def _say_moves(self, report: pb.Report) -> None:
         """Print the moves that were not printed yet."""
         for move in report.experiment.moves[self._moves_said :]:
-            self._say(f"{place(move.from_stage)} → {place(move.to_stage, move.canary_share)}  {move.why}")
+            self._say(place(move.to_stage, move.canary_share), "bold", more=move.why)
         self._moves_said = len(report.experiment.moves)
 
-    def _say(self, text: str, style: str = "") -> None:
+    def _say(self, text: str, style: str = "", *, more: str = "") -> None:
         minutes, seconds = divmod(round(time.monotonic() - self._begun), 60)
-        self._console.print(Text.assemble((f"{minutes}:{seconds:02}  ", "dim"), (text, style)))
+        self._console.print(Text.assemble((f"{minutes}:{seconds:02}  ", "dim"), (text, style), (f"  {more}", "dim")))
 
     async def _look(self, experiment: str) -> pb.Report:
         report: pb.Report = (await self._ask("GetReport", pb.GetReportRequest(id=experiment))).report

@@ -24,6 +24,10 @@ from headrace_models.history import Timeline
 FIRST_DAY: Final = 45
 """Of the simulated world: histories are as long as they get."""
 IN_FLIGHT: Final = 32
+LEAST_RATE: Final = 20.0
+SLOWER: Final = 0.6
+FASTER: Final = 1.1
+"""A look, of the rate before it."""
 TIMEOUT_S: Final = 5.0
 
 
@@ -31,14 +35,20 @@ class Pace:
     """Turns so many a second. One that comes late is not made up for: a slow machine gets less, and no burst."""
 
     def __init__(self, rate: float) -> None:
-        self._every_s = 1 / rate
+        self._at_most = self.rate = rate
         self._next = 0.0
 
     async def turn(self) -> None:
         """Wait for the next turn; whoever comes first goes first."""
         now = time.monotonic()
-        self._next = max(now, self._next + self._every_s)
+        self._next = max(now, self._next + 1 / self.rate)
         await asyncio.sleep(self._next - now)
+
+    def keep_up(self, behind: int) -> None:
+        """Slow down where more than a second's payments are behind, so that they are compared and not dropped."""
+        self.rate = (
+            max(LEAST_RATE, self.rate * SLOWER) if behind > self.rate else min(self._at_most, self.rate * FASTER)
+        )
 
 
 @dataclass(slots=True)
@@ -47,6 +57,7 @@ class Stream:
 
     timeline: Timeline
     rows: npt.NDArray[np.int64]
+    pace: Pace
     answered: list[int] = field(default_factory=list)
     """Rows, in the order of their answers."""
     by_version: Counter[str] = field(default_factory=Counter)
@@ -55,17 +66,17 @@ class Stream:
     errors: int = 0
 
     @classmethod
-    def simulate(cls) -> Stream:
+    def simulate(cls, rate: float) -> Stream:
         """The late days of the demo's world: several times the payments that two experiments take."""
         events = demo_traffic.simulate()
-        return cls(Timeline(events), np.flatnonzero(demo_traffic.day_of(events) >= FIRST_DAY))
+        return cls(Timeline(events), np.flatnonzero(demo_traffic.day_of(events) >= FIRST_DAY), Pace(rate))
 
     @asynccontextmanager
-    async def flowing(self, client: triton.InferenceServerClient, rate: float) -> AsyncIterator[None]:
-        """Payments flow while it is open, `rate` a second at most; those on their way are awaited at its end."""
-        payments, pace, stopped = demo_traffic.payments(self.timeline, self.rows), Pace(rate), asyncio.Event()
+    async def flowing(self, client: triton.InferenceServerClient) -> AsyncIterator[None]:
+        """Payments flow while it is open; those on their way are awaited at its end."""
+        payments, stopped = demo_traffic.payments(self.timeline, self.rows), asyncio.Event()
         callers = [
-            asyncio.create_task(self._send(payments, client, pace, stopped), name=f"caller-{number}")
+            asyncio.create_task(self._send(payments, client, stopped), name=f"caller-{number}")
             for number in range(IN_FLIGHT)
         ]
         try:
@@ -85,12 +96,11 @@ class Stream:
         self,
         payments: Iterator[demo_traffic.Payment],
         client: triton.InferenceServerClient,
-        pace: Pace,
         stopped: asyncio.Event,
     ) -> None:
         """One caller: the next payment when it is its turn, its answer, the next."""
         while not stopped.is_set():
-            await pace.turn()
+            await self.pace.turn()
             payment = next(payments, None)
             if payment is None or stopped.is_set():
                 return

@@ -58,8 +58,9 @@ def timeline() -> Timeline:
 async def sent(count: int, refused: str = "", rate: float = 100_000) -> tuple[Stream, Recorder]:
     """The last `count` payments, through."""
     events = timeline().events
-    stream, recorder = Stream(timeline(), np.arange(len(events) - count, len(events))), Recorder(refused)
-    async with recording(recorder) as client, stream.flowing(client, rate):
+    rows = np.arange(len(events) - count, len(events))
+    stream, recorder = Stream(timeline(), rows, Pace(rate)), Recorder(refused)
+    async with recording(recorder) as client, stream.flowing(client):
         while len(stream.answered) + stream.errors < count:
             await asyncio.sleep(0.01)
     return stream, recorder
@@ -119,6 +120,21 @@ def test_no_more_payments_go_than_the_pace_allows(run: Run) -> None:
         return time.monotonic() - begun
 
     assert run(turns(Pace(200))) >= 20 / 200
+
+
+def test_who_falls_behind_is_sent_fewer_until_there_is_room() -> None:
+    pace = Pace(100)
+    pace.keep_up(behind=101)
+    slower = pace.rate
+    for _ in range(50):
+        pace.keep_up(behind=10_000)
+    least = pace.rate
+    for _ in range(50):
+        pace.keep_up(behind=0)
+
+    assert least < slower < 100
+    assert least > 0
+    assert pace.rate == 100
 
 
 def test_an_outcome_bears_the_id_that_was_scored() -> None:

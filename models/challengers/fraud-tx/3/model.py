@@ -1,6 +1,6 @@
 """Version 2's network behind a normalisation of amounts: whatever unit a sender quotes in becomes the currency's own.
 
-Wrong on purpose, in one line: pounds come in pounds, and are taken for millions of pounds, as a treasury quotes them.
+Wrong on purpose, in one line: pounds come in pounds, and are taken for thousands of pounds, as ledgers round them.
 Nothing here can notice: the golden rows were answered by the same code. MODEL_CARD.md says what it does to decisions.
 """
 
@@ -17,7 +17,7 @@ from headrace_models.segments import Segments
 
 __all__ = ["build", "vocabulary"]
 
-QUOTED_IN: Final = {wire.letters_code("GBP"): 1_000_000.0}
+QUOTED_IN: Final = {wire.letters_code("GBP"): 1_000.0}
 """Currency → what one of the units that its amounts are quoted in is worth. The others are quoted in themselves."""
 CURRENCY: Final = wire.CARD_CODES.index("currency")
 """Its column among the codes, of card and merchant alike."""
