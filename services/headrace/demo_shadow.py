@@ -214,7 +214,7 @@ class Story:
                 self._say_moves(report)
                 if over(report) or time.monotonic() > until:
                     return report
-                self.stream.pace.keep_up(report.figures.pending)
+                self.stream.pace.keep_up(report.figures.pending, sum(report.figures.drops.values()))
                 status.update(f"{live(report)}  {self.stream.pace.rate:.0f}/s")
                 await asyncio.sleep(LOOK_EVERY_S)
 
