@@ -427,9 +427,9 @@ def test_what_callers_get_is_counted_whether_or_not_it_is_compared(run: Run, tmp
     answers, sums = run(main())
     _, _, asked, failed = sums.asked
 
-    assert asked > 350  # some callers leave before they are looked at
-    assert failed == pytest.approx(asked - answers["2"], abs=10)
+    assert 300 < asked <= 400  # some callers leave before they are looked at
     assert failed > 100
+    assert failed >= 0.8 * (asked - answers["2"])  # some answers leave in time and arrive late
 
 
 def test_a_batch_that_lets_payments_pass_is_late_not_lost(run: Run, tmp_path: Path) -> None:
