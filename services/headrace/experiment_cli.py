@@ -226,7 +226,9 @@ def show_traffic(
 @with_credentials
 def set_traffic(  # noqa: PLR0913  what a policy has, and how to ask
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Its public name.")],
-    primary: Annotated[str, typer.Option(help="The version that answers; the highest that is ready.")] = "",
+    primary: Annotated[
+        str | None, typer.Option(help="The version that answers; as it is. '': the highest that is ready.")
+    ] = None,
     canary: Annotated[str, typer.Option(help="A version beside it.")] = "",
     canary_share: Annotated[float, typer.Option(help="The share of the entities it answers.")] = 0.0,
     why: WhyOption = "",
@@ -240,10 +242,13 @@ def set_traffic(  # noqa: PLR0913  what a policy has, and how to ask
 
     if bool(canary) != bool(canary_share):
         raise Refused("--canary and --canary-share belong together")
-    request = pb.SetTrafficRequest(model=model, primary_version=primary, why=why)
+    request = pb.SetTrafficRequest(model=model, why=why)
     if canary:
         request.canary.version, request.canary.share = canary, canary_share
     with _stub(control, credentials) as stub:
+        if primary is None:
+            primary = stub.GetTraffic(pb.GetTrafficRequest(model=model), timeout=TIMEOUT_S).policy.primary_version
+        request.primary_version = primary
         policy = stub.SetTraffic(request, timeout=TIMEOUT_S).policy
     _show(lambda: tables.policy(policy), None)
 

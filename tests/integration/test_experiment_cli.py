@@ -279,6 +279,16 @@ def test_traffic_is_shown_and_set(headrace: Headrace, control: Control) -> None:
     assert control.asked[-1] == expected
 
 
+def test_a_primary_that_is_not_said_stays_and_is_opened_by_an_empty_one(headrace: Headrace, control: Control) -> None:
+    headrace("traffic", "set", "fraud-tx", "--canary", "2", "--canary-share", "0.05")
+    headrace("traffic", "set", "fraud-tx", "--primary", "")
+
+    looked, kept, opened = control.asked
+    assert looked == pb.GetTrafficRequest(model="fraud-tx")
+    assert (kept.primary_version, kept.canary.version) == ("1", "2")
+    assert opened == pb.SetTrafficRequest(model="fraud-tx")
+
+
 def test_half_a_canary_is_refused_before_anybody_is_asked(headrace: Headrace, control: Control) -> None:
     code, _, stderr = headrace("traffic", "set", "fraud-tx", "--canary", "2")
 

@@ -408,7 +408,11 @@ def test_traffic_is_set_without_an_experiment_and_never_against_one(run: Run, tm
                 (pb.SetTrafficRequest(model="n"), "NOT_FOUND"),
                 (pb.SetTrafficRequest(), "INVALID_ARGUMENT"),
                 (pb.SetTrafficRequest(model="m", primary_version="7"), "NOT_FOUND"),
-                (pb.SetTrafficRequest(model="m", canary=control_pb2.Canary(version="1")), "INVALID_ARGUMENT"),
+                (
+                    pb.SetTrafficRequest(model="m", primary_version="2", canary=control_pb2.Canary(version="1")),
+                    "INVALID_ARGUMENT",
+                ),
+                (pb.SetTrafficRequest(model="m", canary=canary), "INVALID_ARGUMENT"),
             ]:
                 assert (await refused(rig.stub.SetTraffic(request)))[0] == code
             assert (await refused(rig.stub.GetTraffic(pb.GetTrafficRequest(model="n"))))[0] == "NOT_FOUND"

@@ -277,6 +277,8 @@ def _base(request: pb.SetTrafficRequest, versions: Versions) -> control_pb2.Traf
         drafting.found(versions, request.model, request.primary_version)
     if request.HasField("canary"):
         drafting.found(versions, request.model, request.canary.version)
+        if not request.primary_version:
+            raise InvalidInference("primary_version: required beside a canary, the highest version would be the canary")
         if not 0 < request.canary.share <= 1:
             raise InvalidInference(f"canary.share: {request.canary.share:g} does not lie in (0, 1]")
         base.canary.CopyFrom(drafting.salted(request.model, request.canary))
