@@ -212,7 +212,20 @@ def test_an_experiment_goes_from_shadow_to_finished_and_every_move_says_who_and_
     run(main())
 
 
-@pytest.mark.parametrize("steps", range(6), ids=["draft", "shadow", "canary", "all", "primary", "pinned"])
+def test_a_draft_that_is_rolled_back_changes_nothing_about_who_answers(run: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Rig(tmp_path) as rig:
+            await rig.create(start=False)
+
+            assert (await rig.roll_back()).stage == pb.STAGE_ROLLED_BACK
+
+            await rig.until(lambda policy: policy.revision > 0)
+            assert rig.policy == control_pb2.TrafficPolicy(model="m", revision=rig.policy.revision)
+
+    run(main())
+
+
+@pytest.mark.parametrize("steps", range(1, 6), ids=["shadow", "canary", "all", "primary", "pinned"])
 def test_a_rollback_from_any_stage_puts_the_incumbent_in_charge(run: Run, tmp_path: Path, steps: int) -> None:
     async def main() -> None:
         async with Rig(tmp_path) as rig:

@@ -133,15 +133,20 @@ def base_after(base: control_pb2.TrafficPolicy, experiment: pb.Experiment) -> co
     """What a move leaves behind as set, whatever becomes of its experiment.
 
     A primary that was left open is the incumbent from then on: a challenger's higher number must not put it in
-    charge, now or after a rollback.
+    charge, now or after a rollback. A draft that is given up changed nothing and leaves nothing.
     """
-    if experiment.stage in OVER:
+    given_up = experiment.stage == pb.STAGE_ROLLED_BACK and _came_from(experiment) == pb.STAGE_DRAFT
+    if experiment.stage in OVER and not given_up:
         return policy(base, [experiment])
     found = control_pb2.TrafficPolicy()
     found.CopyFrom(base)
     if experiment.stage in LIVE:
         found.primary_version = base.primary_version or experiment.incumbent
     return found
+
+
+def _came_from(experiment: pb.Experiment) -> pb.Stage:
+    return experiment.moves[-1].from_stage if experiment.moves else pb.STAGE_UNSPECIFIED
 
 
 def _weight(experiment: pb.Experiment) -> tuple[bool, bool, str]:
