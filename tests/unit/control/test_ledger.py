@@ -432,3 +432,16 @@ def test_an_experiment_on_its_way_wins_against_the_settings(book: Book, caplog: 
 
     assert book.trials.policy("m").primary_version == "1"
     assert "models.m: who answers is decided by experiment 'e', not by the settings" in caplog.text
+
+
+def test_settings_that_are_edited_during_an_experiment_are_taken_after_it(
+    book: Book, again: Callable[[], Book]
+) -> None:
+    book.trials.declare(declared("3"))
+    book.trials.roll_back("e", Reason("ann", "enough"))
+    assert book.trials.policy("m").primary_version == "1"
+
+    after = again()
+    after.trials.declare(declared("3"))
+
+    assert after.trials.policy("m").primary_version == "3"
