@@ -102,11 +102,12 @@ class Trials:
         now_us = self.wall_us()
         reason = Reason(who, request.why)
         drafted = stages.moved(experiment, _move(pb.STAGE_UNSPECIFIED, stages.Step(pb.STAGE_DRAFT), reason, now_us))
+        if request.start:
+            return self._go(drafted, stages.Step(pb.STAGE_SHADOW), reason, None)
         with self._ledger.transaction(durable=True):
-            self._ledger.put_experiment(drafted, now_us)
-            self._ledger.add_move(drafted.id, 0, drafted.moves[0])
+            self._enter(drafted, 0, now_us)
         self._experiments[drafted.id] = drafted
-        return self._go(drafted, stages.Step(pb.STAGE_SHADOW), reason, None) if request.start else drafted
+        return drafted
 
     def promote(self, request: pb.PromoteRequest, who: str, versions: Versions) -> pb.Experiment:
         """One step on, or to the stage asked for.
@@ -252,18 +253,21 @@ class Trials:
     def _go(
         self, experiment: pb.Experiment, step: stages.Step, reason: Reason, report: pb.Report | None
     ) -> pb.Experiment:
-        """Make a move: in the ledger first, then in force. A rollback is in force whatever the ledger says."""
+        """Make a move: in the ledger first, then in force. A rollback is in force whatever the ledger says.
+
+        An experiment that is not known yet is entered with it.
+        """
         now_us = self.wall_us()
         move = _move(experiment.stage, step, reason, now_us, report)
         after = stages.moved(experiment, move)
         base = stages.base_after(self._policies.of(experiment.model).base, after)
         live = [other for other in self.live(experiment.model) if other.id != experiment.id]
         traffic = self._policies.following(base, live if after.stage in stages.OVER else [*live, after])
+        entered = len(experiment.moves) if experiment.id in self._experiments else 0
 
         def write() -> None:
             with self._ledger.transaction(durable=True):
-                self._ledger.put_experiment(after, now_us)
-                self._ledger.add_move(after.id, len(experiment.moves), move)
+                self._enter(after, entered, now_us)
                 self._ledger.add_traffic(traffic, now_us, *reason)
 
         problem = self._try(write, insist=step.stage == pb.STAGE_ROLLED_BACK)
@@ -274,6 +278,12 @@ class Trials:
         if problem is not None:
             raise NotServing(f"'{after.id}' is rolled back, and forgotten if control restarts now: {problem}")
         return after
+
+    def _enter(self, experiment: pb.Experiment, since: int, now_us: int) -> None:
+        """Write an experiment and its moves from number `since` on, in the caller's transaction."""
+        self._ledger.put_experiment(experiment, now_us)
+        for number, move in enumerate(experiment.moves[since:], since):
+            self._ledger.add_move(experiment.id, number, move)
 
     def _try(self, write: Callable[[], None], *, insist: bool) -> NotServing | None:
         """Write, behind whatever waits to be written. With `insist`, what fails is put off, and told."""

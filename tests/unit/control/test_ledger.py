@@ -262,6 +262,22 @@ def test_a_rollback_is_in_force_though_the_disk_is_full_and_written_when_it_is_n
     again.ledger.close()
 
 
+def test_an_experiment_that_starts_at_once_is_entered_whole_or_not_at_all() -> None:
+    """A draft left behind by a start that failed would have its id, and refuse the next try."""
+    book = Book(":memory:")
+    book.ledger.execute("CREATE TRIGGER full BEFORE INSERT ON traffic BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
+
+    with pytest.raises(NotServing, match="disk is full"):
+        book.begin()
+    assert not book.trials.all()
+    assert not book.ledger.experiments()
+    book.ledger.execute("DROP TRIGGER full")
+    begun = book.begin()
+
+    assert [move.to_stage for move in begun.moves] == [pb.STAGE_DRAFT, pb.STAGE_SHADOW]
+    assert book.ledger.experiments() == [begun]
+
+
 def test_the_sample_is_uniform_and_bounded() -> None:
     """Of 40,000 pairs 1,000 at most are kept; each tenth of them in time has its share, within four deviations."""
     book = Book(":memory:")
