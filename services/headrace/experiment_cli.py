@@ -192,13 +192,19 @@ def promote(  # noqa: PLR0913  what a step may be asked for, and how
 @experiment_app.command()
 @with_credentials
 def rollback(
-    experiment: IdArgument, why: WhyOption = "", control: ControlOption = CONTROL, *, credentials: ClientCredentials
+    experiment: IdArgument,
+    why: WhyOption = "",
+    force: Annotated[bool, typer.Option("--force", help="Though the incumbent is not ready to answer.")] = False,
+    control: ControlOption = CONTROL,
+    *,
+    credentials: ClientCredentials,
 ) -> None:
     """Put the incumbent back in charge at once."""
     from headrace.v1 import experiments_pb2 as pb  # noqa: PLC0415
 
+    request = pb.RollbackRequest(id=experiment, why=why, force=force)
     with _stub(control, credentials) as stub:
-        _say(stub.Rollback(pb.RollbackRequest(id=experiment, why=why), timeout=TIMEOUT_S).experiment)
+        _say(stub.Rollback(request, timeout=TIMEOUT_S).experiment)
 
 
 @traffic_app.command("show")

@@ -255,6 +255,7 @@ def test_steps_are_asked_for_as_they_are_said(headrace: Headrace, control: Contr
     _, on, _ = headrace("experiment", "promote", "x", "--why", "a day of quiet", "--consent")
     headrace("experiment", "promote", "x", "--force", "--to", "primary")
     _, back, _ = headrace("experiment", "rollback", "x", "--why", "JPY")
+    headrace("experiment", "rollback", "x", "--force")
 
     assert on == "fraud-tx-1-2: canary 1 % (fraud-tx, 1 → 2)\n"
     assert back == "fraud-tx-1-2: rolled back (fraud-tx, 1 → 2)\n"
@@ -262,6 +263,7 @@ def test_steps_are_asked_for_as_they_are_said(headrace: Headrace, control: Contr
         pb.PromoteRequest(id="x", why="a day of quiet", consent=True),
         pb.PromoteRequest(id="x", force=True, to_stage=pb.STAGE_PRIMARY),
         pb.RollbackRequest(id="x", why="JPY"),
+        pb.RollbackRequest(id="x", force=True),
     ]
 
 

@@ -139,7 +139,9 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
 
     @answering("admin")
     async def Rollback(self, request: pb.RollbackRequest, who: str) -> pb.RollbackResponse:
-        after = await self._moving(self._trials.roll_back, request.id, Reason(who, request.why))
+        experiment = await self._do(self._trials.find, request.id)
+        versions = self._directory.versions(experiment.model)
+        after = await self._moving(self._trials.roll_back, request, who, versions)
         return pb.RollbackResponse(experiment=after)
 
     # Traffic --------------------------------------------------------------------------------------------------------

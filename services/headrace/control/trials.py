@@ -55,6 +55,8 @@ class Trials:
         self._evidence: dict[str, Evidence] = {}
         self._labels: dict[str, Labels] = {}
         self._looked: dict[str, int] = {}
+        self._stranded: set[str] = set()
+        """Experiments whose rollback waits for the incumbent: it is told once."""
         self._unwritten: list[Callable[[], None]] = []
         """Rollbacks that are in force and not in the ledger: it could not be written then."""
 
@@ -123,17 +125,20 @@ class Trials:
         why = f"forced: {request.why}" if request.force else request.why
         return self._go(experiment, step, Reason(who, why), report)
 
-    def roll_back(self, experiment_id: str, reason: Reason) -> pb.Experiment:
+    def roll_back(self, request: pb.RollbackRequest, who: str, versions: Versions) -> pb.Experiment:
         """The incumbent is in charge again. Asked twice, it is done once.
 
-        Raises: UnknownExperiment; NotPassed after FINISHED; NotServing when the ledger could not be written: it is
-        rolled back all the same, and written down as soon as that is possible.
+        Raises: UnknownExperiment; NotPassed after FINISHED, and where nobody would answer then; NotServing when the
+        ledger could not be written: it is rolled back all the same, and written down as soon as that is possible.
         """
-        experiment = self.find(experiment_id)
+        experiment, step = self.find(request.id), stages.Step(pb.STAGE_ROLLED_BACK)
         if experiment.stage == pb.STAGE_ROLLED_BACK:
             return experiment
         stages.following(experiment)
-        return self._go(experiment, stages.Step(pb.STAGE_ROLLED_BACK), reason, self._figures_if_any(experiment))
+        if not request.force:
+            self._assert_may(experiment, step, versions)
+        reason = Reason(who, f"forced: {request.why}" if request.force else request.why)
+        return self._go(experiment, step, reason, self._figures_if_any(experiment))
 
     def set_traffic(self, base: control_pb2.TrafficPolicy, reason: Reason) -> control_pb2.TrafficPolicy:
         """Say who answers. Raises: NotPassed while an experiment decides; NotServing."""
@@ -194,8 +199,8 @@ class Trials:
             return None
         self._looked[experiment_id] = evidence.changes
         report = self._report(experiment, now_us)
-        step = stages.automatic(experiment, report.gates)
-        if step is None or not self._may(experiment, step, versions):
+        step = self._due_step(experiment, report.gates, versions)
+        if step is None:
             if due:
                 self._mark(evidence, report, now_us)
             return None
@@ -232,16 +237,30 @@ class Trials:
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
-    def _may(self, experiment: pb.Experiment, step: stages.Step, versions: Versions) -> bool:
+    def _due_step(self, experiment: pb.Experiment, gates: Sequence[pb.Gate], versions: Versions) -> stages.Step | None:
+        """What an experiment does by itself now, if anything."""
+        step = stages.automatic(experiment, gates)
+        if step is None:
+            return None
         try:
             self._assert_may(experiment, step, versions)
-        except NotPassed:
-            return False
-        return True
+        except NotPassed as error:
+            if step.stage == pb.STAGE_ROLLED_BACK:
+                self._put_off(experiment.id, error)
+            return None
+        return step
+
+    def _put_off(self, experiment_id: str, error: NotPassed) -> None:
+        """A rollback that would leave nobody to answer is told once, and tried at every look."""
+        if experiment_id not in self._stranded:
+            log.error("experiment '%s' has to be rolled back, and is not yet: %s", experiment_id, error)
+        self._stranded.add(experiment_id)
+        self._looked.pop(experiment_id, None)
 
     def _assert_may(self, experiment: pb.Experiment, step: stages.Step, versions: Versions) -> None:
         """Raises: NotPassed when something beside the gates is in the way."""
         if step.stage == pb.STAGE_ROLLED_BACK:
+            stages.assert_somebody_answers(experiment, {name for name, version in versions.items() if version.ready})
             return
         others = [other for other in self.live(experiment.model) if other.id != experiment.id]
         stages.assert_in_charge(experiment, stages.policy(self._policies.of(experiment.model).base, others))

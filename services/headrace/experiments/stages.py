@@ -5,7 +5,7 @@ One experiment of a model at most is past SHADOW, because one version at most ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from headrace.errors import InvalidInference, NotPassed
@@ -81,6 +81,15 @@ def assert_in_charge(experiment: pb.Experiment, without_it: control_pb2.TrafficP
         raise NotPassed(
             f"version {without_it.primary_version} is in charge of '{experiment.model}', not {experiment.incumbent}: "
             "begin an experiment against that one"
+        )
+
+
+def assert_somebody_answers(experiment: pb.Experiment, ready: Container[str]) -> None:
+    """Before a rollback. Raises: NotPassed when it takes the challenger's callers to a version that isn't ready."""
+    if experiment.stage in AHEAD and experiment.incumbent not in ready:
+        raise NotPassed(
+            f"version {experiment.incumbent} of '{experiment.model}' is not ready, nobody would answer; "
+            "`force` rolls back all the same"
         )
 
 
