@@ -186,6 +186,8 @@ def promote(  # noqa: PLR0913  what a step may be asked for, and how
     if to:
         request.to_stage = pb.Stage.Value(f"STAGE_{to.name}")  # type: ignore[assignment]
     with _stub(control, credentials) as stub:
+        seen = stub.GetExperiment(pb.GetExperimentRequest(id=experiment), timeout=TIMEOUT_S).experiment
+        request.from_stage, request.from_share = seen.stage, seen.canary_share
         _say(stub.Promote(request, timeout=TIMEOUT_S).experiment)
 
 

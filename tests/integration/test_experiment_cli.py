@@ -46,6 +46,10 @@ class Control(experiments_pb2_grpc.ExperimentServiceServicer):
         self._take(request, context)
         return pb.GetReportResponse(report=self.report)
 
+    def GetExperiment(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        self._take(request, context)
+        return pb.GetExperimentResponse(experiment=experiment(pb.STAGE_CANARY, share=0.05))
+
     def ListExperiments(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         self._take(request, context)
         return pb.ListExperimentsResponse(experiments=[sample_report("canary").experiment])
@@ -259,9 +263,12 @@ def test_steps_are_asked_for_as_they_are_said(headrace: Headrace, control: Contr
 
     assert on == "fraud-tx-1-2: canary 1 % (fraud-tx, 1 → 2)\n"
     assert back == "fraud-tx-1-2: rolled back (fraud-tx, 1 → 2)\n"
+    seen = {"from_stage": pb.STAGE_CANARY, "from_share": 0.05}
     assert control.asked == [
-        pb.PromoteRequest(id="x", why="a day of quiet", consent=True),
-        pb.PromoteRequest(id="x", force=True, to_stage=pb.STAGE_PRIMARY),
+        pb.GetExperimentRequest(id="x"),
+        pb.PromoteRequest(id="x", why="a day of quiet", consent=True, **seen),
+        pb.GetExperimentRequest(id="x"),
+        pb.PromoteRequest(id="x", force=True, to_stage=pb.STAGE_PRIMARY, **seen),
         pb.RollbackRequest(id="x", why="JPY"),
         pb.RollbackRequest(id="x", force=True),
     ]

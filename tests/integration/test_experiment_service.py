@@ -386,6 +386,22 @@ def test_two_challengers_are_compared_at_once_and_one_goes_ahead(run: Run, tmp_p
     run(main())
 
 
+def test_two_who_ask_for_the_same_step_make_one(run: Run, tmp_path: Path) -> None:
+    async def main() -> tuple[list[Any], pb.Experiment]:
+        async with Rig(tmp_path) as rig:
+            await rig.create()
+            await rig.promote(force=True)
+            seen = {"force": True, "from_stage": pb.STAGE_CANARY, "from_share": 0.05}
+            answers = await asyncio.gather(*(rig.promote(who=who, **seen) for who in NAMES), return_exceptions=True)
+            return answers, await rig.find()
+
+    answers, found = run(main())
+
+    refusals = [one.details() for one in answers if isinstance(one, aio.AioRpcError)]
+    assert refusals == ["experiment 'e' is CANARY 100 % by now, not CANARY 5 %: look at it again"] * 4
+    assert (found.canary_share, len(found.moves)) == (1, 4)
+
+
 def test_a_challenger_that_is_not_ready_is_not_put_in_charge(run: Run, tmp_path: Path) -> None:
     async def main() -> None:
         async with Rig(tmp_path, versions="1", control__lease_s=0.3) as rig:

@@ -117,6 +117,7 @@ class Trials:
         Raises: NotPassed naming the gates or whatever else is in the way; UnknownExperiment; NotServing.
         """
         experiment = self.find(request.id)
+        stages.assert_from(experiment, request.from_stage, request.from_share)
         step = stages.step(experiment, request.to_stage, force=request.force)
         self._assert_may(experiment, step, versions)
         report = self._report(experiment, self.wall_us())

@@ -30,8 +30,12 @@ class Step(NamedTuple):
 
 
 def word(stage: pb.Stage) -> str:
-    """A stage as people write it: `CANARY`."""
-    return pb.Stage.Name(stage).removeprefix("STAGE_")
+    """A stage as people write it: `CANARY`; its number where only a newer headrace has a word for it."""
+    return pb.Stage.Name(stage).removeprefix("STAGE_") if stage in pb.Stage.values() else str(stage)
+
+
+def _place(at: Step) -> str:
+    return f"{word(at.stage)} {100 * at.canary_share:g} %" if at.canary_share else word(at.stage)
 
 
 def following(experiment: pb.Experiment) -> Step:
@@ -59,11 +63,21 @@ def step(experiment: pb.Experiment, to_stage: pb.Stage, *, force: bool) -> Step:
     if to_stage in (pb.STAGE_UNSPECIFIED, following_step.stage):
         return following_step
     if to_stage not in ORDER or ORDER.index(to_stage) <= ORDER.index(experiment.stage):
-        named = word(to_stage) if to_stage in pb.Stage.values() else to_stage
-        raise InvalidInference(f"to_stage: {named} does not lie ahead of {word(experiment.stage)}")
+        raise InvalidInference(f"to_stage: {word(to_stage)} does not lie ahead of {word(experiment.stage)}")
     if not force:
         raise NotPassed(f"{word(to_stage)} is not the next step of '{experiment.id}'; `force` leaves steps out")
     return Step(to_stage, experiment.plan.canary_shares[0] if to_stage == pb.STAGE_CANARY else 0.0)
+
+
+def assert_from(experiment: pb.Experiment, stage: pb.Stage, share: float) -> None:
+    """Raises: NotPassed when it does not stand where whoever asks for a step has seen it.
+
+    A step is relative: asked for by two people, or again after an answer that was lost, it would be two.
+    """
+    seen = Step(stage, (share or experiment.canary_share) if stage == pb.STAGE_CANARY else 0.0)
+    now = Step(experiment.stage, experiment.canary_share)
+    if stage != pb.STAGE_UNSPECIFIED and seen != now:
+        raise NotPassed(f"experiment '{experiment.id}' is {_place(now)} by now, not {_place(seen)}: look at it again")
 
 
 def assert_alone(experiment: pb.Experiment, others: Iterable[pb.Experiment], to_stage: pb.Stage) -> None:

@@ -147,6 +147,21 @@ def test_steps_are_left_out_by_force_alone_and_never_backwards() -> None:
             stages.step(one, behind, force=True)
 
 
+def test_a_step_is_taken_from_where_it_was_asked_for_or_not_at_all() -> None:
+    shadow, canary = experiment(stage=pb.STAGE_SHADOW), experiment(stage=pb.STAGE_CANARY, canary_share=0.05)
+    for seen in [(pb.STAGE_UNSPECIFIED, 0), (pb.STAGE_CANARY, 0), (pb.STAGE_CANARY, 0.05)]:
+        stages.assert_from(canary, *seen)
+    stages.assert_from(shadow, pb.STAGE_SHADOW, 0)
+
+    with pytest.raises(NotPassed, match="experiment 'e' is CANARY 5 % by now, not CANARY 1 %: look at it again"):
+        stages.assert_from(canary, pb.STAGE_CANARY, 0.01)
+    for seen in [(pb.STAGE_SHADOW, 0), (pb.STAGE_PRIMARY, 0), (99, 0)]:
+        with pytest.raises(NotPassed, match="is CANARY 5 % by now"):
+            stages.assert_from(canary, *seen)
+    with pytest.raises(NotPassed, match="is SHADOW by now, not CANARY"):
+        stages.assert_from(shadow, pb.STAGE_CANARY, 0.05)
+
+
 def gate(verdict: pb.Verdict, *, guardrail: bool = False) -> pb.Gate:
     return pb.Gate(name="flips", verdict=verdict, measured="0.71 %", limit="at most 0.50 %", guardrail=guardrail)
 
