@@ -440,6 +440,18 @@ def test_old_outcomes_and_pairs_are_forgotten(book: Book) -> None:
     assert book.figures().pairs == 100
 
 
+def test_pairs_that_are_forgotten_make_no_others_go() -> None:
+    book = Book(":memory:", sample_rows=100)
+    book.begin()
+    book.record(experiments.message(1, 100))
+    book.clock.advance(181 * 86_400)
+
+    book.trials.keep_house()
+    book.record(experiments.message(2, 100, at_us=experiments.NOW_US + 181 * 86_400_000_000))
+
+    assert book.ledger.rows("SELECT COUNT(*) FROM pairs") == [(100,)]
+
+
 def test_the_timeline_has_a_point_in_ten_seconds_and_is_thinned(book: Book) -> None:
     for i in range(8):
         book.clock.advance(5)
