@@ -187,12 +187,16 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
         return await asyncio.get_running_loop().run_in_executor(self._worker, act, *values)
 
     async def _moving(self, act: Callable[..., Answer], *values: Any) -> Answer:
-        """Something that may change who answers; followers hear of it, though its caller has gone or it failed."""
+        """Something that may change who answers; followers hear of it, though its caller has gone or it failed.
+
+        What was refused is no news: a declared experiment that has to wait would have everything looked at for it.
+        """
         try:
-            return await self._do(act, *values)
+            found = await self._do(act, *values)
+            self._news.set()
         finally:
             await self._publish()
-            self._news.set()
+        return found
 
     async def _publish(self) -> None:
         policies = await self._do(self._trials.policies)

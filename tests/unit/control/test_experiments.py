@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from grpc import aio
 from tests import experiments
 
 from headrace.config import ModelSettings
+from headrace.control import experiments as watch
 from headrace.control.discovery import Directory
 from headrace.control.experiments import ExperimentService
 from headrace.control.labels import Labels
@@ -25,7 +27,11 @@ Run = Callable[..., Any]
 class Service(ExperimentService):
     """Over a ledger in memory, versions 1 and 2 of `m` and of `n` registered."""
 
-    def __init__(self, require: Callable[[Any, str], str] = lambda _call, _permission: "ann") -> None:
+    def __init__(
+        self,
+        require: Callable[[Any, str], str] = lambda _call, _permission: "ann",
+        models: Mapping[str, ModelSettings] | None = None,
+    ) -> None:
         self.clock = FakeClock(experiments.NOW_US / 1e6)
         self.ledger = Ledger(":memory:")
         self.trials = Trials(self.ledger, lambda: self.clock.now_ns() // 1000, (75,))
@@ -35,9 +41,13 @@ class Service(ExperimentService):
                 spec = experiments.spec(version, model)
                 ready = control_pb2.REPLICA_STATE_READY
                 self.directory.register(control_pb2.Registration(replica_id=model + version, spec=spec, state=ready))
-        models: dict[str, ModelSettings] = {}
-        super().__init__(self.trials, self.directory, models, require=require, tell=self._told)
+        super().__init__(self.trials, self.directory, models or {}, require=require, tell=self._told)
         self.told = 0
+        self.looks = 0
+
+    async def look(self) -> None:
+        self.looks += 1
+        await super().look()
 
     async def _told(self) -> None:
         self.told += 1
@@ -113,6 +123,31 @@ def test_an_experiment_that_can_not_be_judged_holds_nobody_up(run: Run, caplog: 
     assert {policy.primary_version for policy in service.directory.snapshot("e").policies} == {"1"}
     assert service.told
     assert "the experiments could not be looked at" in caplog.text
+
+
+def test_a_declared_experiment_that_has_to_wait_keeps_nobody_busy(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "BREATH_S", 0)
+    monkeypatch.setattr(watch, "PERIOD_S", 3600)
+    models = {"m": ModelSettings.model_validate({"primary_version": "1", "traffic": {"shadows": [{"version": "2"}]}})}
+
+    async def main() -> Service:
+        service = Service(models=models)
+        warming = control_pb2.Registration(
+            replica_id="m2", spec=experiments.spec("2"), state=control_pb2.REPLICA_STATE_WARMING
+        )
+        service.directory.register(warming)
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(service.run())
+            for _ in range(50):  # far more turns of the ledger's thread than a look takes
+                await service.ListExperiments(pb.ListExperimentsRequest(), None)
+            watching.cancel()
+        await service.close()
+        return service
+
+    service = run(main())
+
+    assert service.looks == 1
+    assert not service.trials.all()
 
 
 def test_labels_are_computed_anew_after_an_outcome_or_ten_minutes_with_a_rest_between() -> None:
