@@ -21,7 +21,7 @@ from headrace.control.labels import Labels
 from headrace.control.ledger import Ledger
 from headrace.control.traffic import Policies, Reason
 from headrace.errors import Conflict, HeadraceError, NotPassed, NotServing, UnknownExperiment
-from headrace.experiments import stages
+from headrace.experiments import gates, stages
 from headrace.v1 import control_pb2
 from headrace.v1 import experiments_pb2 as pb
 
@@ -238,9 +238,9 @@ class Trials:
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
-    def _due_step(self, experiment: pb.Experiment, gates: Sequence[pb.Gate], versions: Versions) -> stages.Step | None:
+    def _due_step(self, experiment: pb.Experiment, found: Sequence[pb.Gate], versions: Versions) -> stages.Step | None:
         """What an experiment does by itself now, if anything."""
-        step = stages.automatic(experiment, gates)
+        step = stages.automatic(experiment, found)
         if step is None:
             return None
         try:
@@ -349,8 +349,12 @@ class Trials:
             return None
 
     def _report(self, experiment: pb.Experiment, now_us: int) -> pb.Report:
-        labelled = self.labels_of(experiment.id).figures
-        return self._evidence_of(experiment.id).report(experiment, labelled, now_us)
+        known = self.labels_of(experiment.id)
+        found = self._evidence_of(experiment.id).report(experiment, known.figures, now_us)
+        if found.gates and not known.known and (gate := labels.awaited(self._ledger)):
+            found.gates.append(gate)
+            found.verdict = gates.verdict(found.gates)
+        return found
 
     def _evidence_of(self, experiment_id: str) -> Evidence:
         found = self._evidence.get(experiment_id)
