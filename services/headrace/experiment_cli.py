@@ -277,6 +277,10 @@ def _stub(control: str, credentials: ClientCredentials) -> Iterator[ExperimentSe
             said = plain(error.details() or error.code().name)
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 raise NotServing(f"{control} does not answer ({said})") from error
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise NotServing(
+                    f"{control} did not answer in time; a move may be made all the same: look before asking again"
+                ) from error
             raise Refused(said) from error
 
 

@@ -312,6 +312,16 @@ def test_what_control_refuses_is_its_sentence_on_one_line_and_exit_code_1(headra
     assert stderr == "headrace: flips: 0.77 % is more than 0.50 % and a \ufffd[31mcolour\n"
 
 
+def test_an_answer_that_is_late_says_that_its_step_may_be_taken(headrace: Headrace, control: Control) -> None:
+    """Asked again it would be the next step: the experiment is read anew."""
+    control.refuse = grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"
+    code, _, stderr = headrace("experiment", "promote", "x")
+
+    assert code == 1
+    assert stderr.endswith("a move may be made all the same: look before asking again\n")
+    assert stderr.count("\n") == 1
+
+
 def test_nobody_at_the_address_is_one_line(headrace: Headrace, free_port: int) -> None:
     nobody = f"127.0.0.1:{free_port}"
     code, stdout, stderr = headrace("experiment", "list", at=nobody)
