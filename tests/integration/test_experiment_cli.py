@@ -46,6 +46,10 @@ class Control(experiments_pb2_grpc.ExperimentServiceServicer):
         self._take(request, context)
         return pb.GetReportResponse(report=self.report)
 
+    def GetExperiment(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        self._take(request, context)
+        return pb.GetExperimentResponse(experiment=experiment(pb.STAGE_CANARY, share=0.05))
+
     def ListExperiments(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         self._take(request, context)
         return pb.ListExperimentsResponse(experiments=[sample_report("canary").experiment])
@@ -255,13 +259,18 @@ def test_steps_are_asked_for_as_they_are_said(headrace: Headrace, control: Contr
     _, on, _ = headrace("experiment", "promote", "x", "--why", "a day of quiet", "--consent")
     headrace("experiment", "promote", "x", "--force", "--to", "primary")
     _, back, _ = headrace("experiment", "rollback", "x", "--why", "JPY")
+    headrace("experiment", "rollback", "x", "--force")
 
     assert on == "fraud-tx-1-2: canary 1 % (fraud-tx, 1 → 2)\n"
     assert back == "fraud-tx-1-2: rolled back (fraud-tx, 1 → 2)\n"
+    seen = {"from_stage": pb.STAGE_CANARY, "from_share": 0.05}
     assert control.asked == [
-        pb.PromoteRequest(id="x", why="a day of quiet", consent=True),
-        pb.PromoteRequest(id="x", force=True, to_stage=pb.STAGE_PRIMARY),
+        pb.GetExperimentRequest(id="x"),
+        pb.PromoteRequest(id="x", why="a day of quiet", consent=True, **seen),
+        pb.GetExperimentRequest(id="x"),
+        pb.PromoteRequest(id="x", force=True, to_stage=pb.STAGE_PRIMARY, **seen),
         pb.RollbackRequest(id="x", why="JPY"),
+        pb.RollbackRequest(id="x", force=True),
     ]
 
 
@@ -279,6 +288,16 @@ def test_traffic_is_shown_and_set(headrace: Headrace, control: Control) -> None:
     assert control.asked[-1] == expected
 
 
+def test_a_primary_that_is_not_said_stays_and_is_opened_by_an_empty_one(headrace: Headrace, control: Control) -> None:
+    headrace("traffic", "set", "fraud-tx", "--canary", "2", "--canary-share", "0.05")
+    headrace("traffic", "set", "fraud-tx", "--primary", "")
+
+    looked, kept, opened = control.asked
+    assert looked == pb.GetTrafficRequest(model="fraud-tx")
+    assert (kept.primary_version, kept.canary.version) == ("1", "2")
+    assert opened == pb.SetTrafficRequest(model="fraud-tx")
+
+
 def test_half_a_canary_is_refused_before_anybody_is_asked(headrace: Headrace, control: Control) -> None:
     code, _, stderr = headrace("traffic", "set", "fraud-tx", "--canary", "2")
 
@@ -291,6 +310,16 @@ def test_what_control_refuses_is_its_sentence_on_one_line_and_exit_code_1(headra
 
     assert (code, stdout) == (1, "")
     assert stderr == "headrace: flips: 0.77 % is more than 0.50 % and a \ufffd[31mcolour\n"
+
+
+def test_an_answer_that_is_late_says_that_its_step_may_be_taken(headrace: Headrace, control: Control) -> None:
+    """Asked again it would be the next step: the experiment is read anew."""
+    control.refuse = grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"
+    code, _, stderr = headrace("experiment", "promote", "x")
+
+    assert code == 1
+    assert stderr.endswith("a move may be made all the same: look before asking again\n")
+    assert stderr.count("\n") == 1
 
 
 def test_nobody_at_the_address_is_one_line(headrace: Headrace, free_port: int) -> None:

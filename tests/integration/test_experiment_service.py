@@ -212,7 +212,20 @@ def test_an_experiment_goes_from_shadow_to_finished_and_every_move_says_who_and_
     run(main())
 
 
-@pytest.mark.parametrize("steps", range(6), ids=["draft", "shadow", "canary", "all", "primary", "pinned"])
+def test_a_draft_that_is_rolled_back_changes_nothing_about_who_answers(run: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Rig(tmp_path) as rig:
+            await rig.create(start=False)
+
+            assert (await rig.roll_back()).stage == pb.STAGE_ROLLED_BACK
+
+            await rig.until(lambda policy: policy.revision > 0)
+            assert rig.policy == control_pb2.TrafficPolicy(model="m", revision=rig.policy.revision)
+
+    run(main())
+
+
+@pytest.mark.parametrize("steps", range(1, 6), ids=["shadow", "canary", "all", "primary", "pinned"])
 def test_a_rollback_from_any_stage_puts_the_incumbent_in_charge(run: Run, tmp_path: Path, steps: int) -> None:
     async def main() -> None:
         async with Rig(tmp_path) as rig:
@@ -373,6 +386,22 @@ def test_two_challengers_are_compared_at_once_and_one_goes_ahead(run: Run, tmp_p
     run(main())
 
 
+def test_two_who_ask_for_the_same_step_make_one(run: Run, tmp_path: Path) -> None:
+    async def main() -> tuple[list[Any], pb.Experiment]:
+        async with Rig(tmp_path) as rig:
+            await rig.create()
+            await rig.promote(force=True)
+            seen = {"force": True, "from_stage": pb.STAGE_CANARY, "from_share": 0.05}
+            answers = await asyncio.gather(*(rig.promote(who=who, **seen) for who in NAMES), return_exceptions=True)
+            return answers, await rig.find()
+
+    answers, found = run(main())
+
+    refusals = [one.details() for one in answers if isinstance(one, aio.AioRpcError)]
+    assert refusals == ["experiment 'e' is CANARY 100 % by now, not CANARY 5 %: look at it again"] * 4
+    assert (found.canary_share, len(found.moves)) == (1, 4)
+
+
 def test_a_challenger_that_is_not_ready_is_not_put_in_charge(run: Run, tmp_path: Path) -> None:
     async def main() -> None:
         async with Rig(tmp_path, versions="1", control__lease_s=0.3) as rig:
@@ -408,7 +437,11 @@ def test_traffic_is_set_without_an_experiment_and_never_against_one(run: Run, tm
                 (pb.SetTrafficRequest(model="n"), "NOT_FOUND"),
                 (pb.SetTrafficRequest(), "INVALID_ARGUMENT"),
                 (pb.SetTrafficRequest(model="m", primary_version="7"), "NOT_FOUND"),
-                (pb.SetTrafficRequest(model="m", canary=control_pb2.Canary(version="1")), "INVALID_ARGUMENT"),
+                (
+                    pb.SetTrafficRequest(model="m", primary_version="2", canary=control_pb2.Canary(version="1")),
+                    "INVALID_ARGUMENT",
+                ),
+                (pb.SetTrafficRequest(model="m", canary=canary), "INVALID_ARGUMENT"),
             ]:
                 assert (await refused(rig.stub.SetTraffic(request)))[0] == code
             assert (await refused(rig.stub.GetTraffic(pb.GetTrafficRequest(model="n"))))[0] == "NOT_FOUND"
