@@ -10,8 +10,9 @@ FAIL, the whole interval is beyond it; WAIT, it lies across. Called at every loo
   (`_Alpha.reference`) takes a tenth of it, the challenger's interval the rest.
 - *Rejected wrongly.* A good challenger can be unlucky at any guardrail, so they share alpha: half of it is for flips,
   in equal parts for the thresholds, a quarter for errors, a quarter for late answers. Three quarters of each are for
-  the pairs of the whole experiment, the last for the pairs since the last move, over as many moves as there are: a
-  challenger that breaks in its canary must not hide behind a good past.
+  the pairs of the whole experiment, the last for what came since the last move, over as many moves as there are: a
+  challenger that breaks in its canary must not hide behind a good past. For the same reason a step out of CANARY or
+  PRIMARY is passed on the figures since the last move as well.
 
 **What the noise floor excuses.** The limit of flips is max(max_flip_rate, max_noise_ratio x noise rate), and the noise
 rate is estimated from a tenth of the pairs. To PASS, an excuse must be proven: the lower end of the noise's interval
@@ -23,9 +24,18 @@ still half a per cent, and three times that excuses 1.5. So for an incumbent tha
 max_flip_rate, alpha is not proven. Simulated at 0.75 to 3 per cent, a challenger that is the incumbent is failed at
 some look in 2 to 7 of 100 experiments of 20,000 pairs.
 
-Errors likewise: the allowance is the incumbent's rate on the same pairs or, where that is higher, as its own shadow,
-whose copies wait as long as the challenger's do. Labels (a bootstrap), PSI and the time of batches have no such
-interval: they are no guardrails, and no part of alpha.
+**What an error is.** Once the challenger answers callers, a trial is a request of a caller, and both sides are held to
+what callers were promised: the challenger's failed requests against the incumbent's, of the same stage and so of the
+same hours. Pairs would not do. All of them together hide a canary of one in a hundred; whoever answers has a caller's
+deadline and whoever is the shadow has not; and the rows of one request fail together. Where the incumbent is hardly
+asked any more (a canary of 1, PRIMARY), its requests of the whole experiment stand in.
+
+In SHADOW the challenger has copies only, and a trial is a pair. The allowance is the incumbent's rate on the same pairs
+or, where that is higher, what it loses beside itself, on either side. The rows of a request that fails are as many
+errors there: a FAIL may be one lost request of many rows. It takes nobody back, and goes as pairs come.
+
+Flips are trials a row everywhere. Labels (a bootstrap), PSI and the time of batches have no such interval: they are no
+guardrails, and no part of alpha.
 """
 
 from __future__ import annotations
@@ -47,6 +57,8 @@ LATE: Final = 0.25
 WHOLE: Final = 0.75
 """Of each part, for the pairs of the whole experiment."""
 EVEN_ODDS: Final = 0.5
+LEAST_REQUESTS: Final = 1_000
+"""Of callers to the incumbent since the last move, below which those of the whole experiment stand in."""
 LEAST_AVERAGE_PRECISION_GAIN: Final = -0.005
 LEAST_RECALL_GAIN: Final = -0.01
 LEAST_POSITIVES: Final = 50
@@ -185,24 +197,29 @@ def _flips_at(case: _Case, at: int) -> pb.Gate:
     noise = case.noise.flips[at].rate if case.noise is not None else None
     proven = limits.max_noise_ratio * _ends(noise, alpha.reference)[0] if noise else 0.0
     low, high = _ends(noise, EVEN_ODDS) if noise else (0.0, 0.0)
+    limit, looks = max(limits.max_flip_rate, proven), case.looks(FLIPS / len(case.figures.flips))
     return _guardrail(
         case,
         "flips",
-        limit=max(limits.max_flip_rate, proven),
-        passed=_ends(case.figures.flips[at].rate, alpha.challenger)[1] <= max(limits.max_flip_rate, proven),
+        limit=limit,
+        passed=all(_ends(of.flips[at].rate, alpha.challenger)[1] <= limit for of, _, _ in looks),
         breaches=[
             (_ends(of.flips[at].rate, alpha)[0], max(limits.max_flip_rate, limits.max_noise_ratio * low, high), words)
-            for of, alpha, words in case.looks(FLIPS / len(case.figures.flips))
+            for of, alpha, words in looks
         ],
         shown=case.figures.flips[at].rate,
     )
 
 
 def _errors(case: _Case) -> pb.Gate:
-    excess, alpha = case.limits.max_error_excess, case.alpha
-    as_shadow = case.noise.challenger_errors if case.noise is not None else None
-    proven = _ends(as_shadow, alpha.reference)[0] if as_shadow else 0.0
-    likely = _ends(as_shadow, EVEN_ODDS)[1] if as_shadow else 0.0
+    return _errors_of_copies(case) if case.experiment.stage == pb.STAGE_SHADOW else _failures(case)
+
+
+def _errors_of_copies(case: _Case) -> pb.Gate:
+    excess, alpha, noise = case.limits.max_error_excess, case.alpha, case.noise
+    beside_itself = (noise.incumbent_errors, noise.challenger_errors) if noise is not None else ()
+    proven = max((_ends(side, alpha.reference)[0] for side in beside_itself), default=0.0)
+    likely = max((_ends(side, EVEN_ODDS)[1] for side in beside_itself), default=0.0)
     limit = max(_share(case.figures.incumbent_errors), proven) + excess
     return _guardrail(
         case,
@@ -218,6 +235,24 @@ def _errors(case: _Case) -> pb.Gate:
             for of, alpha, words in case.looks(ERRORS)
         ],
         shown=case.figures.challenger_errors,
+    )
+
+
+def _failures(case: _Case) -> pb.Gate:
+    """Of callers' requests, by the newest look alone: a stage is compared with itself."""
+    of, alpha, words = case.looks(ERRORS)[-1]
+    excess, incumbent = case.limits.max_error_excess, of.incumbent_failures
+    if incumbent.trials < LEAST_REQUESTS:
+        incumbent = case.figures.incumbent_failures
+    limit = _ends(incumbent, case.alpha.reference)[0] + excess
+    most = _ends(incumbent, alpha / 2)[1] + excess
+    return _guardrail(
+        case,
+        "errors",
+        limit=limit,
+        passed=_ends(of.challenger_failures, case.alpha.challenger)[1] <= limit,
+        breaches=[(_ends(of.challenger_failures, alpha / 2)[0], most, words)],
+        shown=of.challenger_failures,
     )
 
 
