@@ -121,6 +121,7 @@ class Comparison:
             challenger_latency=self._latencies.latency("challenger"),
             canary_latency=self._latencies.latency("canary"),
             canary_late=rate(self._latencies.late, self._latencies.judged, alpha),
+            incumbent_late=rate(self._latencies.incumbent_late, self._latencies.incumbent_judged, alpha),
             batch_time_ratio=self._batch_times.ratio(),
             segments=self._flips.segments(alpha),
             canary_pairs=self._canary,

@@ -30,6 +30,9 @@ same hours. Pairs would not do. All of them together hide a canary of one in a h
 deadline and whoever is the shadow has not; and the rows of one request fail together. Where the incumbent is hardly
 asked any more (a canary of 1, PRIMARY), its requests of the whole experiment stand in.
 
+**What is late** is later than 99 in 100 of the incumbent's answers. In an hour that is slow for everybody, its own
+answers are late as well: a canary fails beyond the limit *and* beyond what the incumbent was late, in the same stage.
+
 In SHADOW the challenger has copies only, and a trial is a pair. The allowance is the incumbent's rate on the same pairs
 or, where that is higher, what it loses beside itself, on either side. The rows of a request that fails are as many
 errors there: a FAIL may be one lost request of many rows. It takes nobody back, and goes as pairs come.
@@ -257,15 +260,23 @@ def _failures(case: _Case) -> pb.Gate:
 
 
 def _late(case: _Case) -> pb.Gate:
-    """By the whole experiment alone: at a share of 1 no incumbent answers that a threshold could be made of."""
-    late, limit = case.figures.canary_late, case.limits.max_late_rate
+    """Of the same stage, beside the incumbent's own answers; of the whole experiment where none was judged in it.
+
+    At a share of 1 no incumbent answers: its threshold is of the past, and so is what it was late itself.
+    """
+    looks = case.looks(LATE)
+    of, alpha, words = looks[-1] if looks[-1][0].canary_late.trials else looks[0]
+    most, own = case.limits.max_late_rate, of.incumbent_late if of.incumbent_late.trials else None
+    limit = max(most, _ends(own, case.alpha.reference)[0] if own else 0.0)
     return _guardrail(
         case,
         "late",
         limit=limit,
-        passed=_ends(late, case.alpha.whole)[1] <= limit,
-        breaches=[(_ends(late, LATE * case.alpha.whole)[0], limit, "")],
-        shown=late,
+        passed=_ends(of.canary_late, case.alpha.challenger)[1] <= limit,
+        breaches=[
+            (_ends(of.canary_late, alpha / 2)[0], max(most, _ends(own, alpha / 2)[1] if own else 0.0), words),
+        ],
+        shown=of.canary_late,
     )
 
 

@@ -141,7 +141,7 @@ def test_requests_of_callers_are_counted_by_the_version_that_was_asked_chosen_or
 
 def test_sums_that_are_older_than_a_count_are_loaded_without_it() -> None:
     state = json.loads(counted(columns([1], [1])).dump())
-    del state["requests"]
+    del state["requests"], state["latencies"]["incumbent"]
     figures = Comparison.load(json.dumps(state)).figures(ALPHA)
 
     assert (figures.pairs, figures.incumbent_failures.trials, figures.challenger_failures.trials) == (1, 0, 0)
@@ -298,6 +298,23 @@ def test_answers_are_late_by_what_the_incumbent_took_before_them() -> None:
 
     assert (figures.canary_late.events, figures.canary_late.trials) == (3, 5)
     assert figures.canary_pairs == 5
+
+
+def test_the_incumbents_answers_beside_the_canarys_are_judged_by_the_same_threshold() -> None:
+    """In a slow hour both are late. Its copies are not asked, nor its answers while there was no canary."""
+    beside = columns(
+        [1.0] * 4 + [nan],
+        [1.0] * 5,
+        canary=[True, False, False, False, False],
+        challenger_us=[12_000, 9_000_000, 9_000_000, 9_000_000, 9_000_000],
+        incumbent_us=[9_000_000, 12_000, 13_000, 5_000, 0],
+        incumbent_error=[0, 0, 0, 0, pb.PAIR_ERROR_TIMEOUT],
+    )
+    comparison = counted(answered(), answered(), beside)
+    figures = Comparison.load(comparison.dump()).figures(ALPHA)
+
+    assert (figures.canary_late.events, figures.canary_late.trials) == (1, 1)
+    assert (figures.incumbent_late.events, figures.incumbent_late.trials) == (3, 4)
 
 
 def test_no_answer_is_late_before_enough_of_the_incumbents_are_known() -> None:

@@ -193,6 +193,24 @@ def test_the_canary_may_be_late_three_times_in_a_hundred(late: int, expected: in
     assert judged("late", of, stage=pb.STAGE_CANARY).verdict == expected
 
 
+def test_in_an_hour_that_is_slow_for_everybody_a_canary_is_as_late_as_the_incumbent() -> None:
+    """A tenth of both since the last move; in the hours before it, a hundredth."""
+    whole = figures(LONG, canary_late=rate(300, 4_000), incumbent_late=rate(500, 50_000))
+    slow, own = figures(LONG, canary_late=rate(300, 3_000)), rate(900, 9_000)
+    slow_for_all = figures(LONG, canary_late=rate(300, 3_000), incumbent_late=own)
+    quick = figures(LONG, canary_late=rate(120, 3_000), incumbent_late=own)
+
+    assert judged("late", whole, stage=pb.STAGE_CANARY, since=slow).verdict == FAIL
+    assert judged("late", whole, stage=pb.STAGE_CANARY, since=slow_for_all).verdict == WAIT
+    assert judged("late", whole, stage=pb.STAGE_CANARY, since=quick).verdict == PASS
+
+
+def test_where_no_answer_of_the_stage_could_be_judged_the_whole_experiments_are() -> None:
+    whole = figures(LONG, canary_late=rate(300, 2_000))
+
+    assert judged("late", whole, stage=pb.STAGE_CANARY, since=figures(LONG)).verdict == FAIL
+
+
 @pytest.mark.parametrize(("psi", "expected"), [(0.09, PASS), (0.2, CONSENT), (0.3, FAIL), (None, WAIT)])
 def test_psi_asks_for_a_human_and_never_takes_a_challenger_back(psi: float | None, expected: int) -> None:
     gate = judged("psi", figures(LONG, psi=psi))
