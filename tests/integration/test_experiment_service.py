@@ -445,7 +445,7 @@ def test_outcomes_become_figures_of_both_sides(run: Run, tmp_path: Path) -> None
     async def main() -> tuple[int, pb.Report]:
         async with Rig(tmp_path) as rig:
             await rig.create()
-            await rig.tell(1000, seed=7)
+            await rig.tell(1000, seed=7, at_us=experiments.NOW_US - 31 * 86_400_000_000)
             assert not (await rig.report()).HasField("labelled")
             told = [pb.Outcome(event_id=f"7-{i}", fraud=i % 10 == 0) for i in range(500)]
             told.append(pb.Outcome(event_id="unknown", fraud=True))
@@ -455,7 +455,7 @@ def test_outcomes_become_figures_of_both_sides(run: Run, tmp_path: Path) -> None
     matched, report = run(main())
 
     assert matched == 500
-    assert (report.labelled.labels, report.labelled.positives) == (500, 50)
+    assert (report.labelled.labels, report.labelled.positives) == (1_000, 50)
 
 
 def test_permissions_are_asked_and_names_written_down(run: Run, tmp_path: Path) -> None:

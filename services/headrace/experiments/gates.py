@@ -339,6 +339,9 @@ def _labels(labelled: pb.LabelledFigures) -> pb.Gate:
         measured=", ".join(f"{name} {gain.lower:+.4f} to {gain.upper:+.4f}" for name, gain, _ in gains),
         limit=", ".join(f"{name} {least:+g} at least" for name, _, least in gains),
     )
+    if not labelled.HasField("average_precision_gain"):
+        gate.verdict, gate.measured, gate.remark = pb.VERDICT_WAIT, "-", "nothing but fraud so far"
+        return gate
     if any(gain.lower < least for _, gain, least in gains):
         gate.verdict, gate.remark = pb.VERDICT_WAIT, "more outcomes will tell"
     if worse := [name for name, gain, least in gains if gain.upper < least]:

@@ -259,6 +259,11 @@ def test_a_challenger_must_find_no_less_fraud(precision: Any, recall: Any, expec
     assert not gate.guardrail
 
 
+def test_labels_that_are_all_fraud_compare_nothing_and_wait() -> None:
+    """Neither side has a gain there, and none is not nought."""
+    assert judged("labels", figures(LONG), labelled=pb.LabelledFigures(labels=60, positives=60)).verdict == WAIT
+
+
 def test_a_handful_of_frauds_is_not_asked() -> None:
     found = gates.judge(experiment(), figures(LONG), None, outcomes((-1, 1), (-1, 1), positives=49), 1.0)
 
