@@ -29,7 +29,7 @@ from headrace.v1 import control_pb2, experiments_pb2_grpc
 from headrace.v1 import experiments_pb2 as pb
 
 Run = Callable[..., Any]
-LIMITS = pb.Gates(min_pairs=4000, min_hours=0, min_canary_pairs=400, max_batch_time_ratio=0)
+LIMITS = pb.Gates(min_pairs=4000, min_hours=0, min_canary_pairs=400, max_batch_time_ratio=0, max_error_excess=0.005)
 
 
 def plan(**changes: Any) -> pb.Plan:
@@ -276,7 +276,7 @@ def test_a_breached_guardrail_takes_the_challenger_back_whoever_promoted_it(
     found, policy = run(main())
 
     assert found.moves[-1].who == "headrace"
-    assert "errors: 15" in found.moves[-1].why
+    assert "errors: 30" in found.moves[-1].why
     assert found.moves[-1].figures.figures.challenger_errors.events == 300
     assert (policy.primary_version, policy.HasField("canary")) == ("1", False)
 
