@@ -161,10 +161,10 @@ def _pairs(case: _Case) -> pb.Gate:
     if not canary and limits.min_hours:
         limit += f", or {limits.min_hours:g} h and {LEAST_SHARE_OF_PAIRS * least:,.0f}"
     measured = f"{have:,} {what} in {case.hours:.1f} h"
-    if have >= least or by_time:
-        return pb.Gate(name="pairs", verdict=pb.VERDICT_PASS, measured=measured, limit=limit)
-    remark = f"{least - have:,} are missing"
-    return pb.Gate(name="pairs", verdict=pb.VERDICT_WAIT, measured=measured, limit=limit, remark=remark)
+    gate = pb.Gate(name="pairs", verdict=pb.VERDICT_PASS, measured=measured, limit=limit, limit_value=least)
+    if have < least and not by_time:
+        gate.verdict, gate.remark = pb.VERDICT_WAIT, f"{least - have:,} are missing"
+    return gate
 
 
 def _coverage(case: _Case) -> pb.Gate:
@@ -177,6 +177,7 @@ def _coverage(case: _Case) -> pb.Gate:
         verdict=pb.VERDICT_PASS,
         measured=f"{_percent(covered)} of {known:,}",
         limit=f"at least {_percent(case.limits.min_coverage)}",
+        limit_value=case.limits.min_coverage,
     )
     if covered < case.limits.min_coverage or not known:
         gate.verdict = pb.VERDICT_WAIT
@@ -290,6 +291,7 @@ def _guardrail(
         guardrail=True,
         measured=f"{_percent(_share(shown))} ({_percent(low)} to {_percent(high)})",
         limit=f"at most {_percent(limit)}",
+        limit_value=limit,
         verdict=pb.VERDICT_PASS if passed else pb.VERDICT_WAIT,
     )
     if not passed:
@@ -304,10 +306,12 @@ def _guardrail(
 def _psi(case: _Case) -> pb.Gate:
     limits = case.limits
     limit = f"at most {limits.max_psi:g}, with consent {limits.max_psi_with_consent:g}"
+    gate = pb.Gate(name="psi", verdict=pb.VERDICT_WAIT, measured="-", limit=limit, limit_value=limits.max_psi)
     if not case.figures.HasField("psi"):
-        return pb.Gate(name="psi", verdict=pb.VERDICT_WAIT, measured="-", limit=limit, remark="too few pairs to say")
+        gate.remark = "too few pairs to say"
+        return gate
     psi = case.figures.psi
-    gate = pb.Gate(name="psi", verdict=pb.VERDICT_PASS, measured=f"{psi:.3f}", limit=limit)
+    gate.verdict, gate.measured = pb.VERDICT_PASS, f"{psi:.3f}"
     if psi > limits.max_psi:
         gate.verdict, gate.remark = pb.VERDICT_CONSENT, "the challenger's values lie elsewhere: look whether they may"
     if psi > limits.max_psi_with_consent:
@@ -318,11 +322,12 @@ def _psi(case: _Case) -> pb.Gate:
 def _batch_time(case: _Case) -> pb.Gate:
     most = case.limits.max_batch_time_ratio
     limit = f"at most {most:g} times the incumbent's"
+    gate = pb.Gate(name="batch_time", verdict=pb.VERDICT_WAIT, measured="-", limit=limit, limit_value=most)
     if not case.figures.HasField("batch_time_ratio"):
-        remark = "too few batches of equal tokens"
-        return pb.Gate(name="batch_time", verdict=pb.VERDICT_WAIT, measured="-", limit=limit, remark=remark)
+        gate.remark = "too few batches of equal tokens"
+        return gate
     ratio = case.figures.batch_time_ratio
-    gate = pb.Gate(name="batch_time", verdict=pb.VERDICT_PASS, measured=f"{ratio:.2f} times", limit=limit)
+    gate.verdict, gate.measured = pb.VERDICT_PASS, f"{ratio:.2f} times"
     if ratio > most:
         gate.verdict, gate.remark = pb.VERDICT_FAIL, "its batches take a replica too long"
     return gate

@@ -82,6 +82,16 @@ def test_a_gate_says_what_it_measured_as_a_person_reads_it() -> None:
     assert "surely more than 0.50 %: at least 0." in judged("flips", figures(5_000, 60)).remark
 
 
+def test_a_limit_is_told_as_a_number_as_well_the_one_that_noise_has_raised() -> None:
+    of, noise = figures(LONG, 400, canary_late=rate(20, 2_000)), figures(20_000, 100)
+    found = gates.judge(experiment(pb.STAGE_CANARY), of, noise, None, 1.0)
+    values = {gate.name: round(gate.limit_value, 4) for gate in found}
+
+    assert 0.005 < values.pop("flips") < 0.015
+    assert values == {"pairs": 2_000, "coverage": 0.99, "errors": 0.001, "psi": 0.1, "late": 0.03}
+    assert judged("batch_time", figures(LONG)).limit_value == 1.1
+
+
 def test_noise_excuses_what_it_is_proven_to_be_and_no_more() -> None:
     """0.8 per cent of flips beside a noise of 0.5 per cent, known from 20,000 pairs, then from 200."""
     assert judged("flips", figures(LONG, 400)).verdict == FAIL
