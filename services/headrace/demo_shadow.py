@@ -39,6 +39,10 @@ WRONG_CURRENCY: Final = "GBP"
 """Of the challenger that is wrong: models/challengers/fraud-tx/3."""
 MIN_CANARY_PAIRS: Final = 300
 """Fewer than the demo's limits ask for: at a quarter of the entities each takes four payments."""
+MAX_ERROR_EXCESS: Final = 0.015
+"""More than the demo's limits allow: so few answers without a failure show no less."""
+LABEL_DELAY_S: Final = 1.0
+"""Outcomes are told all at once, of every payment that was answered: what has none by then will have none."""
 READY_S: Final = 60.0
 LOOK_EVERY_S: Final = 1.0
 LIMIT_S: Final = 240.0
@@ -57,6 +61,7 @@ def plan() -> pb.Plan:
     limits = pb.Gates()
     limits.CopyFrom(DEMO)
     limits.min_canary_pairs = MIN_CANARY_PAIRS
+    limits.max_error_excess = MAX_ERROR_EXCESS
     return pb.Plan(
         output="score",
         thresholds=[50, 75],
@@ -65,6 +70,7 @@ def plan() -> pb.Plan:
         max_in_flight_rows=1_024,
         automatic=True,
         gates=limits,
+        label_delay_s=LABEL_DELAY_S,
     )
 
 

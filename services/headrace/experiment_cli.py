@@ -16,6 +16,7 @@ import typer
 
 from headrace.credentials import ClientCredentials
 from headrace.errors import NotServing, Refused
+from headrace.experiments.profiles import Profile
 from headrace.options import with_credentials
 
 if TYPE_CHECKING:  # both cost a third of a second, and `headrace --help` needs neither
@@ -39,13 +40,6 @@ class Stage(StrEnum):
     CANARY = "canary"
     PRIMARY = "primary"
     FINISHED = "finished"
-
-
-class Profile(StrEnum):
-    """Limits of the gates."""
-
-    DEFAULT = "default"
-    DEMO = "demo"
 
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The experiment.")]

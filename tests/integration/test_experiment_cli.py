@@ -17,6 +17,7 @@ from google.protobuf import json_format
 from tests.reports import experiment, sample_report
 
 from headrace import cli
+from headrace.experiments.limits import DEMO
 from headrace.v1 import control_pb2, experiments_pb2_grpc
 from headrace.v1 import experiments_pb2 as pb
 
@@ -127,7 +128,7 @@ def test_options_become_a_request_and_what_is_not_said_stays_unset(headrace: Hea
     expected.plan.CopyFrom(
         pb.Plan(noise_share=0.0, timeout_ms=500, thresholds=[0.7, 0.9], canary_shares=[0.1, 1], automatic=True)
     )
-    expected.plan.gates.CopyFrom(pb.Gates(min_pairs=5000, min_hours=0))
+    expected.plan.gates.CopyFrom(DEMO)
     assert asked == expected
 
 
@@ -149,7 +150,10 @@ def test_a_file_has_the_same_fields_and_an_option_wins(headrace: Headrace, contr
     assert (code, stdout) == (0, "third-try: draft (fraud-tx, 1 → 2)\n")
     (asked,) = control.asked
     assert (asked.challenger, asked.why, asked.plan.share) == ("2", "from a prompt", 0.25)
-    assert asked.plan.gates == pb.Gates(max_flip_rate=0.01, min_pairs=900, min_hours=0)
+    expected = pb.Gates(max_flip_rate=0.01)
+    expected.MergeFrom(DEMO)
+    expected.min_pairs = 900
+    assert asked.plan.gates == expected
 
 
 @pytest.mark.parametrize(

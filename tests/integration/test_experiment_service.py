@@ -29,7 +29,7 @@ from headrace.v1 import control_pb2, experiments_pb2_grpc
 from headrace.v1 import experiments_pb2 as pb
 
 Run = Callable[..., Any]
-LIMITS = pb.Gates(min_pairs=4000, min_hours=0, min_canary_pairs=400, max_batch_time_ratio=0)
+LIMITS = pb.Gates(min_pairs=4000, min_hours=0, min_canary_pairs=400, max_batch_time_ratio=0, max_error_excess=0.005)
 
 
 def plan(**changes: Any) -> pb.Plan:
@@ -289,7 +289,7 @@ def test_a_breached_guardrail_takes_the_challenger_back_whoever_promoted_it(
     found, policy = run(main())
 
     assert found.moves[-1].who == "headrace"
-    assert "errors: 15" in found.moves[-1].why
+    assert "errors: 30" in found.moves[-1].why
     assert found.moves[-1].figures.figures.challenger_errors.events == 300
     assert (policy.primary_version, policy.HasField("canary")) == ("1", False)
 
@@ -478,7 +478,7 @@ def test_outcomes_become_figures_of_both_sides(run: Run, tmp_path: Path) -> None
     async def main() -> tuple[int, pb.Report]:
         async with Rig(tmp_path) as rig:
             await rig.create()
-            await rig.tell(1000, seed=7)
+            await rig.tell(1000, seed=7, at_us=experiments.NOW_US - 31 * 86_400_000_000)
             assert not (await rig.report()).HasField("labelled")
             told = [pb.Outcome(event_id=f"7-{i}", fraud=i % 10 == 0) for i in range(500)]
             told.append(pb.Outcome(event_id="unknown", fraud=True))
@@ -488,7 +488,7 @@ def test_outcomes_become_figures_of_both_sides(run: Run, tmp_path: Path) -> None
     matched, report = run(main())
 
     assert matched == 500
-    assert (report.labelled.labels, report.labelled.positives) == (500, 50)
+    assert (report.labelled.labels, report.labelled.positives) == (1_000, 50)
 
 
 def test_permissions_are_asked_and_names_written_down(run: Run, tmp_path: Path) -> None:

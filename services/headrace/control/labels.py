@@ -63,7 +63,7 @@ class Labels:
 
 
 class Matured(NamedTuple):
-    """Pairs whose outcome is known, or whose time to have one is over: an entry a pair."""
+    """Pairs whose time to have an outcome is over: an entry a pair."""
 
     incumbent: Floats
     challenger: Floats
@@ -99,7 +99,9 @@ def record(ledger: Ledger, outcomes: Iterable[pb.Outcome], now_us: int) -> int:
 
 
 def matured(ledger: Ledger, experiment: pb.Experiment, now_us: int) -> Matured | None:
-    """The sampled pairs that have a label. None: no outcome of any has come, so that absence says nothing.
+    """The sampled pairs that are old enough to have a label. None: not one has an outcome, so absence says nothing.
+
+    Those with an early outcome wait as well: fraud is told first, and taken as it comes it would be most of the labels.
 
     Raises: NotServing.
     """
@@ -107,7 +109,7 @@ def matured(ledger: Ledger, experiment: pb.Experiment, now_us: int) -> Matured |
     rows = ledger.rows(
         "SELECT incumbent, challenger, fraud, entity, incumbent_p, challenger_p FROM pairs"
         " LEFT JOIN outcomes USING (event_id) WHERE experiment = ? AND event_id <> ''"
-        " AND (fraud IS NOT NULL OR pairs.at_us < ?)",
+        " AND pairs.at_us < ?",
         (experiment.id, ripe_us),
     )
     if not any(row[2] is not None for row in rows):

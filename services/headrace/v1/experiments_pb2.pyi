@@ -203,7 +203,7 @@ class Report(_message.Message):
     def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., figures: _Optional[_Union[Figures, _Mapping]] = ..., noise: _Optional[_Union[Figures, _Mapping]] = ..., gates: _Optional[_Iterable[_Union[Gate, _Mapping]]] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., timeline: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., worst: _Optional[_Iterable[_Union[Disagreement, _Mapping]]] = ..., labelled: _Optional[_Union[LabelledFigures, _Mapping]] = ...) -> None: ...
 
 class Figures(_message.Message):
-    __slots__ = ("sampled", "pairs", "drops", "pending", "delta_quantiles", "delta_histogram", "flips", "rank_agreement", "psi", "ks", "incumbent_errors", "challenger_errors", "challenger_timeouts", "incumbent_latency", "challenger_latency", "canary_latency", "canary_late", "batch_time_ratio", "segments", "canary_pairs", "incumbent_failures", "challenger_failures")
+    __slots__ = ("sampled", "pairs", "drops", "pending", "delta_quantiles", "delta_histogram", "flips", "rank_agreement", "psi", "ks", "incumbent_errors", "challenger_errors", "challenger_timeouts", "incumbent_latency", "challenger_latency", "canary_latency", "canary_late", "batch_time_ratio", "segments", "canary_pairs", "incumbent_failures", "challenger_failures", "incumbent_late")
     class DropsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -233,6 +233,7 @@ class Figures(_message.Message):
     CANARY_PAIRS_FIELD_NUMBER: _ClassVar[int]
     INCUMBENT_FAILURES_FIELD_NUMBER: _ClassVar[int]
     CHALLENGER_FAILURES_FIELD_NUMBER: _ClassVar[int]
+    INCUMBENT_LATE_FIELD_NUMBER: _ClassVar[int]
     sampled: int
     pairs: int
     drops: _containers.ScalarMap[str, int]
@@ -255,7 +256,8 @@ class Figures(_message.Message):
     canary_pairs: int
     incumbent_failures: Rate
     challenger_failures: Rate
-    def __init__(self, sampled: _Optional[int] = ..., pairs: _Optional[int] = ..., drops: _Optional[_Mapping[str, int]] = ..., pending: _Optional[int] = ..., delta_quantiles: _Optional[_Iterable[_Union[Quantile, _Mapping]]] = ..., delta_histogram: _Optional[_Union[Histogram, _Mapping]] = ..., flips: _Optional[_Iterable[_Union[Flips, _Mapping]]] = ..., rank_agreement: _Optional[float] = ..., psi: _Optional[float] = ..., ks: _Optional[float] = ..., incumbent_errors: _Optional[_Union[Rate, _Mapping]] = ..., challenger_errors: _Optional[_Union[Rate, _Mapping]] = ..., challenger_timeouts: _Optional[_Union[Rate, _Mapping]] = ..., incumbent_latency: _Optional[_Union[Latency, _Mapping]] = ..., challenger_latency: _Optional[_Union[Latency, _Mapping]] = ..., canary_latency: _Optional[_Union[Latency, _Mapping]] = ..., canary_late: _Optional[_Union[Rate, _Mapping]] = ..., batch_time_ratio: _Optional[float] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., canary_pairs: _Optional[int] = ..., incumbent_failures: _Optional[_Union[Rate, _Mapping]] = ..., challenger_failures: _Optional[_Union[Rate, _Mapping]] = ...) -> None: ...
+    incumbent_late: Rate
+    def __init__(self, sampled: _Optional[int] = ..., pairs: _Optional[int] = ..., drops: _Optional[_Mapping[str, int]] = ..., pending: _Optional[int] = ..., delta_quantiles: _Optional[_Iterable[_Union[Quantile, _Mapping]]] = ..., delta_histogram: _Optional[_Union[Histogram, _Mapping]] = ..., flips: _Optional[_Iterable[_Union[Flips, _Mapping]]] = ..., rank_agreement: _Optional[float] = ..., psi: _Optional[float] = ..., ks: _Optional[float] = ..., incumbent_errors: _Optional[_Union[Rate, _Mapping]] = ..., challenger_errors: _Optional[_Union[Rate, _Mapping]] = ..., challenger_timeouts: _Optional[_Union[Rate, _Mapping]] = ..., incumbent_latency: _Optional[_Union[Latency, _Mapping]] = ..., challenger_latency: _Optional[_Union[Latency, _Mapping]] = ..., canary_latency: _Optional[_Union[Latency, _Mapping]] = ..., canary_late: _Optional[_Union[Rate, _Mapping]] = ..., batch_time_ratio: _Optional[float] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., canary_pairs: _Optional[int] = ..., incumbent_failures: _Optional[_Union[Rate, _Mapping]] = ..., challenger_failures: _Optional[_Union[Rate, _Mapping]] = ..., incumbent_late: _Optional[_Union[Rate, _Mapping]] = ...) -> None: ...
 
 class Quantile(_message.Message):
     __slots__ = ("rank", "value")
