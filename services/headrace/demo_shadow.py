@@ -39,8 +39,9 @@ WRONG_CURRENCY: Final = "GBP"
 """Of the challenger that is wrong: models/challengers/fraud-tx/3."""
 MIN_CANARY_PAIRS: Final = 300
 """Fewer than the demo's limits ask for: at a quarter of the entities each takes four payments."""
+MAX_FLIP_RATE: Final = 0.01
 MAX_ERROR_EXCESS: Final = 0.015
-"""More than the demo's limits allow: so few answers without a failure show no less."""
+"""More than the demo's limits allow: each step has to show it by what came since the last, in seconds."""
 LABEL_DELAY_S: Final = 1.0
 """Outcomes are told all at once, of every payment that was answered: what has none by then will have none."""
 READY_S: Final = 60.0
@@ -61,6 +62,7 @@ def plan() -> pb.Plan:
     limits = pb.Gates()
     limits.CopyFrom(DEMO)
     limits.min_canary_pairs = MIN_CANARY_PAIRS
+    limits.max_flip_rate = MAX_FLIP_RATE
     limits.max_error_excess = MAX_ERROR_EXCESS
     return pb.Plan(
         output="score",

@@ -152,7 +152,7 @@ def test_a_challenger_that_breaks_in_its_canary_does_not_hide_behind_a_good_past
 
 
 def test_a_canary_of_one_in_a_hundred_that_fails_every_caller_is_taken_back_at_once() -> None:
-    """Among all pairs, its 20 errors in 2,000 would be a per cent that half of the looks excuse."""
+    """Among the 2,000 pairs since the last move its 20 errors are a per cent, among all of them 0.04."""
     since = figures(2_000, errors=20, **requests((0, 1_980), (20, 20)))
 
     assert judged("errors", figures(LONG, errors=20), stage=pb.STAGE_CANARY, since=since).verdict == FAIL
