@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from headrace.control import registering
 from headrace.core.clock import Clock
-from headrace.errors import Conflict, InvalidInference
+from headrace.errors import Conflict
 from headrace.v1 import control_pb2
 
 
@@ -47,13 +48,10 @@ class Directory:
         """Enter, renew or (state GONE) remove a replica. True when followers must hear of it.
 
         Raises: Conflict when the same model and version lives with another digest: a version is immutable;
-        InvalidInference when the version is not an integer, by which gateways order versions.
+        InvalidInference naming a field that gateways could not take over.
         """
         replica_id = registration.replica_id
-        if not registration.spec.version.isdecimal():
-            raise InvalidInference(
-                f"version '{registration.spec.version}' of '{registration.spec.name}' is not an integer"
-            )
+        registering.check(registration)
         if registration.state == control_pb2.REPLICA_STATE_GONE:
             return self._changed(self._entries.pop(replica_id, None) is not None)
         self._check_digest(registration)

@@ -34,7 +34,8 @@ class Service(ExperimentService):
             for version in "12":
                 spec = experiments.spec(version, model)
                 ready = control_pb2.REPLICA_STATE_READY
-                self.directory.register(control_pb2.Registration(replica_id=model + version, spec=spec, state=ready))
+                entry = control_pb2.Registration(replica_id=model + version, endpoint="h:1", spec=spec, state=ready)
+                self.directory.register(entry)
         models: dict[str, ModelSettings] = {}
         super().__init__(self.trials, self.directory, models, require=require, tell=self._told)
         self.told = 0
