@@ -184,6 +184,27 @@ def test_a_snapshot_without_a_replica_that_answers_changes_nothing(run: Run, tmp
     assert set(run(main())) == {"right"}
 
 
+def test_a_replica_that_has_moved_is_asked_where_it_is_and_its_old_channel_closes(run: Run, tmp_path: Path) -> None:
+    async def main() -> tuple[Counter[str], bool, int]:
+        async with FakeReplica(replica_id="r") as old, FakeReplica(replica_id="r") as new, FakeControl() as control:
+            await control.say([old.registration])
+            async with Gateway(settings(tmp_path), control.address) as gateway, Callers(gateway.port) as callers:
+                await callers.until_more(20)
+                (lane,) = gateway.models.lanes()
+                (link,) = lane.dispatcher.links
+                await control.say([new.registration])
+                while not new.batches:
+                    await asyncio.sleep(0.01)
+                await callers.until_more(20)
+                return callers.results, link.closed, len(lane.dispatcher.links)
+
+    results, closed, links = run(main())
+
+    assert set(results) - {"right"} <= {"UNAVAILABLE"}  # asked before there was anybody
+    assert closed
+    assert links == 1
+
+
 def test_what_can_not_be_taken_over_of_one_replica_stops_no_other_and_no_readiness(
     run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,4 +1,4 @@
-"""Registrations, held against what gateways can take over: a wrong one is refused by a field's name, and enters nothing.
+"""Registrations, held against what gateways can take over: a wrong one is refused by a field's name, and not entered.
 
 One that only a gateway stumbled over would disturb every gateway, each time it is told.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headrace.control.discovery import Directory
-from headrace.errors import Conflict, InvalidInference
+from headrace.errors import Conflict, InvalidInference, NotPermitted
 from headrace.testing.clock import FakeClock
 from headrace.v1 import control_pb2
 
@@ -66,6 +66,33 @@ def test_a_version_is_immutable_while_a_replica_of_it_lives() -> None:
     directory.expire()
 
     assert directory.register(entry("b", digest="two")) is True
+
+
+def test_a_replica_is_the_callers_who_registered_it_as_long_as_its_lease_runs() -> None:
+    clock = FakeClock()
+    directory = Directory(clock, lease_s=3)
+    directory.register(entry(), "own")
+
+    for state in (control_pb2.REPLICA_STATE_READY, control_pb2.REPLICA_STATE_GONE):
+        with pytest.raises(NotPermitted, match="replica 'a' is registered by another caller"):
+            directory.register(entry(state=state), "stranger")
+    assert directory.register(entry(), "own") is False
+    assert ids(directory) == ["a"]
+
+    clock.advance(4)  # nobody has looked yet whose lease is over
+    assert directory.register(entry(endpoint="elsewhere:1"), "stranger") is True
+
+
+@pytest.mark.parametrize("field", ["endpoint", "spec.name", "spec.version", "spec.digest"])
+def test_a_replica_is_where_and_what_it_was_when_it_registered(field: str) -> None:
+    directory = Directory(FakeClock(), lease_s=3)
+    directory.register(entry(), "own")
+    another = entry()
+    setattr(another.spec if "." in field else another, field.rpartition(".")[2], "7" if "version" in field else "h:7")
+
+    with pytest.raises(Conflict, match=f"replica 'a' is registered with {field}"):
+        directory.register(another, "own")
+    assert directory.snapshot("e").replicas[0] == entry()
 
 
 def test_a_policy_is_published_once_and_an_older_one_never() -> None:
