@@ -159,6 +159,7 @@ class ExperimentServiceServicer:
 
     def RecordOutcomes(self, request, context):
         """What became of payments, by the ids they were scored with; late is usual. Needs the outcome permission.
+        What fails in the middle has kept the first of them: tell them all again. RESOURCE_EXHAUSTED: later.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import grpc
 import pytest
 from grpc import aio
 from tests import experiments
 
 from headrace.config import ModelSettings
 from headrace.control.discovery import Directory
-from headrace.control.experiments import ExperimentService
+from headrace.control.experiments import MAX_ASKING, ExperimentService
 from headrace.control.labels import Labels
 from headrace.control.ledger import Ledger
 from headrace.control.trials import Trials
@@ -50,6 +54,35 @@ class Service(ExperimentService):
         self.trials.begin(request, "ann", self.directory.versions(model))
 
 
+class Named(str):
+    """A call without a wire, from a caller of this name."""
+
+    __slots__ = ()
+
+    async def abort(self, code: grpc.StatusCode, _: str) -> None:
+        raise Ended(code.name)
+
+
+class Ended(Exception):
+    """With a status."""
+
+
+async def _refusal(asking: Awaitable[Any]) -> str:
+    try:
+        await asking
+    except Ended as ended:
+        return str(ended)
+    return ""
+
+
+def _after(release: threading.Event, find: Callable[[str], pb.Experiment]) -> Callable[[str], pb.Experiment]:
+    def found(name: str) -> pb.Experiment:
+        release.wait()
+        return find(name)
+
+    return found
+
+
 async def asked(make_server: Callable[[], Any], service: Service, ask: Callable[[Any], Awaitable[Any]]) -> Any:
     """What a client of the service gets, or code and sentence."""
     server = make_server()
@@ -80,6 +113,56 @@ def test_pairs_are_told_and_refused_alike_on_both_servers(run: Run, make_server:
         return await asked(make_server, service, ask), service.trials.report("e").figures.pairs
 
     assert run(main()) == (("INVALID_ARGUMENT", "pairs.canary: 101 entries for 100 pairs"), 100)
+
+
+def test_a_rollback_waits_for_no_more_than_a_piece_of_what_outcomes_are_told(
+    run: Run, make_server: Callable[[], Any]
+) -> None:
+    feed = pb.RecordOutcomesRequest(outcomes=[pb.Outcome(event_id=str(i)) for i in range(10_000)])
+
+    async def main() -> tuple[list[bool], list[int]]:
+        service = Service()
+        service.begin("e")
+
+        async def ask(stub: Any) -> tuple[list[bool], list[int]]:
+            feeding = [asyncio.ensure_future(stub.RecordOutcomes(feed)) for _ in range(4)]
+            await stub.GetExperiment(pb.GetExperimentRequest(id="e"))  # behind the first of it
+            await stub.Rollback(pb.RollbackRequest(id="e"))
+            told = [one.done() for one in feeding]
+            return told, [answer.matched for answer in await asyncio.gather(*feeding)]
+
+        return await asked(make_server, service, ask)
+
+    assert run(main()) == ([False] * 4, [0] * 4)
+
+
+def test_calls_that_decide_nothing_wait_in_bounded_number_and_moves_beside_them(run: Run) -> None:
+    """Half of the room is for others than whoever asks most."""
+
+    async def main() -> tuple[Counter[str], str, pb.Stage]:
+        service = Service(lambda call, _: call)
+        service.begin("e")
+        release = threading.Event()
+        service.trials.find = _after(release, service.trials.find)
+        lists = [
+            asyncio.create_task(_refusal(service.GetExperiment(pb.GetExperimentRequest(id="e"), Named("greedy"))))
+            for _ in range(MAX_ASKING)
+        ]
+        while sum(one.done() for one in lists) < MAX_ASKING // 2:
+            await asyncio.sleep(0)
+        other = asyncio.create_task(_refusal(service.ListExperiments(pb.ListExperimentsRequest(), Named("other"))))
+        rolling = asyncio.create_task(service.Rollback(pb.RollbackRequest(id="e"), Named("ann")))
+        release.set()
+        after = await rolling
+        found = Counter([await one for one in lists]), await other, after.experiment.stage
+        await service.close()
+        return found
+
+    results, other, stage = run(main())
+
+    assert results == {"": MAX_ASKING // 2, "RESOURCE_EXHAUSTED": MAX_ASKING // 2}
+    assert other == ""
+    assert stage == pb.STAGE_ROLLED_BACK
 
 
 def test_an_error_of_ours_tells_nothing_of_itself(
