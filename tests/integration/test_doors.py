@@ -198,7 +198,7 @@ async def asked(on: Running, who: ClientCredentials, root: Path) -> dict[str, st
             "Rollback": await code_of(experiments.Rollback(pb.RollbackRequest(id="x"))),
             "GetTraffic": await code_of(experiments.GetTraffic(pb.GetTrafficRequest())),
             "SetTraffic": await code_of(experiments.SetTraffic(pb.SetTrafficRequest(model="w1-encoder"))),
-            "RecordPairs": await code_of(experiments.RecordPairs(pb.RecordPairsRequest())),
+            "RecordPairs": await code_of(experiments.RecordPairs(pb.RecordPairsRequest(gateway_id="g"))),
             "RecordOutcomes": await code_of(experiments.RecordOutcomes(pb.RecordOutcomesRequest())),
             "Execute": await code_of(port.Execute(batch)),
             "ExecuteStream": await streamed(f"127.0.0.1:{on.replica.port}", who, batch),

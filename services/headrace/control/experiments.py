@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
 from headrace.config import ModelSettings
-from headrace.control import drafting, labels
+from headrace.control import drafting, labels, telling
 from headrace.control.answering import Require, answering
 from headrace.control.discovery import Directory, Versions
 from headrace.control.thread import LedgerThread
@@ -44,6 +44,8 @@ GROUP: Final = 64
 """Messages that are counted in one transaction."""
 MAX_WAITING: Final = 256
 """Messages that wait to be counted."""
+MAX_BYTES: Final = 64 << 20
+"""Of them together, where there is more than one."""
 MAX_ASKING: Final = 64
 """Calls that ask for figures or tell outcomes, at a time; half of them of one caller."""
 HOUSE_US: Final = 3_600_000_000
@@ -54,6 +56,7 @@ class Asked(NamedTuple):
     """A message of pairs and its sender, who waits."""
 
     request: pb.RecordPairsRequest
+    size: int
     done: asyncio.Future[None]
 
 
@@ -172,10 +175,14 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
     @answering("gateway")
     async def RecordPairs(self, request: pb.RecordPairsRequest, who: str) -> pb.RecordPairsResponse:
         """Whatever waits when the ledger's thread is free is counted in one transaction."""
-        if len(self._waiting) >= MAX_WAITING:
+        telling.check_bounds(request)
+        size = request.ByteSize()
+        if len(self._waiting) >= MAX_WAITING or (
+            self._waiting and size + sum(asked.size for asked in list(self._waiting)) > MAX_BYTES
+        ):
             raise Overloaded("the ledger is behind: keep the pairs and tell them later")
-        loop = asyncio.get_running_loop()
-        asked = Asked(request, loop.create_future())
+        request.gateway_id = telling.named(who, request.gateway_id)
+        asked = Asked(request, size, asyncio.get_running_loop().create_future())
         self._waiting.append(asked)
         # Not awaited itself: a sender that goes away must not take the answers of the others along.
         self._thread.ask(self._count).add_done_callback(_settle)

@@ -309,6 +309,7 @@ class Trials:
         try:
             self.find(request.experiment_id)
             telling.check(request, now_us)
+            self._evidence_of(request.experiment_id).assert_next(request.gateway_id, request.sequence)
         except HeadraceError as error:
             return error
         return None

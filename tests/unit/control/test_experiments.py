@@ -14,6 +14,7 @@ from grpc import aio
 from tests import experiments
 
 from headrace.config import ModelSettings
+from headrace.control import experiments as experiments_
 from headrace.control.discovery import Directory
 from headrace.control.experiments import MAX_ASKING, ExperimentService
 from headrace.control.labels import Labels
@@ -163,6 +164,44 @@ def test_calls_that_decide_nothing_wait_in_bounded_number_and_moves_beside_them(
     assert results == {"": MAX_ASKING // 2, "RESOURCE_EXHAUSTED": MAX_ASKING // 2}
     assert other == ""
     assert stage == pb.STAGE_ROLLED_BACK
+
+
+def test_nobody_speaks_for_the_gateway_of_another_caller(run: Run) -> None:
+    async def main() -> int:
+        service = Service(lambda call, _: call)
+        service.begin("e")
+        await service.RecordPairs(experiments.message(1 << 40, 0), Named("stranger"))
+        for sequence in (1, 2, 2):
+            await service.RecordPairs(experiments.message(sequence), Named("own"))
+        await service.close()
+        return service.trials.report("e").figures.pairs
+
+    assert run(main()) == 200
+
+
+def test_messages_wait_within_bounds_of_their_number_and_their_bytes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments_, "MAX_BYTES", 100_000)
+    long = experiments.message(1)
+    long.gateway_id = "g" * 257
+
+    async def main() -> list[str]:
+        service = Service(lambda call, _: call)
+        service.begin("e")
+        release, find = threading.Event(), service.trials.find
+        service.trials.find = _after(release, find)
+        busy = asyncio.create_task(service.GetExperiment(pb.GetExperimentRequest(id="e"), Named("ann")))
+        await asyncio.sleep(0)
+        large, small = (experiments.message(1, rows, gateway=str(rows)) for rows in (2000, 10))
+        waiting = asyncio.create_task(_refusal(service.RecordPairs(large, Named("own"))))
+        await asyncio.sleep(0)
+        results = [await _refusal(service.RecordPairs(message, Named("own"))) for message in (small, long)]
+        release.set()
+        await busy
+        results += [await waiting, await _refusal(service.RecordPairs(small, Named("own")))]
+        await service.close()
+        return results
+
+    assert run(main()) == ["RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "", ""]
 
 
 def test_an_error_of_ours_tells_nothing_of_itself(

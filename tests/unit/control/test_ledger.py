@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests import experiments
 
-from headrace.control import labels
+from headrace.control import evidence, labels
 from headrace.control.discovery import Version
 from headrace.control.ledger import Ledger
 from headrace.control.schema import VERSION
 from headrace.control.timeline import Timeline
 from headrace.control.traffic import Reason
 from headrace.control.trials import Trials
-from headrace.errors import InvalidInference, NotServing, StartupError, UnknownExperiment
+from headrace.errors import InvalidInference, NotServing, Overloaded, StartupError, UnknownExperiment
 from headrace.testing.clock import FakeClock
 from headrace.v1 import control_pb2
 from headrace.v1 import experiments_pb2 as pb
@@ -104,6 +104,31 @@ def test_a_message_that_comes_twice_is_counted_once(book: Book, again: Callable[
 
     assert after.figures().pairs == 200
     assert after.figures().pending == 0
+
+
+def test_a_jump_ahead_is_taken_and_whoever_is_behind_hears_of_it(book: Book, again: Callable[[], Book]) -> None:
+    """A ledger may have lost its end; a number that was left behind is another sender's."""
+    book.record(experiments.message(1), experiments.message(500))
+    assert book.figures().pairs == 200
+
+    after = again()
+    with pytest.raises(InvalidInference, match="sequence: 501 is expected, or the last once more; got 2"):
+        after.record(experiments.message(2))
+    after.record(experiments.message(500), experiments.message(501))
+
+    assert after.figures().pairs == 300
+
+
+def test_a_caller_has_so_many_gateways_and_no_more(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "MAX_GATEWAYS", 2)
+    for name in ("own a", "own b", "other a"):
+        book.record(experiments.message(1, gateway=name))
+
+    with pytest.raises(Overloaded, match="2 gateways of this caller are remembered"):
+        book.record(experiments.message(1, gateway="own c"))
+    book.record(experiments.message(2, gateway="own b"), experiments.message(1, gateway="other b"))
+
+    assert book.figures().pairs == 500
 
 
 def test_pairs_that_are_wrong_are_refused_by_name_and_disturb_nobody(book: Book) -> None:
