@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, get_args
 
 import grpc
 
-from headrace.config import AccessSettings, Permission
+from headrace.config import AccessSettings, Caller, Permission
 from headrace.errors import NotPermitted, Refused, Unauthenticated
 
 EVERYTHING: Final = frozenset(get_args(Permission))
@@ -55,6 +55,13 @@ class Identity:
 
     name: str
     permissions: frozenset[str]
+    models: frozenset[str] = frozenset()
+    """Those that its replicas may serve; empty = all."""
+
+    def assert_serves(self, model: str) -> None:
+        """Raises: NotPermitted."""
+        if self.models and model not in self.models:
+            raise NotPermitted(f"this caller's replicas may not serve the model '{model[:256]}'")
 
 
 LOCAL: Final = Identity("local", EVERYTHING)
@@ -76,7 +83,7 @@ class Access:
     def __init__(self, settings: AccessSettings) -> None:
         self._mode = settings.mode
         self._known = [
-            _Known(Identity(caller.name, _all_of(caller.may)), caller.certificate, bytes.fromhex(caller.token_sha256))
+            _Known(_identity(caller), caller.certificate, bytes.fromhex(caller.token_sha256))
             for caller in settings.callers
         ]
 
@@ -155,6 +162,10 @@ def is_loopback(peer: str) -> bool:
         return False
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return (mapped or address).is_loopback
+
+
+def _identity(caller: Caller) -> Identity:
+    return Identity(caller.name, _all_of(caller.may), frozenset(caller.models))
 
 
 def _all_of(may: Iterable[str]) -> frozenset[str]:

@@ -297,11 +297,17 @@ class Caller(Section):
     random bytes, a word that can be guessed is found from its hash. Empty = not known by a token."""
     may: tuple[Permission, ...] = Field(min_length=1)
     """What it may do; the table is in docs/operations.md. `gateway`, `replica` and `admin` may `read` as well."""
+    models: tuple[str, ...] = ()
+    """Of a `replica`: the models that it may register. Empty = all."""
 
     @model_validator(mode="after")
     def _known(self) -> Self:
         if not self.certificate and not self.token_sha256:
             raise ValueError(f"caller '{self.name}' has neither certificate nor token_sha256")
+        if self.models and "replica" not in self.may:
+            raise ValueError(
+                f"caller '{self.name}' has models and may not 'replica': they limit what that may register"
+            )
         if self.name in ("local", "anonymous"):
             raise ValueError(f"'{self.name}' is the name of callers who are not known by anything")
         return self

@@ -14,11 +14,13 @@ import grpc
 import numpy as np
 import pytest
 from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2_grpc
 
 from headrace.client import request
 from headrace.control.server import ControlServer
 from headrace.gateway.server import Gateway
+from headrace.testing.control import FakeControl
 from headrace.testing.gateway import running_gateway, settings
 from headrace.testing.replica import FakeReplica
 from headrace.v1 import control_pb2, control_pb2_grpc
@@ -180,6 +182,77 @@ def test_a_snapshot_without_a_replica_that_answers_changes_nothing(run: Run, tmp
             return callers.results
 
     assert set(run(main())) == {"right"}
+
+
+def test_a_replica_that_has_moved_is_asked_where_it_is_and_its_old_channel_closes(run: Run, tmp_path: Path) -> None:
+    async def main() -> tuple[Counter[str], bool, int]:
+        async with FakeReplica(replica_id="r") as old, FakeReplica(replica_id="r") as new, FakeControl() as control:
+            await control.say([old.registration])
+            async with Gateway(settings(tmp_path), control.address) as gateway, Callers(gateway.port) as callers:
+                await callers.until_more(20)
+                (lane,) = gateway.models.lanes()
+                (link,) = lane.dispatcher.links
+                await control.say([new.registration])
+                while not new.batches:
+                    await asyncio.sleep(0.01)
+                await callers.until_more(20)
+                return callers.results, link.closed, len(lane.dispatcher.links)
+
+    results, closed, links = run(main())
+
+    assert set(results) - {"right"} <= {"UNAVAILABLE"}  # asked before there was anybody
+    assert closed
+    assert links == 1
+
+
+def test_what_can_not_be_taken_over_of_one_replica_stops_no_other_and_no_readiness(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From a control that lets anything in."""
+    odd = {"1": {"endpoint": "nonsense"}, "2": {"version": "9" * 5000}, "3": {"version": "latest"}}
+
+    async def main() -> tuple[list[str], Counter[str]]:
+        async with FakeReplica() as replica, FakeControl() as control:
+            registrations = []
+            for name, wrong in odd.items():
+                spec = control_pb2.ModelSpec(name="a" + name, version=wrong.get("version", "1"))
+                endpoint = wrong.get("endpoint", "127.0.0.1:1")
+                registrations.append(control_pb2.Registration(replica_id=name, endpoint=endpoint, spec=spec))
+            await control.say([*registrations, replica.registration])
+            async with Gateway(settings(tmp_path), control.address) as gateway, Callers(gateway.port) as callers:
+                await callers.until_more(20)
+                await control.say([*registrations, replica.registration])
+                await callers.until_more(20)
+                return [model.name for model in gateway.models], callers.results
+
+    models, results = run(main())
+
+    assert models == ["a1", "echo"]  # an endpoint that is none is a version without a replica
+    assert results["right"] >= 40
+    assert caplog.text.count("could not be taken over") == len(odd)
+
+
+def test_readiness_is_followed_after_an_error_of_ours(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with FakeReplica() as replica, running_gateway(tmp_path, [replica]) as (gateway, _):
+            async with aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
+                watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="echo"))
+                while (await watch.read()).status != health_pb2.HealthCheckResponse.SERVING:
+                    pass
+                monkeypatch.setattr(gateway.models, "all_ready", lambda: 1 / 0)
+                while "readiness could not be followed" not in caplog.text:
+                    await asyncio.sleep(0.01)
+                monkeypatch.undo()
+                gateway.admission.open = False
+                while (await watch.read()).status != health_pb2.HealthCheckResponse.NOT_SERVING:
+                    pass
+                watch.cancel()
+
+    run(main())
+
+    assert caplog.text.count("readiness could not be followed") == 1
 
 
 def test_control_away_and_back_is_noticed_by_nobody(run: Run, tmp_path: Path, free_port: int) -> None:

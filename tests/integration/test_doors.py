@@ -198,7 +198,7 @@ async def asked(on: Running, who: ClientCredentials, root: Path) -> dict[str, st
             "Rollback": await code_of(experiments.Rollback(pb.RollbackRequest(id="x"))),
             "GetTraffic": await code_of(experiments.GetTraffic(pb.GetTrafficRequest())),
             "SetTraffic": await code_of(experiments.SetTraffic(pb.SetTrafficRequest(model="w1-encoder"))),
-            "RecordPairs": await code_of(experiments.RecordPairs(pb.RecordPairsRequest())),
+            "RecordPairs": await code_of(experiments.RecordPairs(pb.RecordPairsRequest(gateway_id="g"))),
             "RecordOutcomes": await code_of(experiments.RecordOutcomes(pb.RecordOutcomesRequest())),
             "Execute": await code_of(port.Execute(batch)),
             "ExecuteStream": await streamed(f"127.0.0.1:{on.replica.port}", who, batch),
@@ -402,6 +402,31 @@ def test_a_strangers_replica_is_refused_for_good_and_a_strangers_gateway_hears_n
 
     assert not snapshots
     assert caplog.text.count("does not let us in") == 1
+
+
+def test_a_replica_may_serve_the_models_of_its_caller_and_is_nobody_elses(run: Run, tmp_path: Path) -> None:
+    chosen = settings(tmp_path, None)
+    limited = config.Caller(name="limited", token_sha256=digest("limited"), may=("replica",), models=("other", "more"))
+    callers = (*chosen.access.callers, limited)
+    chosen = chosen.model_copy(update={"access": chosen.access.model_copy(update={"callers": callers})})
+
+    async def main() -> list[str]:
+        async with ControlServer(chosen) as control:
+            address = f"127.0.0.1:{control.port}"
+
+            async def register(who: str, entry: control_pb2.Registration) -> str:
+                async with connect(address, bearing(tmp_path, who)) as channel:
+                    return await code_of(_first(control_pb2_grpc.ControlStub(channel).Register(iter([entry]))))
+
+            theirs, gone, others = registration("r"), registration("r"), registration("o")
+            gone.state = control_pb2.REPLICA_STATE_GONE
+            others.spec.name = "other"
+            asked = [("own", theirs), ("token-of-replica", theirs), ("token-of-replica", gone)]
+            asked += [("limited", registration("l")), ("limited", others), ("own", theirs)]
+            return [await register(who, entry) for who, entry in asked]
+
+    denied = "PERMISSION_DENIED"
+    assert run(main()) == ["OK", denied, denied, denied, "OK", "OK"]
 
 
 def test_a_registered_replica_serves_on_when_control_comes_back_without_knowing_it(

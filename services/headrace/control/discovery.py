@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from headrace.control import registering
 from headrace.core.clock import Clock
-from headrace.errors import Conflict, InvalidInference
+from headrace.errors import Conflict, NotPermitted
 from headrace.v1 import control_pb2
 
 
@@ -19,6 +20,8 @@ class Entry:
     """One replica as it last described itself."""
 
     registration: control_pb2.Registration
+    who: str
+    """The caller whose it is: nobody else renews it, changes it or says goodbye for it."""
     expires_at: float
 
 
@@ -43,22 +46,24 @@ class Directory:
         self._policies: dict[str, control_pb2.TrafficPolicy] = {}
         self.version = 1
 
-    def register(self, registration: control_pb2.Registration) -> bool:
-        """Enter, renew or (state GONE) remove a replica. True when followers must hear of it.
+    def register(self, registration: control_pb2.Registration, who: str = "") -> bool:
+        """Enter, renew or (state GONE) remove a replica of the caller `who`. True when followers must hear of it.
 
-        Raises: Conflict when the same model and version lives with another digest: a version is immutable;
-        InvalidInference when the version is not an integer, by which gateways order versions.
+        Raises: NotPermitted when another caller's replica has this id; Conflict when it was registered with another
+        endpoint or spec, or the same model and version lives with another digest: a version is immutable;
+        InvalidInference naming a field that gateways could not take over.
         """
         replica_id = registration.replica_id
-        if not registration.spec.version.isdecimal():
-            raise InvalidInference(
-                f"version '{registration.spec.version}' of '{registration.spec.name}' is not an integer"
-            )
+        registering.check(registration)
+        before = self._living(replica_id)
+        if before is not None and before.who != who:
+            raise NotPermitted(f"replica '{replica_id}' is registered by another caller")
         if registration.state == control_pb2.REPLICA_STATE_GONE:
             return self._changed(self._entries.pop(replica_id, None) is not None)
+        if before is not None:
+            _check_same(before.registration, registration)
         self._check_digest(registration)
-        before = self._entries.get(replica_id)
-        self._entries[replica_id] = Entry(registration, self._clock.now() + self._lease_s)
+        self._entries[replica_id] = Entry(registration, who, self._clock.now() + self._lease_s)
         return self._changed(before is None or _told(before.registration) != _told(registration))
 
     def expire(self) -> bool:
@@ -96,6 +101,10 @@ class Directory:
             policies=self._policies.values(),
         )
 
+    def _living(self, replica_id: str) -> Entry | None:
+        entry = self._entries.get(replica_id)
+        return entry if entry is not None and entry.expires_at > self._clock.now() else None
+
     def _check_digest(self, new: control_pb2.Registration) -> None:
         for entry in self._entries.values():
             old = entry.registration
@@ -109,6 +118,18 @@ class Directory:
     def _changed(self, changed: bool) -> bool:  # noqa: FBT001  it is the answer, passed through
         self.version += changed
         return changed
+
+
+def _check_same(before: control_pb2.Registration, after: control_pb2.Registration) -> None:
+    """What is one replica while its lease runs. Raises: Conflict."""
+    for field, was, is_ in (
+        ("endpoint", before.endpoint, after.endpoint),
+        ("spec.name", before.spec.name, after.spec.name),
+        ("spec.version", before.spec.version, after.spec.version),
+        ("spec.digest", before.spec.digest, after.spec.digest),
+    ):
+        if was != is_:
+            raise Conflict(f"replica '{after.replica_id}' is registered with {field} {was}, not {is_}")
 
 
 def _told(registration: control_pb2.Registration) -> tuple[str, int, str, str]:

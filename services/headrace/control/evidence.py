@@ -15,6 +15,7 @@ from headrace.control import telling
 from headrace.control.keeping import SAMPLE_ROWS, Sample, Whole, Worst
 from headrace.control.ledger import Ledger
 from headrace.control.timeline import Timeline
+from headrace.errors import InvalidInference, Overloaded
 from headrace.experiments.comparison import Comparison
 from headrace.experiments.report import report
 from headrace.v1 import experiments_pb2 as pb
@@ -25,6 +26,8 @@ CHALLENGER: Final = "challenger"
 NOISE: Final = "noise"
 SILENT_US: Final = 60_000_000
 """A gateway that has been silent for so long has lost what it had under way. A copy lives for seconds at most."""
+MAX_GATEWAYS: Final = 1024
+"""Gateways of one caller that are remembered: every start of one is another."""
 FORGOTTEN_US: Final = 7 * 86_400_000_000
 """A gateway that has been silent for so long is counted for good."""
 
@@ -73,6 +76,20 @@ class Evidence:
         }
         self.changes = 0
         """Rises with everything that is told."""
+
+    def assert_next(self, gateway: str, sequence: int) -> None:
+        """Raises: InvalidInference for a number that its gateway has left behind; Overloaded for one gateway too many.
+
+        A gateway tells one message at a time, so that it repeats its last one only: whoever is behind that is not the
+        only one with its id, and must hear of it. A jump ahead is taken: what was between was refused, or a ledger has
+        lost its end, or came from a backup; and how far a gateway was that nobody remembers, nobody knows.
+        """
+        heard = self._gateways.get(gateway)
+        if heard is not None and sequence < heard.sequence:
+            raise InvalidInference(f"sequence: {heard.sequence + 1} is expected, or the last once more; got {sequence}")
+        who = telling.caller(gateway)
+        if heard is None and sum(telling.caller(known) == who for known in self._gateways) >= MAX_GATEWAYS:
+            raise Overloaded(f"{MAX_GATEWAYS} gateways of this caller are remembered: they are forgotten after a week")
 
     def take(self, request: pb.RecordPairsRequest, now_us: int) -> None:
         """Count a message that was checked, in the caller's transaction, unless it was counted before."""

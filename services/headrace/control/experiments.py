@@ -1,6 +1,7 @@
 """`headrace.v1.ExperimentService`: who may ask, what is asked, who hears of it. What is decided is decided in `trials`.
 
-Everything that touches the ledger runs on its one thread; the event loop, and discovery with it, waits for no disk.
+Everything that touches the ledger runs on its one thread, moves and guardrails first; the event loop, and discovery
+with it, waits for no disk.
 """
 
 from __future__ import annotations
@@ -8,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
 from headrace.config import ModelSettings
-from headrace.control import drafting
+from headrace.control import drafting, labels, telling
 from headrace.control.answering import Require, answering
 from headrace.control.discovery import Directory, Versions
+from headrace.control.thread import LedgerThread
 from headrace.control.traffic import FILE, Reason
 from headrace.control.trials import Trials, bare
 from headrace.errors import (
@@ -42,6 +44,10 @@ GROUP: Final = 64
 """Messages that are counted in one transaction."""
 MAX_WAITING: Final = 256
 """Messages that wait to be counted."""
+MAX_BYTES: Final = 64 << 20
+"""Of them together, where there is more than one."""
+MAX_ASKING: Final = 64
+"""Calls that ask for figures or tell outcomes, at a time; half of them of one caller."""
 HOUSE_US: Final = 3_600_000_000
 Answer = TypeVar("Answer")
 
@@ -50,6 +56,7 @@ class Asked(NamedTuple):
     """A message of pairs and its sender, who waits."""
 
     request: pb.RecordPairsRequest
+    size: int
     done: asyncio.Future[None]
 
 
@@ -72,10 +79,12 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
         self._declared = [
             drafting.of_settings(name, shadow) for name, model in models.items() for shadow in model.traffic.shadows
         ]
-        self._worker = ThreadPoolExecutor(1, "ledger")
+        self._thread = LedgerThread()
         self._waiting: list[Asked] = []
         self._labelling: dict[str, asyncio.Task[None]] = {}
         """What outcomes say, while it is computed, by experiment."""
+        self._asking: Counter[str] = Counter()
+        """Calls by caller."""
         self._news = asyncio.Event()
         self._cleaned_us = 0
 
@@ -85,7 +94,7 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
         for task in labelling:
             task.cancel()
         await asyncio.gather(*labelling, return_exceptions=True)
-        await asyncio.to_thread(self._worker.shutdown)
+        await asyncio.to_thread(self._thread.close)
 
     async def run(self) -> None:
         """Look at every experiment again and again, until cancelled."""
@@ -122,18 +131,21 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
 
     @answering("read")
     async def GetExperiment(self, request: pb.GetExperimentRequest, who: str) -> pb.GetExperimentResponse:
-        return pb.GetExperimentResponse(experiment=await self._do(self._trials.find, request.id))
+        with self._turn(who):
+            return pb.GetExperimentResponse(experiment=await self._thread.ask(self._trials.find, request.id))
 
     @answering("read")
     async def ListExperiments(self, request: pb.ListExperimentsRequest, who: str) -> pb.ListExperimentsResponse:
-        found = await self._do(self._trials.all, request.model)
+        with self._turn(who):
+            found = await self._thread.ask(self._trials.all, request.model)
         return pb.ListExperimentsResponse(experiments=map(bare, found))
 
     @answering("read")
     async def GetReport(self, request: pb.GetReportRequest, who: str) -> pb.GetReportResponse:
-        await self._do(self._trials.find, request.id)
-        await asyncio.shield(self._labels(request.id))
-        return pb.GetReportResponse(report=await self._do(self._trials.report, request.id))
+        with self._turn(who):
+            await self._thread.ask(self._trials.find, request.id)
+            await asyncio.shield(self._labels(request.id))
+            return pb.GetReportResponse(report=await self._thread.ask(self._trials.report, request.id))
 
     @answering("admin")
     async def Promote(self, request: pb.PromoteRequest, who: str) -> pb.PromoteResponse:
@@ -155,7 +167,8 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
 
     @answering("read")
     async def GetTraffic(self, request: pb.GetTrafficRequest, who: str) -> pb.GetTrafficResponse:
-        policy = await self._do(self._trials.policy, request.model)
+        with self._turn(who):
+            policy = await self._thread.ask(self._trials.policy, request.model)
         if not policy.revision and not self._directory.versions(request.model):
             raise UnknownModel(f"model '{request.model}' is not there")
         return pb.GetTrafficResponse(policy=policy)
@@ -171,27 +184,47 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
     @answering("gateway")
     async def RecordPairs(self, request: pb.RecordPairsRequest, who: str) -> pb.RecordPairsResponse:
         """Whatever waits when the ledger's thread is free is counted in one transaction."""
-        if len(self._waiting) >= MAX_WAITING:
+        telling.check_bounds(request)
+        size = request.ByteSize()
+        if len(self._waiting) >= MAX_WAITING or (
+            self._waiting and size + sum(asked.size for asked in list(self._waiting)) > MAX_BYTES
+        ):
             raise Overloaded("the ledger is behind: keep the pairs and tell them later")
-        loop = asyncio.get_running_loop()
-        asked = Asked(request, loop.create_future())
+        request.gateway_id = telling.named(who, request.gateway_id)
+        asked = Asked(request, size, asyncio.get_running_loop().create_future())
         self._waiting.append(asked)
         # Not awaited itself: a sender that goes away must not take the answers of the others along.
-        loop.run_in_executor(self._worker, self._count).add_done_callback(_settle)
+        self._thread.ask(self._count).add_done_callback(_settle)
         await asked.done
         self._news.set()
         return pb.RecordPairsResponse()
 
     @answering("outcome")
     async def RecordOutcomes(self, request: pb.RecordOutcomesRequest, who: str) -> pb.RecordOutcomesResponse:
-        matched = await self._do(self._trials.record_outcomes, request.outcomes)
-        return pb.RecordOutcomesResponse(matched=matched)
+        """In pieces: whoever decides who answers waits for one of them at most."""
+        with self._turn(who):
+            await self._thread.ask(labels.check, request.outcomes)
+            pieces = labels.chunks(request.outcomes)
+            matched = [await self._thread.ask(self._trials.record_outcomes, piece) for piece in pieces]
+        return pb.RecordOutcomesResponse(matched=sum(matched))
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
     async def _do(self, act: Callable[..., Answer], *values: Any) -> Answer:
-        """On the ledger's thread, behind whatever is there."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, act, *values)
+        """On the ledger's thread, before whatever decides nothing."""
+        return await self._thread.ask(act, *values, urgent=True)
+
+    @contextlib.contextmanager
+    def _turn(self, who: str) -> Iterator[None]:
+        """A call that decides nothing. Raises: Overloaded when too many of them are under way."""
+        if self._asking[who] >= MAX_ASKING // 2 or self._asking.total() >= MAX_ASKING:
+            raise Overloaded("too many calls wait for the ledger: ask again later")
+        self._asking[who] += 1
+        try:
+            yield
+        finally:
+            self._asking[who] -= 1
+            self._asking += Counter()  # those who ask nothing now are forgotten
 
     async def _moving(self, act: Callable[..., Answer], *values: Any) -> Answer:
         """Something that may change who answers; followers hear of it, though its caller has gone or it failed.
@@ -246,13 +279,13 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
 
     async def _renew_labels(self, experiment_id: str) -> None:
         """Compute what outcomes say, where that is due: on a thread of its own, for seconds."""
-        known = await self._do(self._trials.labels_of, experiment_id)
+        known = await self._thread.ask(self._trials.labels_of, experiment_id)
         begun_us = self._trials.wall_us()
         if not known.due(begun_us):
             return
         known.begin(begun_us)
         try:
-            matured = await self._do(self._trials.matured, experiment_id)
+            matured = await self._thread.ask(self._trials.matured, experiment_id)
             figures = None if matured is None else await asyncio.to_thread(matured.figures)
         except BaseException:
             known.fail(self._trials.wall_us())

@@ -5,7 +5,7 @@ Rows in, arrays out; what they say is computed elsewhere (`experiments.outcomes`
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -22,6 +22,8 @@ KEPT_US: Final = 180 * 86_400_000_000
 MAX_KEPT: Final = 2_000_000
 """Outcomes that are kept; the oldest make room."""
 MAX_OUTCOMES: Final = 10_000
+CHUNK: Final = 500
+"""Outcomes of one transaction: about 20 ms."""
 MAX_ID: Final = 256
 RENEWED_US: Final = 600_000_000
 """Labels mature by time alone: they are computed anew this often, if nothing else asks for it."""
@@ -79,23 +81,43 @@ class Matured(NamedTuple):
         return outcomes_.labelled(*values, alpha=self.alpha)
 
 
-def record(ledger: Ledger, outcomes: Iterable[pb.Outcome], now_us: int) -> int:
-    """Keep outcomes, in the caller's transaction; how many belong to a sampled pair. The latest word counts.
-
-    Raises: InvalidInference naming the field, and nothing is kept; NotServing.
-    """
-    outcomes = list(outcomes)
+def check(outcomes: Sequence[pb.Outcome]) -> None:
+    """Raises: InvalidInference naming the field."""
     if len(outcomes) > MAX_OUTCOMES:
         raise InvalidInference(f"outcomes: {len(outcomes)}, {MAX_OUTCOMES} at most")
     for i, outcome in enumerate(outcomes):
         if not 0 < len(outcome.event_id) <= MAX_ID:
             raise InvalidInference(f"outcomes[{i}].event_id: 1 to {MAX_ID} characters")
+        try:
+            _at_us(outcome, 0)
+        except ValueError as error:
+            raise InvalidInference(f"outcomes[{i}].at: {error}") from error
+
+
+def chunks(outcomes: Sequence[pb.Outcome]) -> Iterator[list[pb.Outcome]]:
+    """The latest word on each payment, in pieces that hold the ledger's thread for milliseconds."""
+    latest = list({outcome.event_id: outcome for outcome in outcomes}.values())
+    return (latest[i : i + CHUNK] for i in range(0, len(latest), CHUNK))
+
+
+def record(ledger: Ledger, chunk: Sequence[pb.Outcome], now_us: int, kept: int | None) -> tuple[int, int]:
+    """Keep outcomes that were checked, in the caller's transaction; the oldest beyond MAX_KEPT make room.
+
+    `kept`: how many there are, None = not counted yet. Returns how many of these belong to a sampled pair, and how many
+    are kept now. Raises: NotServing.
+    """
+    ids = [outcome.event_id for outcome in chunk]
+    if kept is None:
+        kept = ledger.rows("SELECT COUNT(*) FROM outcomes")[0][0]
+    kept += len(ids) - _found(ledger, "SELECT EXISTS (SELECT 1 FROM outcomes WHERE event_id = ?)", ids)
     ledger.execute_each(
         "INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?)",
-        ((one.event_id, one.fraud, _at_us(one, i, now_us), now_us) for i, one in enumerate(outcomes)),
+        ((one.event_id, one.fraud, _at_us(one, now_us), now_us) for one in chunk),
     )
-    known = "SELECT EXISTS (SELECT 1 FROM pairs WHERE event_id = ? AND event_id <> '')"
-    return sum(ledger.rows(known, (event_id,))[0][0] for event_id in {outcome.event_id for outcome in outcomes})
+    if kept > MAX_KEPT:
+        oldest = "SELECT event_id FROM outcomes ORDER BY heard_us LIMIT ?"
+        kept -= ledger.execute(f"DELETE FROM outcomes WHERE event_id IN ({oldest})", (kept - MAX_KEPT,))  # noqa: S608
+    return _found(ledger, "SELECT EXISTS (SELECT 1 FROM pairs WHERE event_id = ? AND event_id <> '')", ids), kept
 
 
 def matured(ledger: Ledger, experiment: pb.Experiment, now_us: int) -> Matured | None:
@@ -144,21 +166,16 @@ def awaited(ledger: Ledger) -> pb.Gate | None:
 
 
 def forget(ledger: Ledger, now_us: int) -> None:
-    """Delete what is too old or too much, in the caller's transaction. Raises: NotServing."""
+    """Delete what is too old, in the caller's transaction. Raises: NotServing."""
     ledger.execute("DELETE FROM outcomes WHERE heard_us < ?", (now_us - KEPT_US,))
     ledger.execute("DELETE FROM pairs WHERE at_us < ?", (now_us - KEPT_US,))
-    ((count,),) = ledger.rows("SELECT COUNT(*) FROM outcomes")
-    if count > MAX_KEPT:
-        ledger.execute(
-            "DELETE FROM outcomes WHERE event_id IN (SELECT event_id FROM outcomes ORDER BY heard_us LIMIT ?)",
-            (count - MAX_KEPT,),
-        )
 
 
-def _at_us(outcome: pb.Outcome, i: int, now_us: int) -> int:
-    if not outcome.HasField("at"):
-        return now_us
-    try:
-        return int(outcome.at.ToMicroseconds())
-    except ValueError as error:
-        raise InvalidInference(f"outcomes[{i}].at: {error}") from error
+def _found(ledger: Ledger, question: str, ids: Iterable[str]) -> int:
+    """Of how many ids the answer is 1."""
+    return sum(ledger.rows(question, (event_id,))[0][0] for event_id in ids)
+
+
+def _at_us(outcome: pb.Outcome, now_us: int) -> int:
+    """Raises: ValueError."""
+    return int(outcome.at.ToMicroseconds()) if outcome.HasField("at") else now_us

@@ -118,9 +118,10 @@ class ControlServer(control_pb2_grpc.ControlServicer):
         lease = control_pb2.Lease(lease_ms=int(self._settings.lease_s * 1000))
         async for registration in messages:
             # Not before: grpc.aio's client makes INTERNAL of a refusal that overtakes its first message.
-            await self._access.admit(rpc, "replica")
+            caller = await self._access.admit(rpc, "replica")
             try:
-                changed = self._directory.register(registration)
+                caller.assert_serves(registration.spec.name)
+                changed = self._directory.register(registration, caller.name)
             except HeadraceError as error:
                 await rpc.abort(grpc.StatusCode[error.code], str(error))
             if changed:

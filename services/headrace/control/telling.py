@@ -19,9 +19,27 @@ GATEWAY: Final = "gateway"
 """The cause of rows that were lost with their gateway. Control counts it."""
 
 
-def check(request: pb.RecordPairsRequest, now_us: int) -> None:
-    """Raises: InvalidInference naming the field."""
+def check_bounds(request: pb.RecordPairsRequest) -> None:
+    """What can be said of a message at once, before it may wait. Raises: InvalidInference naming the field."""
     if not 0 < len(request.gateway_id) <= MAX_TEXT:
+        raise InvalidInference(f"gateway_id: 1 to {MAX_TEXT} characters")
+    for name in ("pairs", "noise"):
+        _check_rows(getattr(request, name), name)
+
+
+def named(who: str, gateway_id: str) -> str:
+    """A gateway as evidence knows it: no caller speaks for another one's. A caller's name holds no space."""
+    return f"{who} {gateway_id}"
+
+
+def caller(gateway: str) -> str:
+    """Whose gateway that is."""
+    return gateway.partition(" ")[0]
+
+
+def check(request: pb.RecordPairsRequest, now_us: int) -> None:
+    """All of it, the sender's id `named` or not. Raises: InvalidInference naming the field."""
+    if not 0 < len(request.gateway_id) <= 2 * MAX_TEXT:
         raise InvalidInference(f"gateway_id: 1 to {MAX_TEXT} characters")
     if not 0 < request.sequence <= MAX_COUNT:
         raise InvalidInference("sequence: counted from 1")
@@ -47,8 +65,7 @@ def at(column: Any, i: int, otherwise: Any) -> Any:
 
 def _check_columns(columns: pb.PairColumns, name: str, now_us: int) -> None:
     """What the ledger asks for beyond what the sums do."""
-    if len(columns.incumbent) > MAX_ROWS:
-        raise InvalidInference(f"{name}: {len(columns.incumbent)} rows, {MAX_ROWS} at most")
+    _check_rows(columns, name)
     if len(columns.at_us) != len(columns.incumbent):
         raise InvalidInference(f"{name}.at_us: {len(columns.at_us)} entries for {len(columns.incumbent)} pairs")
     moments = np.fromiter(columns.at_us, np.uint64, len(columns.at_us))
@@ -59,6 +76,11 @@ def _check_columns(columns: pb.PairColumns, name: str, now_us: int) -> None:
     for code in set(columns.currency):
         if code and not (len(code) == 3 and code.isascii() and code.isalpha()):
             raise InvalidInference(f"{name}.currency: '{code}' is not an ISO code of 3 letters")
+
+
+def _check_rows(columns: pb.PairColumns, name: str) -> None:
+    if len(columns.incumbent) > MAX_ROWS:
+        raise InvalidInference(f"{name}: {len(columns.incumbent)} rows, {MAX_ROWS} at most")
 
 
 def _check_counts(counts: pb.SampleCounts, name: str) -> None:

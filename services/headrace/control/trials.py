@@ -57,6 +57,8 @@ class Trials:
         self._looked: dict[str, int] = {}
         self._stranded: set[str] = set()
         """Experiments whose rollback waits for the incumbent: it is told once."""
+        self._outcomes_kept: int | None = None
+        """None = to be counted."""
         self._unwritten: list[Callable[[], None]] = []
         """Rollbacks that are in force and not in the ledger: it could not be written then."""
 
@@ -177,11 +179,11 @@ class Trials:
             raise
         return errors
 
-    def record_outcomes(self, outcomes: Iterable[pb.Outcome]) -> int:
-        """Keep outcomes; how many belong to a sampled pair. Raises: InvalidInference, NotServing."""
-        now_us = self.wall_us()
+    def record_outcomes(self, chunk: Sequence[pb.Outcome]) -> int:
+        """Keep outcomes that were checked; how many belong to a sampled pair. Raises: NotServing."""
         with self._ledger.transaction():
-            matched = labels.record(self._ledger, outcomes, now_us)
+            matched, kept = labels.record(self._ledger, chunk, self.wall_us(), self._outcomes_kept)
+        self._outcomes_kept = kept
         for known in self._labels.values():
             known.stale = known.stale or matched > 0
         return matched
@@ -218,6 +220,7 @@ class Trials:
     def keep_house(self) -> None:
         """Forget what is too old. Raises: NotServing."""
         now_us = self.wall_us()
+        self._outcomes_kept = None
         try:
             with self._ledger.transaction():
                 labels.forget(self._ledger, now_us)
@@ -336,6 +339,7 @@ class Trials:
         try:
             self.find(request.experiment_id)
             telling.check(request, now_us)
+            self._evidence_of(request.experiment_id).assert_next(request.gateway_id, request.sequence)
         except HeadraceError as error:
             return error
         return None

@@ -5,6 +5,7 @@ Pure; the gateway asks, control's policy decides.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +15,8 @@ from typing import Final
 from headrace.errors import InvalidInference
 
 HASHES: Final = 2.0**64
+VERSION: Final = re.compile("[1-9][0-9]{0,17}")
+"""As replicas register it: an integer that has one spelling, and fits into 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,11 @@ def primary(wanted: str, ready: Iterable[str]) -> str | None:
     if wanted:
         return wanted
     return max(ready, key=int, default=None)
+
+
+def is_version(text: str) -> bool:
+    """Whether a replica may serve under this version: versions are ordered as the integers they are."""
+    return VERSION.fullmatch(text) is not None
 
 
 def parse_version(text: str) -> str:

@@ -96,7 +96,10 @@ class Dispatcher:
         named = {registration.replica_id: registration for registration in registrations}
         for replica_id, registration in named.items():
             link = self._links.get(replica_id)
-            if link is None or link.endpoint != registration.endpoint:
+            if link is not None and link.endpoint != registration.endpoint:
+                self._forget(link)  # what it still has of ours is lost, and tried again
+                link = None
+            if link is None:
                 self._links[replica_id] = link = ReplicaLink(registration, self._sender.credentials)
             link.update(registration)
         for link in list(self._links.values()):

@@ -6,18 +6,22 @@ later snapshot leaves out: nothing on the payment path waits for control.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from headrace.config import Settings
-from headrace.core.routing import Policy, parse_version, primary
-from headrace.errors import NotReady, NotServing, UnknownModel
+from headrace.core.routing import Policy, is_version, parse_version, primary
+from headrace.errors import InvalidInference, NotReady, NotServing, UnknownModel
 from headrace.gateway import wire
 from headrace.gateway.comparisons import Comparisons, MakeNotes
 from headrace.gateway.lane import Lane
 from headrace.gateway.shadow import Surroundings
 from headrace.v1 import control_pb2
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -84,6 +88,8 @@ class Models:
         self._models: dict[str, Model] = {}
         self._informed = False
         """A snapshot has come: before, nobody can say that a model is unknown."""
+        self._left_out: set[tuple[str, str]] = set()
+        """Versions of the last snapshot that could not be taken over: each is told once."""
 
     def __iter__(self) -> Iterator[Model]:
         """Of a copy: a scraper's thread walks here too, while the loop opens and closes lanes."""
@@ -99,17 +105,21 @@ class Models:
         groups: dict[tuple[str, str], list[control_pb2.Registration]] = defaultdict(list)
         for registration in snapshot.replicas:
             groups[registration.spec.name, registration.spec.version].append(registration)
+        self._left_out &= groups.keys()
         for name, version in groups:
-            self._open(name, version, groups[name, version][0].spec)
+            with self._apart(name, version):
+                self._open(name, version, groups[name, version][0].spec)
         for model in self:
             default = Policy(self._settings.model(model.name).primary_version)
             model.policy = policies.get(model.name, default)
             for version, lane in model.lanes.items():
-                lane.dispatcher.update(groups.get((model.name, version), ()))
+                with self._apart(model.name, version):
+                    lane.dispatcher.update(groups.get((model.name, version), ()))
                 if lane.ready:
                     model.opened.add(version)
             model.look()
-            self.comparisons.follow(model.name, model.policy, model.lanes, groups)
+            with self._apart(model.name, "as compared"):
+                self.comparisons.follow(model.name, model.policy, model.lanes, groups)
 
     def find(self, name: str, version: str, entity: str = "") -> Lane:
         """The lane that answers for this model and version ("" = whichever the policy chooses for this entity).
@@ -160,11 +170,25 @@ class Models:
         for lane in self.lanes():
             await lane.close()
 
+    @contextlib.contextmanager
+    def _apart(self, name: str, version: str) -> Iterator[None]:
+        """What can't be taken over of one version is left out, and stops no other one."""
+        try:
+            yield
+        except Exception:  # whatever a stranger's replica says of itself
+            if (name, version) not in self._left_out:
+                self._left_out.add((name, version))
+                log.exception("version %.32s of '%.256s' could not be taken over", version, name)
+
     def _open(self, name: str, version: str, spec: control_pb2.ModelSpec) -> None:
-        model = self._models.setdefault(name, Model(name))
-        if version not in model.lanes:
-            batching = self._settings.model(name).batching
-            around = self._around
-            model.lanes[version] = Lane(
-                wire.spec(spec), batching, around.sender, around.clock, around.pressure, around.on_batch
-            )
+        model = self._models.get(name) or Model(name)
+        if version in model.lanes:
+            return
+        if not is_version(version):
+            raise InvalidInference("a version is an integer from 1, in up to 18 digits")
+        batching = self._settings.model(name).batching
+        around = self._around
+        model.lanes[version] = Lane(
+            wire.spec(spec), batching, around.sender, around.clock, around.pressure, around.on_batch
+        )
+        self._models[name] = model  # not before: a model without a version would never be ready

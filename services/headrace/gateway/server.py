@@ -169,12 +169,19 @@ class Gateway:
 
     async def _follow_readiness(self) -> None:
         shown: dict[str, bool] = {}
+        failing = False
         while True:
-            now = self._readiness()
-            if now != shown:
-                await self._set_health({name: ready for name, ready in now.items() if shown.get(name) != ready})
-                shown = now
-            await self.models.retire()
+            try:
+                now = self._readiness()
+                if now != shown:
+                    await self._set_health({name: ready for name, ready in now.items() if shown.get(name) != ready})
+                    shown = now
+                await self.models.retire()
+                failing = False
+            except Exception:  # health that stands still would lie, about every model, for ever
+                if not failing:
+                    log.exception("readiness could not be followed")
+                failing = True
             await asyncio.sleep(HEALTH_PERIOD_S)
 
     def _readiness(self) -> dict[str, bool]:

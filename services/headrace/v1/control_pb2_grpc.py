@@ -56,7 +56,9 @@ class ControlServicer:
 
     def Register(self, request_iterator, context):
         """A replica's registration lives as long as its stream and its lease (3 s, renewed by every message).
-        The first answer acknowledges the entry; ALREADY_EXISTS: the same model and version with another digest.
+        The first answer acknowledges the entry; ALREADY_EXISTS: the same model and version with another digest, or its
+        own replica_id with another endpoint or spec; PERMISSION_DENIED: the replica_id of another caller;
+        INVALID_ARGUMENT: a field that gateways could not take over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

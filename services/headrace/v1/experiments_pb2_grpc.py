@@ -152,7 +152,8 @@ class ExperimentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RecordPairs(self, request, context):
-        """Pairs and counts of one gateway. A sequence number that was taken already is acknowledged and not counted again.
+        """Pairs and counts of one gateway of this caller, a message at a time. The number that was taken last is acknowledged
+        and not counted again; INVALID_ARGUMENT for one before it: somebody else tells under this id. A jump ahead is taken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,6 +161,7 @@ class ExperimentServiceServicer:
 
     def RecordOutcomes(self, request, context):
         """What became of payments, by the ids they were scored with; late is usual. Needs the outcome permission.
+        What fails in the middle has kept the first of them: tell them all again. RESOURCE_EXHAUSTED: later.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headrace.control.discovery import Directory
-from headrace.errors import Conflict, InvalidInference
+from headrace.errors import Conflict, InvalidInference, NotPermitted
 from headrace.testing.clock import FakeClock
 from headrace.v1 import control_pb2
 
@@ -68,6 +68,33 @@ def test_a_version_is_immutable_while_a_replica_of_it_lives() -> None:
     assert directory.register(entry("b", digest="two")) is True
 
 
+def test_a_replica_is_the_callers_who_registered_it_as_long_as_its_lease_runs() -> None:
+    clock = FakeClock()
+    directory = Directory(clock, lease_s=3)
+    directory.register(entry(), "own")
+
+    for state in (control_pb2.REPLICA_STATE_READY, control_pb2.REPLICA_STATE_GONE):
+        with pytest.raises(NotPermitted, match="replica 'a' is registered by another caller"):
+            directory.register(entry(state=state), "stranger")
+    assert directory.register(entry(), "own") is False
+    assert ids(directory) == ["a"]
+
+    clock.advance(4)  # nobody has looked yet whose lease is over
+    assert directory.register(entry(endpoint="elsewhere:1"), "stranger") is True
+
+
+@pytest.mark.parametrize("field", ["endpoint", "spec.name", "spec.version", "spec.digest"])
+def test_a_replica_is_where_and_what_it_was_when_it_registered(field: str) -> None:
+    directory = Directory(FakeClock(), lease_s=3)
+    directory.register(entry(), "own")
+    another = entry()
+    setattr(another.spec if "." in field else another, field.rpartition(".")[2], "7" if "version" in field else "h:7")
+
+    with pytest.raises(Conflict, match=f"replica 'a' is registered with {field}"):
+        directory.register(another, "own")
+    assert directory.snapshot("e").replicas[0] == entry()
+
+
 def test_a_policy_is_published_once_and_an_older_one_never() -> None:
     directory = Directory(FakeClock(), lease_s=3)
     policy = control_pb2.TrafficPolicy(model="m", primary_version="2", revision=5)
@@ -90,9 +117,48 @@ def test_a_version_is_ready_when_any_replica_of_it_is() -> None:
     assert directory.versions("another") == {}
 
 
-def test_a_version_that_is_not_an_integer_is_refused() -> None:
+@pytest.mark.parametrize("version", ["latest", "", "0", "01", "-1", "1 ", "1\n", "٣", "²", "9" * 19, "9" * 5000])
+def test_a_version_that_is_not_an_integer_with_one_spelling_is_refused(version: str) -> None:
     odd = entry()
-    odd.spec.version = "latest"
+    odd.spec.version = version
 
-    with pytest.raises(InvalidInference, match="version 'latest' of 'm' is not an integer"):
+    with pytest.raises(InvalidInference, match=r"^spec.version: '.*' of 'm' is not an integer"):
         Directory(FakeClock(), lease_s=3).register(odd)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["", "nonsense", "h", "h:", ":1", "h:x", "h:0", "h:65536", "h:1\n", "a b:1", "h:1,h:2", "unix:/x:1"]
+)
+def test_an_endpoint_that_is_none_is_refused(endpoint: str) -> None:
+    directory = Directory(FakeClock(), lease_s=3)
+
+    with pytest.raises(InvalidInference, match=r"^endpoint: .* is not HOST:PORT"):
+        directory.register(entry(endpoint=endpoint))
+    assert ids(directory) == []
+
+
+@pytest.mark.parametrize("endpoint", ["h:1", "10.0.0.7:65535", "replica-0.ns.svc:80", "[::1]:9", "fd00::7:9000"])
+def test_names_and_addresses_of_both_kinds_are_endpoints(endpoint: str) -> None:
+    directory = Directory(FakeClock(), lease_s=3)
+
+    assert directory.register(entry(endpoint=endpoint)) is True
+
+
+def test_what_a_replica_says_of_itself_is_bounded() -> None:
+    directory = Directory(FakeClock(), lease_s=3)
+    named, large = entry(), entry()
+    named.spec.name = "m" * 257
+    large.spec.inputs.add(labels=["x" * 1000] * 100)
+
+    for wrong, field in (
+        (entry(""), "replica_id"),
+        (entry("r" * 257), "replica_id"),
+        (entry("a\nb"), "replica_id"),
+        (named, "spec.name"),
+        (large, "spec"),
+        (entry(host="h" * 257), "host"),
+        (entry(device="d" * 257), "device"),
+    ):
+        with pytest.raises(InvalidInference, match=f"^{field}: "):
+            directory.register(wrong)
+    assert ids(directory) == []

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import grpc
 import pytest
 from grpc import aio
 from tests import experiments
 
 from headrace.config import ModelSettings
+from headrace.control import experiments as experiments_
 from headrace.control import experiments as watch
 from headrace.control.discovery import Directory
-from headrace.control.experiments import ExperimentService
+from headrace.control.experiments import MAX_ASKING, ExperimentService
 from headrace.control.labels import Labels
 from headrace.control.ledger import Ledger
 from headrace.control.trials import Trials
@@ -41,7 +44,8 @@ class Service(ExperimentService):
             for version in "12":
                 spec = experiments.spec(version, model)
                 ready = control_pb2.REPLICA_STATE_READY
-                self.directory.register(control_pb2.Registration(replica_id=model + version, spec=spec, state=ready))
+                entry = control_pb2.Registration(replica_id=model + version, endpoint="h:1", spec=spec, state=ready)
+                self.directory.register(entry)
         super().__init__(self.trials, self.directory, models or {}, require=require, tell=self._told)
         self.told = 0
         self.looks = 0
@@ -58,6 +62,35 @@ class Service(ExperimentService):
             id=name, model=model, incumbent="1", challenger="2", plan=pb.Plan(**plan), start=True
         )
         self.trials.begin(request, "ann", self.directory.versions(model))
+
+
+class Named(str):
+    """A call without a wire, from a caller of this name."""
+
+    __slots__ = ()
+
+    async def abort(self, code: grpc.StatusCode, _: str) -> None:
+        raise Ended(code.name)
+
+
+class Ended(Exception):
+    """With a status."""
+
+
+async def _refusal(asking: Awaitable[Any]) -> str:
+    try:
+        await asking
+    except Ended as ended:
+        return str(ended)
+    return ""
+
+
+def _after(release: threading.Event, find: Callable[[str], pb.Experiment]) -> Callable[[str], pb.Experiment]:
+    def found(name: str) -> pb.Experiment:
+        release.wait()
+        return find(name)
+
+    return found
 
 
 async def asked(make_server: Callable[[], Any], service: Service, ask: Callable[[Any], Awaitable[Any]]) -> Any:
@@ -90,6 +123,94 @@ def test_pairs_are_told_and_refused_alike_on_both_servers(run: Run, make_server:
         return await asked(make_server, service, ask), service.trials.report("e").figures.pairs
 
     assert run(main()) == (("INVALID_ARGUMENT", "pairs.canary: 101 entries for 100 pairs"), 100)
+
+
+def test_a_rollback_waits_for_no_more_than_a_piece_of_what_outcomes_are_told(
+    run: Run, make_server: Callable[[], Any]
+) -> None:
+    feed = pb.RecordOutcomesRequest(outcomes=[pb.Outcome(event_id=str(i)) for i in range(10_000)])
+
+    async def main() -> tuple[list[bool], list[int]]:
+        service = Service()
+        service.begin("e")
+
+        async def ask(stub: Any) -> tuple[list[bool], list[int]]:
+            feeding = [asyncio.ensure_future(stub.RecordOutcomes(feed)) for _ in range(4)]
+            await stub.GetExperiment(pb.GetExperimentRequest(id="e"))  # behind the first of it
+            await stub.Rollback(pb.RollbackRequest(id="e"))
+            told = [one.done() for one in feeding]
+            return told, [answer.matched for answer in await asyncio.gather(*feeding)]
+
+        return await asked(make_server, service, ask)
+
+    assert run(main()) == ([False] * 4, [0] * 4)
+
+
+def test_calls_that_decide_nothing_wait_in_bounded_number_and_moves_beside_them(run: Run) -> None:
+    """Half of the room is for others than whoever asks most."""
+
+    async def main() -> tuple[Counter[str], str, pb.Stage]:
+        service = Service(lambda call, _: call)
+        service.begin("e")
+        release = threading.Event()
+        service.trials.find = _after(release, service.trials.find)
+        lists = [
+            asyncio.create_task(_refusal(service.GetExperiment(pb.GetExperimentRequest(id="e"), Named("greedy"))))
+            for _ in range(MAX_ASKING)
+        ]
+        while sum(one.done() for one in lists) < MAX_ASKING // 2:
+            await asyncio.sleep(0)
+        other = asyncio.create_task(_refusal(service.ListExperiments(pb.ListExperimentsRequest(), Named("other"))))
+        rolling = asyncio.create_task(service.Rollback(pb.RollbackRequest(id="e"), Named("ann")))
+        release.set()
+        after = await rolling
+        found = Counter([await one for one in lists]), await other, after.experiment.stage
+        await service.close()
+        return found
+
+    results, other, stage = run(main())
+
+    assert results == {"": MAX_ASKING // 2, "RESOURCE_EXHAUSTED": MAX_ASKING // 2}
+    assert other == ""
+    assert stage == pb.STAGE_ROLLED_BACK
+
+
+def test_nobody_speaks_for_the_gateway_of_another_caller(run: Run) -> None:
+    async def main() -> int:
+        service = Service(lambda call, _: call)
+        service.begin("e")
+        await service.RecordPairs(experiments.message(1 << 40, 0), Named("stranger"))
+        for sequence in (1, 2, 2):
+            await service.RecordPairs(experiments.message(sequence), Named("own"))
+        await service.close()
+        return service.trials.report("e").figures.pairs
+
+    assert run(main()) == 200
+
+
+def test_messages_wait_within_bounds_of_their_number_and_their_bytes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments_, "MAX_BYTES", 100_000)
+    long = experiments.message(1)
+    long.gateway_id = "g" * 257
+
+    async def main() -> list[str]:
+        service = Service(lambda call, _: call)
+        service.begin("e")
+        release, find = threading.Event(), service.trials.find
+        service.trials.find = _after(release, find)
+        busy = asyncio.create_task(service.GetExperiment(pb.GetExperimentRequest(id="e"), Named("ann")))
+        await asyncio.sleep(0)
+        large, small = (experiments.message(1, rows, gateway=str(rows)) for rows in (2000, 10))
+        waiting = asyncio.create_task(_refusal(service.RecordPairs(large, Named("own"))))
+        await asyncio.sleep(0)
+        results = [await _refusal(service.RecordPairs(message, Named("own"))) for message in (small, long)]
+        release.set()
+        await busy
+        results += [await waiting, await _refusal(service.RecordPairs(small, Named("own")))]
+        await service.close()
+        return results
+
+    assert run(main()) == ["RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "", ""]
 
 
 def test_an_error_of_ours_tells_nothing_of_itself(

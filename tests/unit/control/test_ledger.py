@@ -11,15 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests import experiments
 
+from headrace.control import evidence, labels
 from headrace.control.discovery import Version, Versions
 from headrace.control.ledger import Ledger
 from headrace.control.schema import VERSION
 from headrace.control.timeline import Timeline
 from headrace.control.traffic import Reason
 from headrace.control.trials import Trials
-from headrace.errors import InvalidInference, NotPassed, NotServing, StartupError, UnknownExperiment
+from headrace.errors import InvalidInference, NotPassed, NotServing, Overloaded, StartupError, UnknownExperiment
 from headrace.testing.clock import FakeClock
 from headrace.v1 import control_pb2
 from headrace.v1 import experiments_pb2 as pb
@@ -105,6 +108,31 @@ def test_a_message_that_comes_twice_is_counted_once(book: Book, again: Callable[
 
     assert after.figures().pairs == 200
     assert after.figures().pending == 0
+
+
+def test_a_jump_ahead_is_taken_and_whoever_is_behind_hears_of_it(book: Book, again: Callable[[], Book]) -> None:
+    """A ledger may have lost its end; a number that was left behind is another sender's."""
+    book.record(experiments.message(1), experiments.message(500))
+    assert book.figures().pairs == 200
+
+    after = again()
+    with pytest.raises(InvalidInference, match="sequence: 501 is expected, or the last once more; got 2"):
+        after.record(experiments.message(2))
+    after.record(experiments.message(500), experiments.message(501))
+
+    assert after.figures().pairs == 300
+
+
+def test_a_caller_has_so_many_gateways_and_no_more(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "MAX_GATEWAYS", 2)
+    for name in ("own a", "own b", "other a"):
+        book.record(experiments.message(1, gateway=name))
+
+    with pytest.raises(Overloaded, match="2 gateways of this caller are remembered"):
+        book.record(experiments.message(1, gateway="own c"))
+    book.record(experiments.message(2, gateway="own b"), experiments.message(1, gateway="other b"))
+
+    assert book.figures().pairs == 500
 
 
 def test_pairs_that_are_wrong_are_refused_by_name_and_disturb_nobody(book: Book) -> None:
@@ -435,15 +463,46 @@ def test_without_any_outcome_silence_says_nothing(book: Book) -> None:
     assert book.trials.matured("e") is None
 
 
-def test_wrong_outcomes_are_refused_by_name_and_none_is_kept(book: Book) -> None:
-    book.record(experiments.message(1))
+def test_wrong_outcomes_are_refused_by_name() -> None:
     good = pb.Outcome(event_id="1-1", fraud=True)
 
+    late = pb.Outcome(event_id="1-2")
+    late.at.seconds = 1 << 60
+
     with pytest.raises(InvalidInference, match=r"outcomes\[1\].event_id"):
-        book.trials.record_outcomes([good, pb.Outcome(fraud=True)])
+        labels.check([good, pb.Outcome(fraud=True)])
+    with pytest.raises(InvalidInference, match=r"outcomes\[1\].at"):
+        labels.check([good, late])
     with pytest.raises(InvalidInference, match="outcomes: 10001, 10000 at most"):
-        book.trials.record_outcomes([good] * 10_001)
-    assert book.trials.matured("e") is None
+        labels.check([good] * 10_001)
+    labels.check([good] * 10_000)
+
+
+@given(st.lists(st.integers(0, 9), max_size=30))
+def test_the_oldest_outcomes_make_room_at_once(told: list[int]) -> None:
+    book = Book(":memory:")
+    heard: dict[str, None] = {}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(labels, "MAX_KEPT", 5)
+        for name in map(str, told):
+            book.clock.advance(1)
+            book.trials.record_outcomes([pb.Outcome(event_id=name)])
+            heard.pop(name, None)
+            heard[name] = None
+            assert [key for (key,) in book.ledger.rows("SELECT event_id FROM outcomes ORDER BY heard_us")] == list(
+                heard
+            )[-5:]
+    book.ledger.close()
+
+
+def test_the_latest_word_on_a_payment_counts_in_whatever_piece_it_comes() -> None:
+    told = [pb.Outcome(event_id=str(i % 700), fraud=i >= 700) for i in range(1400)]
+
+    pieces = list(labels.chunks(told))
+
+    assert [len(piece) for piece in pieces] == [labels.CHUNK, 700 - labels.CHUNK]
+    assert all(outcome.fraud for piece in pieces for outcome in piece)
 
 
 def test_old_outcomes_and_pairs_are_forgotten(book: Book) -> None:
