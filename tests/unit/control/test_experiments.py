@@ -255,7 +255,7 @@ def test_a_declared_experiment_that_has_to_wait_keeps_nobody_busy(run: Run, monk
     async def main() -> Service:
         service = Service(models=models)
         warming = control_pb2.Registration(
-            replica_id="m2", spec=experiments.spec("2"), state=control_pb2.REPLICA_STATE_WARMING
+            replica_id="m2", endpoint="h:1", spec=experiments.spec("2"), state=control_pb2.REPLICA_STATE_WARMING
         )
         service.directory.register(warming)
         async with asyncio.TaskGroup() as group:
