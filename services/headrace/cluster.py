@@ -15,7 +15,7 @@ import socket
 import tempfile
 import urllib.request
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import grpc
 from grpc import aio
@@ -32,6 +32,10 @@ from headrace.serving import weights
 from headrace.serving.deploy import Deployer, LocalDeployer
 
 READY_TIMEOUT_S = 120.0
+
+
+OURS: Final = "cluster"
+"""The caller that our own processes are: replicas, gateways and their pairs are known by it."""
 
 
 class Cluster:
@@ -193,15 +197,17 @@ def _with_absolute_paths(settings: Settings) -> dict[str, Any]:
 
 
 def _with_token(settings: Settings, path: Path) -> Settings:
-    """The cluster's own processes know each other by a token that lives as long as they do."""
+    """The cluster's own processes know each other by a token that lives as long as they do. Raises: StartupError."""
     access = settings.access
     if access.mode == "open" or access.token_file is not None:
         return settings
+    if any(caller.name == OURS for caller in access.callers):
+        raise StartupError(f"access.callers: '{OURS}' is the name of this cluster's own processes")
     token = secrets.token_urlsafe(32)
     path.touch(mode=0o600)
     path.write_text(token)
     digest = hashlib.sha256(token.encode()).hexdigest()
-    ours = Caller(name="cluster", token_sha256=digest, may=("gateway", "replica"))
+    ours = Caller(name=OURS, token_sha256=digest, may=("gateway", "replica"))
     return settings.model_copy(
         update={"access": access.model_copy(update={"callers": (*access.callers, ours), "token_file": path})}
     )

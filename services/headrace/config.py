@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -281,6 +281,13 @@ class TlsSettings(Section):
         return self
 
 
+RESERVED: Final = {
+    "local": "callers who are not known by anything",
+    "anonymous": "callers who are not known by anything",
+    "headrace": "the moves that an experiment makes by itself",
+    "settings": "the moves that a file of settings asks for",
+}
+"""Names in the ledger that are no caller's: what is written there under them, nobody else can have done."""
 Permission = Literal["infer", "outcome", "read", "gateway", "replica", "admin"]
 
 
@@ -308,8 +315,8 @@ class Caller(Section):
             raise ValueError(
                 f"caller '{self.name}' has models and may not 'replica': they limit what that may register"
             )
-        if self.name in ("local", "anonymous"):
-            raise ValueError(f"'{self.name}' is the name of callers who are not known by anything")
+        if self.name in RESERVED:
+            raise ValueError(f"'{self.name}' is the name of {RESERVED[self.name]}")
         return self
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -41,6 +41,11 @@ class ClientCredentials:
     def secure(self) -> bool:
         """Connections are TLS."""
         return self.tls or self.authorities is not None or self.certificate is not None
+
+    @property
+    def tokenless(self) -> ClientCredentials:
+        """The same for calls that anybody may make, to whoever it is."""
+        return replace(self, token_file=None)
 
     def check(self, address: str = "") -> None:
         """Raises: StartupError when a file cannot be used, or a token could not go to this address."""

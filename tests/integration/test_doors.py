@@ -31,12 +31,14 @@ from headrace.config import ModelSettings, Permission, Settings
 from headrace.control.server import ControlServer
 from headrace.credentials import NOBODY, ClientCredentials
 from headrace.errors import InvalidInference, NotPermitted, StartupError, Unauthenticated
-from headrace.gateway.link import EXECUTE
+from headrace.gateway.link import EXECUTE, ReplicaLink
 from headrace.gateway.server import Gateway
 from headrace.gateway.snapshot import SnapshotFollower
 from headrace.rpc.channel import Channel
 from headrace.rpc.messages import STATUS
+from headrace.rpc.server import Server
 from headrace.serving import weights
+from headrace.serving.deploy import ReplicaCheck
 from headrace.serving.registration import RegistrationLoop
 from headrace.serving.replica import ReplicaServer
 from headrace.v1 import (
@@ -454,6 +456,52 @@ def test_a_registered_replica_serves_on_when_control_comes_back_without_knowing_
         await loop.close()
 
     run(main())
+
+
+def test_a_token_goes_with_batches_and_not_with_questions_about_health(run: Run, tmp_path: Path) -> None:
+    """The endpoint is whatever a replica has registered."""
+    told: list[tuple[str, str]] = []
+    shown = bearing(tmp_path, "secret")
+    serving_now = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING).SerializeToString()
+
+    async def check(_: bytes, rpc: Any) -> bytes:
+        told.append(("health", dict(rpc.invocation_metadata()).get("authorization", "")))
+        return serving_now
+
+    async def execute(_: Any, rpc: Any) -> AsyncIterator[bytes]:
+        told.append(("batch", dict(rpc.invocation_metadata()).get("authorization", "")))
+        yield replica_pb2.PackedAnswer(batch_id=7).SerializeToString()
+
+    async def main() -> None:
+        chosen = config.load(None, {}, telemetry__trace_dir=tmp_path, **FREE)
+        server = Server()
+        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        async with ControlServer(chosen) as control:
+            checked = {"Check": grpc.unary_unary_rpc_method_handler(check)}
+            executed = {"ExecuteStream": grpc.stream_stream_rpc_method_handler(execute)}
+            server.add_generic_rpc_handlers(
+                (
+                    grpc.method_handlers_generic_handler("grpc.health.v1.Health", checked),
+                    grpc.method_handlers_generic_handler("headrace.v1.Replica", executed),
+                )
+            )
+            await server.start()
+            entry = registration("theirs-1-77-x")
+            entry.endpoint = address
+            link = ReplicaLink(entry, shown)
+            assert await link.answers()
+            assert (await link.execute(replica_pb2.PackedBatch(batch_id=7), 5.0)).batch_id == 7
+            await link.close()
+            loop = RegistrationLoop(f"127.0.0.1:{control.port}", entry, control_pb2.Load, shown)
+            loop.start()
+            await loop.wait_registered()
+            assert await ReplicaCheck(f"127.0.0.1:{control.port}", "theirs-1", shown).passes(77)
+            await loop.close()
+            await server.stop(0.2)
+
+    run(main())
+
+    assert told == [("health", ""), ("batch", "Bearer secret"), ("health", "")]
 
 
 def test_a_gateway_that_replicas_do_not_know_serves_nothing_and_says_why(

@@ -74,6 +74,10 @@ CALLER = f"{{name: a, token_sha256: {HASH}, may: [infer]}}"
         (f"access: {{callers: [{CALLER.replace('infer', 'fly')}]}}", "access.callers.0.may.0: Input should be"),
         (f"access: {{callers: [{CALLER.replace('[infer]', '[]')}]}}", "access.callers.0.may: Tuple should have"),
         (f"access: {{callers: [{CALLER.replace('name: a', 'name: local')}]}}", "who are not known by anything"),
+        (f"access: {{callers: [{CALLER.replace('name: a', 'name: anonymous')}]}}", "who are not known by anything"),
+        (f"access: {{callers: [{CALLER.replace('name: a', 'name: headrace')}]}}", "makes by itself"),
+        (f"access: {{callers: [{CALLER.replace('name: a', 'name: settings')}]}}", "file of settings asks for"),
+        (f"access: {{callers: [{CALLER.replace('}', ', models: [m]}')}]}}", "has models and may not 'replica'"),
         (f"access: {{callers: [{CALLER.replace('name: a', 'name: a b')}]}}", "access.callers.0.name: String should"),
         ("access: {callers: [{name: a, certificate: x, may: [infer]}]}", "needs tls.certificate and .authorities"),
     ],
@@ -191,3 +195,11 @@ def test_ports_that_would_meet_stop_the_start(flags: dict[str, int], sentence: s
 def test_a_sampler_that_is_not_there_stops_the_start() -> None:
     with pytest.raises(StartupError, match="'jaeger_remote' is not a sampler"):
         config.load(None, {"OTEL_TRACES_SAMPLER": "jaeger_remote"})
+
+
+def test_nobody_is_called_as_the_clusters_own_processes_are() -> None:
+    known = {"name": "cluster", "token_sha256": "0" * 64, "may": ["infer"]}
+    free = {"gateway__port": 0, "gateway__metrics_port": 0, "control__port": 0}
+
+    with pytest.raises(StartupError, match="'cluster' is the name of this cluster's own processes"):
+        Cluster(config.load(None, {}, engine="local", access__callers=[known], **free))

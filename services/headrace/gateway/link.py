@@ -175,10 +175,10 @@ class ReplicaLink:
             self.evicted = not await self.answers()
 
     async def answers(self) -> bool:
-        """It says that it is serving."""
+        """It says that it is serving. Anybody may ask that: our token goes with batches only."""
         question = health_pb2.HealthCheckRequest().SerializeToString()
         try:
-            answer = await self._channel.unary(HEALTH, question, PROBE_TIMEOUT_S)
+            answer = await self._channel.unary(HEALTH, question, PROBE_TIMEOUT_S, as_nobody=True)
         except Failure:
             return False
         return bool(health_pb2.HealthCheckResponse.FromString(answer).status == health_pb2.HealthCheckResponse.SERVING)

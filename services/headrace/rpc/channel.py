@@ -203,8 +203,11 @@ class Channel:
             connection = await self._connect()
         return connection.open(path, on_message, on_end, self._metadata())
 
-    async def unary(self, path: str, message: bytes, timeout_s: float) -> bytes:
-        """The answer to one message. Raises: Failure; DEADLINE_EXCEEDED after `timeout_s` at the latest."""
+    async def unary(self, path: str, message: bytes, timeout_s: float, *, as_nobody: bool = False) -> bytes:
+        """The answer to one message; `as_nobody`: asked without a token. Raises: Failure.
+
+        DEADLINE_EXCEEDED after `timeout_s` at the latest.
+        """
         ended: asyncio.Future[tuple[grpc.StatusCode, str]] = asyncio.get_running_loop().create_future()
         answers: list[bytes] = []
 
@@ -217,7 +220,8 @@ class Channel:
             async with asyncio.timeout(timeout_s) as limit:
                 connection = await self._connect()
                 left_s = (limit.when() or 0.0) - asyncio.get_running_loop().time()
-                metadata = (("grpc-timeout", timeout(left_s).decode()), *self._metadata())
+                own = () if as_nobody else self._metadata()
+                metadata = (("grpc-timeout", timeout(left_s).decode()), *own)
                 exchange = connection.open(path, answers.append, on_end, metadata)
                 exchange.send(message, ends=True)
                 code, details = await ended

@@ -76,6 +76,7 @@ class ReplicaCheck:
     def __init__(self, control_address: str, name: str, credentials: ClientCredentials = NOBODY) -> None:
         self._control_address = control_address
         self._credentials = credentials
+        self._tokenless = credentials.tokenless
         self._name = name
         self._listed_pid: int | None = None
 
@@ -95,4 +96,4 @@ class ReplicaCheck:
         if endpoint is None:
             return self._listed_pid != pid
         self._listed_pid = pid
-        return await is_live(endpoint, self._credentials)
+        return await is_live(endpoint, self._tokenless)
