@@ -272,12 +272,12 @@ def test_health_is_checked_and_watched_and_reflection_lists(run: Run, make_serve
     async def main() -> tuple[Any, ...]:
         async with serving(make_server) as served, served.channel() as channel:
             health = health_pb2_grpc.HealthStub(channel)
-            await served.handlers.health.set("a", status.SERVING)
+            served.handlers.health.say("a", serving=True)
             checked = await health.Check(health_pb2.HealthCheckRequest(service="a"))
             missing = await Outcome.of(health.Check(health_pb2.HealthCheckRequest(service="b")))
             watch = health.Watch(health_pb2.HealthCheckRequest(service="a"))
             first = await watch.read()
-            await served.handlers.health.set("a", status.NOT_SERVING)
+            served.handlers.health.say("a", serving=False)
             second = await watch.read()
             watch.cancel()
             reflector = reflection_pb2_grpc.ServerReflectionStub(channel)

@@ -13,8 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final, Self
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
@@ -28,6 +27,7 @@ from headrace.control.trials import Trials
 from headrace.core.clock import MonotonicClock
 from headrace.errors import HeadraceError, NotServing, StartupError
 from headrace.rpc.call import Call
+from headrace.rpc.health import Health
 from headrace.rpc.server import Server
 from headrace.v1 import control_pb2, control_pb2_grpc, experiments_pb2_grpc
 
@@ -56,7 +56,7 @@ class ControlServer(control_pb2_grpc.ControlServicer):
         self._directory = Directory(MonotonicClock(), settings.control.lease_s)
         self._epoch = secrets.token_hex(8)
         self._changed = asyncio.Condition()
-        self._health = HealthServicer()
+        self._health = Health()
         self._doors = doors.of(settings)
         self._access = self._doors.access
         self._server = Server()
@@ -89,7 +89,7 @@ class ControlServer(control_pb2_grpc.ControlServicer):
             ledger.close()
             raise StartupError(f"control.ledger: {ledger.path}: {error}") from error
         await self._server.start()
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        self._health.say("", serving=True)
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._expire_leases(), name="expire-leases"),

@@ -12,8 +12,7 @@ import secrets
 import socket
 from typing import Final, Self
 
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 from prometheus_client import CollectorRegistry
@@ -35,6 +34,7 @@ from headrace.gateway.servicer import InferenceServicer
 from headrace.gateway.shadow import Surroundings
 from headrace.gateway.snapshot import SnapshotFollower
 from headrace.gateway.telling import PairTeller
+from headrace.rpc import health
 from headrace.rpc.server import Server
 from headrace.telemetry import lag
 from headrace.telemetry.context import Sampling
@@ -75,7 +75,7 @@ class Gateway:
         self.models = Models(settings, around, self._metrics.forget, self.teller.notes)
         self.admission = Admission(settings.gateway.max_riders, self._clock, self._pressure)
         self.follower = SnapshotFollower(control_address, self.gateway_id, self.models.apply, sender.credentials)
-        self._health = HealthServicer()
+        self._health = health.Health()
         access = self._doors.access
         self._servicer = InferenceServicer(self.models, self.admission, observer, settings.gateway, access)
         self._risk = RiskServicer(self.models, self.admission, observer, settings.risk, access)
@@ -98,13 +98,13 @@ class Gateway:
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._servicer, self._server)
         risk_pb2_grpc.add_RiskServiceServicer_to_server(self._risk, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (INFERENCE_SERVICE, RISK_SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+        names = (INFERENCE_SERVICE, RISK_SERVICE, health.SERVICE)
         reflector = ReflectionServicer((*names, reflection.SERVICE_NAME))
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflector, self._server)
         self._bind()
         self._tracer.start()
         self._requests.start()
-        await self._set_health(dict.fromkeys(("", INFERENCE_SERVICE, RISK_SERVICE), False))
+        self._set_health(dict.fromkeys(("", INFERENCE_SERVICE, RISK_SERVICE), False))
         await self._server.start()
         loop = asyncio.get_running_loop()
         self._tasks = [
@@ -146,7 +146,7 @@ class Gateway:
     async def stop(self) -> None:
         """Drain: health turns NOT_SERVING, new work is refused, what was accepted is answered, the port closes."""
         self.admission.open = False
-        await self._set_health(dict.fromkeys(self._health_names(), False))
+        self._set_health(dict.fromkeys(self._health_names(), False))
         if not await self.admission.wait_empty(self._settings.gateway.drain_s):
             log.warning("%d requests were not answered within the drain time", self.admission.held)
         await self._server.stop(1.0)
@@ -172,7 +172,7 @@ class Gateway:
         while True:
             now = self._readiness()
             if now != shown:
-                await self._set_health({name: ready for name, ready in now.items() if shown.get(name) != ready})
+                self._set_health({name: ready for name, ready in now.items() if shown.get(name) != ready})
                 shown = now
             await self.models.retire()
             await asyncio.sleep(HEALTH_PERIOD_S)
@@ -186,10 +186,9 @@ class Gateway:
     def _health_names(self) -> list[str]:
         return list(self._readiness())
 
-    async def _set_health(self, serving: dict[str, bool]) -> None:
-        status = health_pb2.HealthCheckResponse
+    def _set_health(self, serving: dict[str, bool]) -> None:
         for name, good in serving.items():
-            await self._health.set(name, status.SERVING if good else status.NOT_SERVING)
+            self._health.say(name, serving=good)
 
 
 def _sampling(settings: TelemetrySettings) -> Sampling:

@@ -89,13 +89,13 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
         self.port = self._doors.open(self._server, f"{host}:0")
         self._registration_message.endpoint = f"{address}:{self.port}"
         self._registration_message.cluster = cluster
-        await self._health.say(ready=False, live=True)
+        self._health.say(ready=False, live=True)
         await self._server.start()
         self.registration.start()
         self._runner = await self._thread.run(self._build)
         self._registration_message.device = self._runner.device
         self._registration_message.precision = self._runner.precision
-        await self._health.say(ready=True, live=True)
+        self._health.say(ready=True, live=True)
         self._watch = asyncio.get_running_loop().create_task(self._watch_for_ever(), name="watch")
         self.registration.update(control_pb2.REPLICA_STATE_READY)
         log.info("replica %s is ready on %s:%d (%s)", self.replica_id, address, self.port, self._runner.device)
@@ -113,7 +113,7 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
-        await self._health.say(ready=False, live=True)
+        self._health.say(ready=False, live=True)
         for reading in self._streams:
             reading.cancel()
         await self._server.stop(self._settings.grace_s)
@@ -141,7 +141,7 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
             if complaint and not was:
                 log.warning("replica %s is not healthy: %s", self.replica_id, complaint)
             was = complaint
-            await self._health.say(ready=not complaint, live=not complaint)
+            self._health.say(ready=not complaint, live=not complaint)
 
     def _complaint(self) -> str:
         try:
