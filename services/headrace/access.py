@@ -1,6 +1,6 @@
 """Who is calling, and what they may: identities from certificates and bearer tokens, permissions from the settings.
 
-Asked by every servicer before anything else. Says in no error which callers or tokens there are.
+Asked at every port before a message is read. Says in no error which callers or tokens there are.
 """
 
 from __future__ import annotations
@@ -8,15 +8,20 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, Final, Protocol, get_args
 
 import grpc
 
 from headrace.config import AccessSettings, Permission
 from headrace.errors import NotPermitted, Refused, Unauthenticated
+from headrace.permissions import needed
+from headrace.rpc.messages import Failure
+from headrace.rpc.methods import Rule
 
 EVERYTHING: Final = frozenset(get_args(Permission))
 READERS: Final = frozenset({"gateway", "replica", "admin"})
@@ -25,6 +30,8 @@ NAMES: Final = ("peer_uri", "peer_dns")
 COMMON_NAME: Final = "x509_common_name"
 SECURITY: Final = "transport_security_type"
 """Keys of a call's `auth_context`, with grpcio's names."""
+MAX_OPEN: Final = 4096
+"""Bytes of a message that anybody may send: names, and little else."""
 STRANGER: Final = "this call needs an identity: a client certificate or a bearer token that is known here"
 ALWAYS: Final = ""
 """In what a connection remembers: who its client is whatever token its calls bear, or None."""
@@ -46,7 +53,6 @@ class Asking(Protocol):
     def peer(self) -> str: ...
     def auth_context(self) -> Mapping[str, Iterable[bytes]]: ...
     def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]]: ...
-    async def abort(self, code: grpc.StatusCode, details: str = "") -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,8 @@ class Access:
 
     def __init__(self, settings: AccessSettings) -> None:
         self._mode = settings.mode
+        self.refused: Counter[str] = Counter()
+        """Calls that were not let in, by the name of the error."""
         self._known = [
             _Known(Identity(caller.name, _all_of(caller.may)), caller.certificate, bytes.fromhex(caller.token_sha256))
             for caller in settings.callers
@@ -87,13 +95,18 @@ class Access:
             raise NotPermitted(f"this caller may not do this: it needs the permission '{permission}'")
         return identity
 
-    async def admit(self, call: Asking, permission: str) -> Identity:
-        """The same for a servicer without a guard of its own: the call ends with the status. Raises: AbortError."""
+    def rule_of(self, path: str) -> Rule:
+        """What a server asks of those who call this method, before it reads what they send."""
+        permission = needed(path)
+        return Rule(max_message=MAX_OPEN) if permission is None else Rule(partial(self._admit, permission))
+
+    def _admit(self, permission: str, call: Asking) -> None:
+        """Raises: Failure."""
         try:
-            return self.require(call, permission)
+            self.require(call, permission)
         except Refused as refused:
-            await call.abort(grpc.StatusCode[refused.code], str(refused))
-            raise
+            self.refused[type(refused).__name__] += 1
+            raise Failure(grpc.StatusCode[refused.code], str(refused)) from None
 
     def identify(self, call: Asking) -> Identity:
         """Who calls: known once for a connection, or once for each token that its calls bear. Raises: Unauthenticated.

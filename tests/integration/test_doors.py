@@ -310,6 +310,26 @@ def test_health_metadata_and_reflection_need_no_identity(run: Run, tmp_path: Pat
     assert run(main()) == {"OK"}
 
 
+def test_nobody_keeps_a_port_busy_with_names_that_are_none(run: Run, tmp_path: Path, root: Path) -> None:
+    chosen = settings(tmp_path, None)
+    long = "n" * (16 << 20)
+
+    async def main() -> set[str]:
+        async with running(root, chosen) as on:
+            codes = set()
+            for port in (on.gateway.port, on.control.port, on.replica.port):
+                async with on.connect(port, NOBODY) as channel:
+                    health = health_pb2_grpc.HealthStub(channel)
+                    codes.add(await code_of(health.Check(health_pb2.HealthCheckRequest(service=long))))
+                    codes.add(await code_of(_first(health.Watch(health_pb2.HealthCheckRequest(service=long)))))
+            async with on.connect(on.gateway.port, NOBODY) as channel:
+                stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+                codes.add(await code_of(stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=long))))
+            return codes
+
+    assert run(main()) == {"RESOURCE_EXHAUSTED"}
+
+
 def test_clients_score_with_certificates_and_with_tokens_over_tls(run: Run, tmp_path: Path, root: Path) -> None:
     authority = Authority(tmp_path)
     chosen = settings(tmp_path, authority)

@@ -6,7 +6,6 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,9 +46,6 @@ class Call:
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return (("user-agent", "x"), *([("authorization", self.token)] if self.token else []))
-
-    async def abort(self, code: grpc.StatusCode, details: str = "") -> None:
-        raise AssertionError((code, details))
 
 
 def digest(token: str) -> str:

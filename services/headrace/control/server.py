@@ -28,7 +28,6 @@ from headrace.core.clock import MonotonicClock
 from headrace.errors import HeadraceError, NotServing, StartupError
 from headrace.rpc.call import Call
 from headrace.rpc.health import Health
-from headrace.rpc.server import Server
 from headrace.v1 import control_pb2, control_pb2_grpc, experiments_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -58,8 +57,7 @@ class ControlServer(control_pb2_grpc.ControlServicer):
         self._changed = asyncio.Condition()
         self._health = Health()
         self._doors = doors.of(settings)
-        self._access = self._doors.access
-        self._server = Server()
+        self._server = self._doors.server()
         self._tasks: list[asyncio.Task[None]] = []
         self._experiments: ExperimentService | None = None
         self.port = 0
@@ -117,8 +115,6 @@ class ControlServer(control_pb2_grpc.ControlServicer):
     ) -> AsyncIterator[control_pb2.Lease]:
         lease = control_pb2.Lease(lease_ms=int(self._settings.lease_s * 1000))
         async for registration in messages:
-            # Not before: grpc.aio's client makes INTERNAL of a refusal that overtakes its first message.
-            await self._access.admit(rpc, "replica")
             try:
                 changed = self._directory.register(registration)
             except HeadraceError as error:
@@ -128,14 +124,12 @@ class ControlServer(control_pb2_grpc.ControlServicer):
             yield lease
 
     async def Follow(self, request: control_pb2.FollowRequest, rpc: Call) -> AsyncIterator[control_pb2.Snapshot]:
-        await self._access.admit(rpc, "gateway")
         while True:
             sent = self._directory.version
             yield self._directory.snapshot(self._epoch)
             await self._wait_for_change(sent)
 
     async def Describe(self, request: control_pb2.DescribeRequest, rpc: Call) -> control_pb2.Snapshot:
-        await self._access.admit(rpc, "read")
         return self._directory.snapshot(self._epoch)
 
     def _with_ledger(self, ledger: Ledger) -> ExperimentService:
@@ -148,7 +142,7 @@ class ControlServer(control_pb2_grpc.ControlServicer):
 
     def _named(self, call: Call, permission: str) -> str:
         """The name of a caller who may. Raises: Unauthenticated, NotPermitted."""
-        return self._access.require(call, permission).name
+        return self._doors.access.require(call, permission).name
 
     async def _wait_for_change(self, sent: int) -> None:
         """Until the version is another than `sent`, or a heartbeat is due."""

@@ -35,7 +35,6 @@ from headrace.gateway.shadow import Surroundings
 from headrace.gateway.snapshot import SnapshotFollower
 from headrace.gateway.telling import PairTeller
 from headrace.rpc import health
-from headrace.rpc.server import Server
 from headrace.telemetry import lag
 from headrace.telemetry.context import Sampling
 from headrace.telemetry.form import Attributes
@@ -76,10 +75,9 @@ class Gateway:
         self.admission = Admission(settings.gateway.max_riders, self._clock, self._pressure)
         self.follower = SnapshotFollower(control_address, self.gateway_id, self.models.apply, sender.credentials)
         self._health = health.Health()
-        access = self._doors.access
-        self._servicer = InferenceServicer(self.models, self.admission, observer, settings.gateway, access)
-        self._risk = RiskServicer(self.models, self.admission, observer, settings.risk, access)
-        self._server = Server(share_port=settings.gateway.processes > 1)
+        self._servicer = InferenceServicer(self.models, self.admission, observer, settings.gateway)
+        self._risk = RiskServicer(self.models, self.admission, observer, settings.risk)
+        self._server = self._doors.server(share_port=settings.gateway.processes > 1)
         self._metrics.expose(lambda: scrape(self.models, self._tracer, self._pressure, self.follower, self.teller))
         self._tasks: list[asyncio.Task[None]] = []
         self._metrics_server: MetricsServer | None = None

@@ -26,7 +26,6 @@ from headrace.config import ModelSettings, ReplicaSettings
 from headrace.errors import Failed, HeadraceError, status_of
 from headrace.rpc.call import Call
 from headrace.rpc.messages import STATUS
-from headrace.rpc.server import Server
 from headrace.serving import weights
 from headrace.serving.health import ReplicaHealth
 from headrace.serving.registration import RegistrationLoop
@@ -70,7 +69,7 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
             control_address, self._registration_message, self._load, self._doors.credentials
         )
         self._health = ReplicaHealth()
-        self._server = Server()
+        self._server = self._doors.server()
         self._thread = RunnerThread(settings.queue_batches)
         self._runner: Runner | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -166,7 +165,6 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
     # One batch ----------------------------------------------------------------------------------------------------
 
     async def Execute(self, request: replica_pb2.PackedBatch, rpc: Call) -> replica_pb2.PackedAnswer:
-        await self._doors.access.admit(rpc, "gateway")
         answer = await self._answer(request)
         if answer.code:
             stamps = ((STAMPS, answer.stamps.SerializeToString()),)
@@ -178,7 +176,6 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
 
         Cancellation (the gateway is gone, or has given us up): batches that have not begun never run.
         """
-        await self._doors.access.admit(rpc, "gateway")
         answering: set[asyncio.Task[None]] = set()
         reading = asyncio.get_running_loop().create_task(self._read(rpc, answering), name="read-batches")
         self._streams.add(reading)
