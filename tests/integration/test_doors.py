@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -39,6 +40,7 @@ from headrace.rpc.messages import STATUS
 from headrace.serving import weights
 from headrace.serving.registration import RegistrationLoop
 from headrace.serving.replica import ReplicaServer
+from headrace.telemetry import pages, reading
 from headrace.v1 import (
     control_pb2,
     control_pb2_grpc,
@@ -308,6 +310,36 @@ def test_health_metadata_and_reflection_need_no_identity(run: Run, tmp_path: Pat
             return codes
 
     assert run(main()) == {"OK"}
+
+
+def test_of_a_caller_who_may_not_nothing_is_kept_but_a_count(
+    run: Run, tmp_path: Path, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    chosen = settings(tmp_path, None)
+    inputs, _ = w1(root)
+    traced = (("traceparent", f"00-{'a' * 32}-{'b' * 16}-01"),)
+
+    async def main() -> str:
+        async with running(root, chosen) as on:
+            for who in (NOBODY, NOBODY, bearing(tmp_path, "token-of-read"), bearing(tmp_path, "token-of-infer")):
+                async with on.connect(on.gateway.port, who) as channel:
+                    stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+                    message = request("w1-encoder", {"events": inputs[:1]})
+                    await code_of(stub.ModelInfer(message, metadata=traced if who is NOBODY else ()))
+            address = f"127.0.0.1:{on.gateway.metrics_port}"
+            return (await asyncio.to_thread(pages.fetch, address, "/metrics", 5)).decode()
+
+    with caplog.at_level(logging.INFO, "headrace.requests"):
+        page = run(main())
+
+    counted = {line for line in page.splitlines() if line.startswith("headrace_refused_callers_total")}
+    assert counted == {
+        'headrace_refused_callers_total{reason="Unauthenticated"} 2.0',
+        'headrace_refused_callers_total{reason="NotPermitted"} 1.0',
+    }
+    assert not [record for record in caplog.records if record.name == "headrace.requests"]
+    assert reading.find(tmp_path, "a" * 32) == []
+    assert reading.latest(tmp_path) is not None
 
 
 def test_nobody_keeps_a_port_busy_with_names_that_are_none(run: Run, tmp_path: Path, root: Path) -> None:

@@ -78,7 +78,8 @@ class Gateway:
         self._servicer = InferenceServicer(self.models, self.admission, observer, settings.gateway)
         self._risk = RiskServicer(self.models, self.admission, observer, settings.risk)
         self._server = self._doors.server(share_port=settings.gateway.processes > 1)
-        self._metrics.expose(lambda: scrape(self.models, self._tracer, self._pressure, self.follower, self.teller))
+        parts = self.models, self._tracer, self._pressure, self.follower, self.teller
+        self._metrics.expose(lambda: scrape(*parts, self._doors.access.refused))
         self._tasks: list[asyncio.Task[None]] = []
         self._metrics_server: MetricsServer | None = None
         self.port = 0
