@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, Final, Protocol, get_args
 
@@ -26,10 +26,13 @@ from headrace.rpc.methods import Rule
 EVERYTHING: Final = frozenset(get_args(Permission))
 READERS: Final = frozenset({"gateway", "replica", "admin"})
 """Who may do one of these may `read` too."""
-NAMES: Final = ("peer_uri", "peer_dns")
+URI: Final = "peer_uri"
+DNS: Final = "peer_dns"
 COMMON_NAME: Final = "x509_common_name"
 SECURITY: Final = "transport_security_type"
 """Keys of a call's `auth_context`, with grpcio's names."""
+COMMON: Final = "cn:"
+"""What a pattern for common names begins with."""
 MAX_OPEN: Final = 4096
 """Bytes of a message that anybody may send: names, and little else."""
 STRANGER: Final = "this call needs an identity: a client certificate or a bearer token that is known here"
@@ -67,12 +70,29 @@ LOCAL: Final = Identity("local", EVERYTHING)
 ANONYMOUS: Final = Identity("anonymous", EVERYTHING)
 
 
+class NamePattern:
+    """Names of one kind in a certificate: of URIs with `://`, of common names after `cn:`, of DNS without either.
+
+    An authority vouches for a name as what it is: one kind must never stand for another.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        common = pattern.startswith(COMMON)
+        self._kind = COMMON_NAME if common else URI if "://" in pattern else DNS
+        parts = pattern.removeprefix(COMMON).split("*")
+        self._matches = re.compile(".*".join(map(re.escape, parts)), re.DOTALL).fullmatch
+
+    def meets(self, context: Mapping[str, Iterable[bytes]]) -> bool:
+        """Whether the certificate behind an `auth_context` has such a name."""
+        return any(self._matches(name.decode()) for name in context.get(self._kind, ()))
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     """A caller of the settings."""
 
     identity: Identity
-    certificate: str
+    certificate: NamePattern | None
     digest: bytes
 
 
@@ -84,7 +104,11 @@ class Access:
         self.refused: Counter[str] = Counter()
         """Calls that were not let in, by the name of the error."""
         self._known = [
-            _Known(Identity(caller.name, _all_of(caller.may)), caller.certificate, bytes.fromhex(caller.token_sha256))
+            _Known(
+                Identity(caller.name, _all_of(caller.may)),
+                NamePattern(caller.certificate) if caller.certificate else None,
+                bytes.fromhex(caller.token_sha256),
+            )
             for caller in settings.callers
         ]
 
@@ -133,9 +157,9 @@ class Access:
         return LOCAL if self._mode == "auto" and is_loopback(call.peer()) else None
 
     def _by_certificate(self, call: Asking) -> Identity:
-        names = certificate_names(call.auth_context())
+        shown = call.auth_context()
         for known in self._known:
-            if known.certificate and any(fnmatchcase(name, known.certificate) for name in names):
+            if known.certificate is not None and known.certificate.meets(shown):
                 return known.identity
         raise Unauthenticated(STRANGER)
 
@@ -148,12 +172,6 @@ class Access:
         if not found:
             raise Unauthenticated(STRANGER)
         return found[0]
-
-
-def certificate_names(context: Mapping[str, Iterable[bytes]]) -> list[str]:
-    """The URI and DNS names that a client's certificate gives it, or where it has neither its common name."""
-    names = [name for key in NAMES for name in context.get(key, ())]
-    return [name.decode() for name in names or context.get(COMMON_NAME, ())]
 
 
 def is_encrypted(context: Mapping[str, Iterable[bytes]]) -> bool:
