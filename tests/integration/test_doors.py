@@ -555,13 +555,14 @@ def test_a_closed_cluster_of_processes_answers_whom_it_knows(
             listed = await asyncio.to_thread(scored, ["models", *address])
             mode = oct((cluster.config_file.parent / "token").stat().st_mode & 0o777)
             written = cluster.config_file.read_text()
+            readable = [path for path in tmp_path.joinpath("traces").rglob("*") if path.stat().st_mode & 0o077]
             secret = (cluster.config_file.parent / "token").read_text()
             async with connect(cluster.control_address, known) as channel:
                 stub = control_pb2_grpc.ControlStub(channel)
                 code = await code_of(stub.Describe(control_pb2.DescribeRequest()))
-            return answered, refused, listed, mode, secret in written, code
+            return answered, refused, listed, mode, secret in written, code, readable
 
-    answered, refused, listed, mode, told, code = run(main(), timeout_s=120)
+    answered, refused, listed, mode, told, code, readable = run(main(), timeout_s=120)
 
     assert answered.returncode == 0, answered.stderr
     assert json.loads(answered.stdout)["model"] == "fraud-tx"
@@ -570,6 +571,7 @@ def test_a_closed_cluster_of_processes_answers_whom_it_knows(
     assert "fraud-tx" in listed.stdout
     assert (mode, told) == ("0o600", False)
     assert code == "PERMISSION_DENIED"
+    assert readable == []
 
 
 @pytest.mark.parametrize(
@@ -606,6 +608,22 @@ def test_a_process_whose_files_cannot_be_used_does_not_start(tmp_path: Path, com
     assert done.returncode == 78
     assert "no certificate to the key" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_ledger_is_for_its_own_user(tmp_path: Path) -> None:
+    path = tmp_path / "headrace.yaml"
+    path.write_text(json.dumps({"control": {"ledger": str(tmp_path / "kept" / "ledger.db")}}))
+    command = [sys.executable, "-m", "headrace", "control", "--config", str(path), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, umask=0o022) as control:
+        assert control.stderr is not None
+        assert any("serves on port" in line for line in control.stderr)
+        modes = {found.name: oct(found.stat().st_mode & 0o077) for found in tmp_path.joinpath("kept").iterdir()}
+        control.terminate()
+        control.stderr.read()
+
+    assert "ledger.db" in modes
+    assert set(modes.values()) == {"0o0"}
 
 
 def test_refusals_are_what_a_door_says() -> None:
