@@ -196,7 +196,8 @@ class ReplicaSettings(Section):
     """The process that runs a model."""
 
     host: str = "127.0.0.1"
-    """Address it binds and registers. A cluster node registers its own address."""
+    """Address it binds and registers. Under Ray another than a loopback one means each node's own. One that the machine
+    does not have, because it is mapped to it, is registered as it is, and all interfaces are bound."""
     queue_batches: int = Field(16, ge=1)
     """Batches that may wait at a replica, from all gateways; beyond it RESOURCE_EXHAUSTED."""
     max_batch_s: float = Field(10, gt=0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -23,7 +24,8 @@ from grpc import aio
 from headrace import doors
 from headrace.channel import STAMPS
 from headrace.config import ModelSettings, ReplicaSettings
-from headrace.errors import Failed, HeadraceError, status_of
+from headrace.credentials import is_local
+from headrace.errors import Failed, HeadraceError, StartupError, status_of
 from headrace.rpc.call import Call
 from headrace.rpc.messages import STATUS
 from headrace.serving import weights
@@ -84,9 +86,9 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
         """Open the port on any free number, load, warm up, and be READY. Raises: StartupError."""
         replica_pb2_grpc.add_ReplicaServicer_to_server(self, self._server)
         self._health.join(self._server)
-        host = address if address.startswith("127.") else "0.0.0.0"  # noqa: S104  a node's address may be mapped
-        self.port = self._doors.open(self._server, f"{host}:0")
-        self._registration_message.endpoint = f"{address}:{self.port}"
+        host = f"[{address}]" if ":" in address else address
+        self.port = self._bind(host)
+        self._registration_message.endpoint = f"{host}:{self.port}"
         self._registration_message.cluster = cluster
         self._health.say(ready=False, live=True)
         await self._server.start()
@@ -98,6 +100,16 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
         self._watch = asyncio.get_running_loop().create_task(self._watch_for_ever(), name="watch")
         self.registration.update(control_pb2.REPLICA_STATE_READY)
         log.info("replica %s is ready on %s:%d (%s)", self.replica_id, address, self.port, self._runner.device)
+
+    def _bind(self, host: str) -> int:
+        """Where it says; on all interfaces only if that is no address of this machine: a node's may be mapped."""
+        try:
+            return self._doors.open(self._server, f"{host}:0")
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL or is_local(f"{host}:0"):
+                raise StartupError(f"replica.host: {host} can't be listened on ({error})") from error
+        log.warning("%s is no address of this machine: the replica listens on all it has", host)
+        return self._doors.open(self._server, "0.0.0.0:0")  # its registered address leads to one of them
 
     async def stop(self) -> None:
         """DRAINING, a moment for gateways to read it, finish what is here, then the port closes. Safe to call twice.
