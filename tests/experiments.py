@@ -61,15 +61,24 @@ def columns(
 def message(
     sequence: int = 1, rows: int = 100, *, experiment: str = "e", gateway: str = "g", lost: int = 0, **of_pairs: int
 ) -> pb.RecordPairsRequest:
-    """One gateway's message: pairs, a tenth as many of the noise floor, and `lost` rows that were shed."""
-    drops = {"load": lost} if lost else {}
-    noise = rows // 10
+    """One gateway's message: pairs, a tenth as many of the noise floor, and `lost` rows that were shed.
+
+    A request a pair; the challenger fails as many of callers' as it has errors, where it is asked so many.
+    """
+    noise, canary, errors = rows // 10, of_pairs.get("canary", 0), of_pairs.get("errors", 0)
+    counts = pb.SampleCounts(
+        sampled=rows + lost,
+        drops={"load": lost} if lost else {},
+        incumbent_requests=rows + lost - canary,
+        challenger_requests=canary,
+        challenger_failures=min(errors, canary),
+    )
     return pb.RecordPairsRequest(
         experiment_id=experiment,
         gateway_id=gateway,
         sequence=sequence,
         pairs=columns(rows, **{"seed": sequence, **of_pairs}),
         noise=columns(noise, seed=sequence, noise=True),
-        counts=pb.SampleCounts(sampled=rows + lost, drops=drops),
+        counts=counts,
         noise_counts=pb.SampleCounts(sampled=noise),
     )

@@ -20,7 +20,13 @@ def columns(incumbent: Sequence[float], challenger: Sequence[float], **fields: A
 
 
 def counts(sampled: int = 0, **drops: int) -> pb.SampleCounts:
-    return pb.SampleCounts(sampled=sampled, drops=drops)
+    """Every request of a caller was answered by the incumbent and chosen."""
+    return pb.SampleCounts(sampled=sampled, drops=drops, incumbent_requests=sampled)
+
+
+def requests(incumbent: tuple[int, int] = (0, 0), challenger: tuple[int, int] = (0, 0)) -> dict[str, pb.Rate]:
+    """Of callers: how many each side failed, of how many."""
+    return {"incumbent_failures": rate(*incumbent), "challenger_failures": rate(*challenger)}
 
 
 def scores(rng: np.random.Generator, n: int) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -40,8 +46,9 @@ def rate(events: int, trials: int) -> pb.Rate:
 
 
 def figures(pairs: int, flips: int = 0, *, errors: int = 0, incumbent_errors: int = 0, **fields: Any) -> pb.Figures:
-    """Of so many pairs; nothing else is the matter with them."""
-    plain = {"sampled": pairs, "psi": 0.01, "batch_time_ratio": 1.0, "canary_pairs": pairs}
+    """Of so many pairs, and as many requests answered by either side; nothing else is the matter with them."""
+    plain: dict[str, Any] = {"sampled": pairs, "psi": 0.01, "batch_time_ratio": 1.0, "canary_pairs": pairs}
+    plain |= requests((0, pairs), (0, pairs))
     return pb.Figures(
         pairs=pairs,
         flips=[pb.Flips(threshold=THRESHOLD, rate=rate(flips, pairs))],

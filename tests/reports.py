@@ -29,9 +29,19 @@ def latency(count: int, p50: float, p99: float, p999: float) -> pb.Latency:
     return pb.Latency(count=count, p50_ms=p50, p99_ms=p99, p999_ms=p999)
 
 
-def gate(name: str, verdict: pb.Verdict, measured: str, limit: str, remark: str = "") -> pb.Gate:
+def gate(
+    name: str, verdict: pb.Verdict, measured: str, limit: str, remark: str = "", limit_value: float | None = None
+) -> pb.Gate:
     guardrail = name in {"flips", "errors", "late"}
-    return pb.Gate(name=name, verdict=verdict, measured=measured, limit=limit, guardrail=guardrail, remark=remark)
+    return pb.Gate(
+        name=name,
+        verdict=verdict,
+        measured=measured,
+        limit=limit,
+        guardrail=guardrail,
+        remark=remark,
+        limit_value=limit_value,
+    )
 
 
 def timeline(hours: int, share: float, per_hour: int, stage_at: Callable[[int], pb.Stage]) -> list[pb.Point]:
@@ -179,7 +189,7 @@ def _passing() -> pb.Report:
         gates=[
             gate("pairs", pb.VERDICT_PASS, "58,240 pairs, 31.2 h", "50,000, or 24 h"),
             gate("coverage", pb.VERDICT_PASS, "99.47 %", "at least 99.00 %"),
-            gate("flips", pb.VERDICT_PASS, "0.19 % (0.15 % to 0.25 %)", "at most 0.50 %"),
+            gate("flips", pb.VERDICT_PASS, "0.19 % (0.15 % to 0.25 %)", "at most 0.50 %", limit_value=0.005),
             gate("errors", pb.VERDICT_PASS, "+0.007 % (−0.01 % to +0.04 %)", "at most +0.10 %"),
             gate("psi", pb.VERDICT_PASS, "0.021", "below 0.10"),
             gate("batch_time", pb.VERDICT_PASS, "1.03 times", "at most 1.10 times"),
@@ -207,6 +217,7 @@ def _failing() -> pb.Report:
             "0.77 % (0.66 % to 0.89 %)",
             "at most 0.50 %",
             "392 to block, 58 to allow; most of them in JPY",
+            0.005,
         )
     )
     by_name["psi"].CopyFrom(gate("psi", pb.VERDICT_CONSENT, "0.138", "below 0.10", "above 0.25 nobody may pass it"))

@@ -121,6 +121,13 @@ class Sums:
         return Counter(name(e)[11:] for columns in self.columns for e in columns.challenger_error if e)
 
     @property
+    def asked(self) -> tuple[int, int, int, int]:
+        """Requests and failures of callers: the incumbent's, the challenger's."""
+        names = ("incumbent_requests", "incumbent_failures", "challenger_requests", "challenger_failures")
+        found = [sum(getattr(counts, name) for counts in self.counts) for name in names]
+        return found[0], found[1], found[2], found[3]
+
+    @property
     def whole(self) -> bool:
         return self.sampled == len(self.pairs) + sum(self.drops.values())
 

@@ -178,7 +178,7 @@ def demo(engine: EngineOption = None, config_file: ConfigOption = None) -> None:
 def demo_shadow(
     engine: EngineOption = None,
     config_file: ConfigOption = None,
-    rate: Annotated[float, typer.Option(min=1, help="Payments a second, at most.")] = 200,
+    rate: Annotated[float, typer.Option(min=1, help="Payments a second, at most.")] = 150,
 ) -> None:
     """Compare two challengers of fraud-tx on simulated traffic: one takes over, one is refused. Exit code 1 if not."""
     from headrace.demo_shadow import run  # noqa: PLC0415

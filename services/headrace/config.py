@@ -149,6 +149,8 @@ class ModelSettings(Section):
     def _anchored(self) -> Self:
         if self.traffic.shadows and not self.primary_version:
             raise ValueError("traffic.shadows needs primary_version: the highest version would be the challenger")
+        if self.traffic.canary and not self.primary_version:
+            raise ValueError("traffic.canary needs primary_version: the highest version would be the canary")
         versions = [shadow.version for shadow in self.traffic.shadows]
         if len(set(versions)) < len(versions):
             raise ValueError("traffic.shadows names a version twice")

@@ -39,6 +39,11 @@ WRONG_CURRENCY: Final = "GBP"
 """Of the challenger that is wrong: models/challengers/fraud-tx/3."""
 MIN_CANARY_PAIRS: Final = 300
 """Fewer than the demo's limits ask for: at a quarter of the entities each takes four payments."""
+MAX_FLIP_RATE: Final = 0.01
+MAX_ERROR_EXCESS: Final = 0.015
+"""More than the demo's limits allow: each step has to show it by what came since the last, in seconds."""
+LABEL_DELAY_S: Final = 1.0
+"""Outcomes are told all at once, of every payment that was answered: what has none by then will have none."""
 READY_S: Final = 60.0
 LOOK_EVERY_S: Final = 1.0
 LIMIT_S: Final = 240.0
@@ -57,6 +62,8 @@ def plan() -> pb.Plan:
     limits = pb.Gates()
     limits.CopyFrom(DEMO)
     limits.min_canary_pairs = MIN_CANARY_PAIRS
+    limits.max_flip_rate = MAX_FLIP_RATE
+    limits.max_error_excess = MAX_ERROR_EXCESS
     return pb.Plan(
         output="score",
         thresholds=[50, 75],
@@ -65,6 +72,7 @@ def plan() -> pb.Plan:
         max_in_flight_rows=1_024,
         automatic=True,
         gates=limits,
+        label_delay_s=LABEL_DELAY_S,
     )
 
 
@@ -214,7 +222,7 @@ class Story:
                 self._say_moves(report)
                 if over(report) or time.monotonic() > until:
                     return report
-                self.stream.pace.keep_up(report.figures.pending)
+                self.stream.pace.keep_up(report.figures.pending, sum(report.figures.drops.values()))
                 status.update(f"{live(report)}  {self.stream.pace.rate:.0f}/s")
                 await asyncio.sleep(LOOK_EVERY_S)
 

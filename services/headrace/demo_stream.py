@@ -32,11 +32,13 @@ TIMEOUT_S: Final = 5.0
 
 
 class Pace:
-    """Turns so many a second. One that comes late is not made up for: a slow machine gets less, and no burst."""
+    """Turns so many a second, half as many at first. One that comes late is not made up for: no burst follows."""
 
     def __init__(self, rate: float) -> None:
-        self._at_most = self.rate = rate
+        self._at_most = rate
+        self.rate = rate / 2
         self._next = 0.0
+        self._lost = 0
 
     async def turn(self) -> None:
         """Wait for the next turn; whoever comes first goes first."""
@@ -44,11 +46,14 @@ class Pace:
         self._next = max(now, self._next + 1 / self.rate)
         await asyncio.sleep(self._next - now)
 
-    def keep_up(self, behind: int) -> None:
-        """Slow down where more than a second's payments are behind, so that they are compared and not dropped."""
-        self.rate = (
-            max(LEAST_RATE, self.rate * SLOWER) if behind > self.rate else min(self._at_most, self.rate * FASTER)
-        )
+    def keep_up(self, behind: int, lost: int) -> None:
+        """Slower where a second's payments are `behind`, or more were `lost` so far than at the last look; else faster.
+
+        A machine gets what it can compare: a comparison with too many holes says nothing.
+        """
+        strained = behind > self.rate or lost > self._lost
+        self._lost = lost
+        self.rate = max(LEAST_RATE, self.rate * SLOWER) if strained else min(self._at_most, self.rate * FASTER)
 
 
 @dataclass(slots=True)

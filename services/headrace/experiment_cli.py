@@ -16,6 +16,7 @@ import typer
 
 from headrace.credentials import ClientCredentials
 from headrace.errors import NotServing, Refused
+from headrace.experiments.profiles import Profile
 from headrace.options import with_credentials
 
 if TYPE_CHECKING:  # both cost a third of a second, and `headrace --help` needs neither
@@ -39,13 +40,6 @@ class Stage(StrEnum):
     CANARY = "canary"
     PRIMARY = "primary"
     FINISHED = "finished"
-
-
-class Profile(StrEnum):
-    """Limits of the gates."""
-
-    DEFAULT = "default"
-    DEMO = "demo"
 
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The experiment.")]
@@ -186,19 +180,27 @@ def promote(  # noqa: PLR0913  what a step may be asked for, and how
     if to:
         request.to_stage = pb.Stage.Value(f"STAGE_{to.name}")  # type: ignore[assignment]
     with _stub(control, credentials) as stub:
+        seen = stub.GetExperiment(pb.GetExperimentRequest(id=experiment), timeout=TIMEOUT_S).experiment
+        request.from_stage, request.from_share = seen.stage, seen.canary_share
         _say(stub.Promote(request, timeout=TIMEOUT_S).experiment)
 
 
 @experiment_app.command()
 @with_credentials
 def rollback(
-    experiment: IdArgument, why: WhyOption = "", control: ControlOption = CONTROL, *, credentials: ClientCredentials
+    experiment: IdArgument,
+    why: WhyOption = "",
+    force: Annotated[bool, typer.Option("--force", help="Though the incumbent is not ready to answer.")] = False,
+    control: ControlOption = CONTROL,
+    *,
+    credentials: ClientCredentials,
 ) -> None:
     """Put the incumbent back in charge at once."""
     from headrace.v1 import experiments_pb2 as pb  # noqa: PLC0415
 
+    request = pb.RollbackRequest(id=experiment, why=why, force=force)
     with _stub(control, credentials) as stub:
-        _say(stub.Rollback(pb.RollbackRequest(id=experiment, why=why), timeout=TIMEOUT_S).experiment)
+        _say(stub.Rollback(request, timeout=TIMEOUT_S).experiment)
 
 
 @traffic_app.command("show")
@@ -226,7 +228,9 @@ def show_traffic(
 @with_credentials
 def set_traffic(  # noqa: PLR0913  what a policy has, and how to ask
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Its public name.")],
-    primary: Annotated[str, typer.Option(help="The version that answers; the highest that is ready.")] = "",
+    primary: Annotated[
+        str | None, typer.Option(help="The version that answers; as it is. '': the highest that is ready.")
+    ] = None,
     canary: Annotated[str, typer.Option(help="A version beside it.")] = "",
     canary_share: Annotated[float, typer.Option(help="The share of the entities it answers.")] = 0.0,
     why: WhyOption = "",
@@ -240,10 +244,13 @@ def set_traffic(  # noqa: PLR0913  what a policy has, and how to ask
 
     if bool(canary) != bool(canary_share):
         raise Refused("--canary and --canary-share belong together")
-    request = pb.SetTrafficRequest(model=model, primary_version=primary, why=why)
+    request = pb.SetTrafficRequest(model=model, why=why)
     if canary:
         request.canary.version, request.canary.share = canary, canary_share
     with _stub(control, credentials) as stub:
+        if primary is None:
+            primary = stub.GetTraffic(pb.GetTrafficRequest(model=model), timeout=TIMEOUT_S).policy.primary_version
+        request.primary_version = primary
         policy = stub.SetTraffic(request, timeout=TIMEOUT_S).policy
     _show(lambda: tables.policy(policy), None)
 
@@ -264,6 +271,10 @@ def _stub(control: str, credentials: ClientCredentials) -> Iterator[ExperimentSe
             said = plain(error.details() or error.code().name)
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 raise NotServing(f"{control} does not answer ({said})") from error
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise NotServing(
+                    f"{control} did not answer in time; a move may be made all the same: look before asking again"
+                ) from error
             raise Refused(said) from error
 
 

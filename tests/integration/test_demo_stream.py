@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import pytest
 import tritonclient.grpc.aio as triton
 from grpc import aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -119,22 +120,34 @@ def test_no_more_payments_go_than_the_pace_allows(run: Run) -> None:
         await asyncio.gather(*(pace.turn() for _ in range(21)))
         return time.monotonic() - begun
 
-    assert run(turns(Pace(200))) >= 20 / 200
+    assert run(turns(Pace(400))) >= 20 / 400
 
 
-def test_who_falls_behind_is_sent_fewer_until_there_is_room() -> None:
+def rate_after(looks: list[tuple[int, int]], pace: Pace) -> float:
+    for behind, lost in looks:
+        pace.keep_up(behind, lost)
+    return pace.rate
+
+
+def test_the_pace_grows_to_what_was_asked_for_and_not_beyond() -> None:
     pace = Pace(100)
-    pace.keep_up(behind=101)
-    slower = pace.rate
-    for _ in range(50):
-        pace.keep_up(behind=10_000)
-    least = pace.rate
-    for _ in range(50):
-        pace.keep_up(behind=0)
 
-    assert least < slower < 100
-    assert least > 0
-    assert pace.rate == 100
+    assert pace.rate == 50
+    assert 50 < rate_after([(0, 0)], pace) < 100
+    assert rate_after([(0, 0)] * 50, pace) == 100
+
+
+@pytest.mark.parametrize("look", [(101, 0), (0, 1)], ids=["behind", "lost"])
+def test_whoever_cannot_keep_up_is_sent_fewer_until_there_is_room(look: tuple[int, int]) -> None:
+    """Losses count once: what is lost stays lost, and is no reason to go on slowing down."""
+    pace = Pace(100)
+    rate_after([(0, 0)] * 50, pace)
+
+    slower = rate_after([look], pace)
+
+    assert 50 < slower < 100
+    assert slower < rate_after([(0, look[1])], pace)
+    assert 0 < rate_after([(10_000, look[1])] * 50, pace) < 50
 
 
 def test_an_outcome_bears_the_id_that_was_scored() -> None:

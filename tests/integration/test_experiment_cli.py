@@ -17,6 +17,7 @@ from google.protobuf import json_format
 from tests.reports import experiment, sample_report
 
 from headrace import cli
+from headrace.experiments.limits import DEMO
 from headrace.v1 import control_pb2, experiments_pb2_grpc
 from headrace.v1 import experiments_pb2 as pb
 
@@ -45,6 +46,10 @@ class Control(experiments_pb2_grpc.ExperimentServiceServicer):
     def GetReport(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         self._take(request, context)
         return pb.GetReportResponse(report=self.report)
+
+    def GetExperiment(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        self._take(request, context)
+        return pb.GetExperimentResponse(experiment=experiment(pb.STAGE_CANARY, share=0.05))
 
     def ListExperiments(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         self._take(request, context)
@@ -123,7 +128,7 @@ def test_options_become_a_request_and_what_is_not_said_stays_unset(headrace: Hea
     expected.plan.CopyFrom(
         pb.Plan(noise_share=0.0, timeout_ms=500, thresholds=[0.7, 0.9], canary_shares=[0.1, 1], automatic=True)
     )
-    expected.plan.gates.CopyFrom(pb.Gates(min_pairs=5000, min_hours=0))
+    expected.plan.gates.CopyFrom(DEMO)
     assert asked == expected
 
 
@@ -145,7 +150,10 @@ def test_a_file_has_the_same_fields_and_an_option_wins(headrace: Headrace, contr
     assert (code, stdout) == (0, "third-try: draft (fraud-tx, 1 → 2)\n")
     (asked,) = control.asked
     assert (asked.challenger, asked.why, asked.plan.share) == ("2", "from a prompt", 0.25)
-    assert asked.plan.gates == pb.Gates(max_flip_rate=0.01, min_pairs=900, min_hours=0)
+    expected = pb.Gates(max_flip_rate=0.01)
+    expected.MergeFrom(DEMO)
+    expected.min_pairs = 900
+    assert asked.plan.gates == expected
 
 
 @pytest.mark.parametrize(
@@ -255,13 +263,18 @@ def test_steps_are_asked_for_as_they_are_said(headrace: Headrace, control: Contr
     _, on, _ = headrace("experiment", "promote", "x", "--why", "a day of quiet", "--consent")
     headrace("experiment", "promote", "x", "--force", "--to", "primary")
     _, back, _ = headrace("experiment", "rollback", "x", "--why", "JPY")
+    headrace("experiment", "rollback", "x", "--force")
 
     assert on == "fraud-tx-1-2: canary 1 % (fraud-tx, 1 → 2)\n"
     assert back == "fraud-tx-1-2: rolled back (fraud-tx, 1 → 2)\n"
+    seen = {"from_stage": pb.STAGE_CANARY, "from_share": 0.05}
     assert control.asked == [
-        pb.PromoteRequest(id="x", why="a day of quiet", consent=True),
-        pb.PromoteRequest(id="x", force=True, to_stage=pb.STAGE_PRIMARY),
+        pb.GetExperimentRequest(id="x"),
+        pb.PromoteRequest(id="x", why="a day of quiet", consent=True, **seen),
+        pb.GetExperimentRequest(id="x"),
+        pb.PromoteRequest(id="x", force=True, to_stage=pb.STAGE_PRIMARY, **seen),
         pb.RollbackRequest(id="x", why="JPY"),
+        pb.RollbackRequest(id="x", force=True),
     ]
 
 
@@ -279,6 +292,16 @@ def test_traffic_is_shown_and_set(headrace: Headrace, control: Control) -> None:
     assert control.asked[-1] == expected
 
 
+def test_a_primary_that_is_not_said_stays_and_is_opened_by_an_empty_one(headrace: Headrace, control: Control) -> None:
+    headrace("traffic", "set", "fraud-tx", "--canary", "2", "--canary-share", "0.05")
+    headrace("traffic", "set", "fraud-tx", "--primary", "")
+
+    looked, kept, opened = control.asked
+    assert looked == pb.GetTrafficRequest(model="fraud-tx")
+    assert (kept.primary_version, kept.canary.version) == ("1", "2")
+    assert opened == pb.SetTrafficRequest(model="fraud-tx")
+
+
 def test_half_a_canary_is_refused_before_anybody_is_asked(headrace: Headrace, control: Control) -> None:
     code, _, stderr = headrace("traffic", "set", "fraud-tx", "--canary", "2")
 
@@ -291,6 +314,16 @@ def test_what_control_refuses_is_its_sentence_on_one_line_and_exit_code_1(headra
 
     assert (code, stdout) == (1, "")
     assert stderr == "headrace: flips: 0.77 % is more than 0.50 % and a \ufffd[31mcolour\n"
+
+
+def test_an_answer_that_is_late_says_that_its_step_may_be_taken(headrace: Headrace, control: Control) -> None:
+    """Asked again it would be the next step: the experiment is read anew."""
+    control.refuse = grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"
+    code, _, stderr = headrace("experiment", "promote", "x")
+
+    assert code == 1
+    assert stderr.endswith("a move may be made all the same: look before asking again\n")
+    assert stderr.count("\n") == 1
 
 
 def test_nobody_at_the_address_is_one_line(headrace: Headrace, free_port: int) -> None:

@@ -18,6 +18,7 @@ from rich.console import Console
 from tests.shadowing import Sums, ask, policy, replica, right, running, shadow, until
 
 from headrace import top
+from headrace.gateway import shadow as gateway_shadow
 from headrace.gateway import telling
 from headrace.telemetry import reading, waterfall
 from headrace.v1 import replica_pb2
@@ -252,6 +253,7 @@ def test_a_challenger_in_charge_that_is_lost_is_blamed_for_every_request(run: Ru
 
     assert not answers["1"] + answers["2"]
     assert sums.errors["LOST"] + sums.errors["TIMEOUT"] == 20  # by whichever clock was first
+    assert sums.asked == (0, 0, 20, 20)
     assert sums.whole
 
 
@@ -406,3 +408,80 @@ def test_a_gateway_cut_off_from_control_keeps_its_policy_and_says_so(run: Run, t
     assert answers == {"2": 20}
     assert not connected
     assert "cannot hear control" in caption
+
+
+def test_what_callers_get_is_counted_whether_or_not_it_is_compared(run: Run, tmp_path: Path) -> None:
+    """A challenger in charge that cannot keep up sheds its own evidence: the counts must stay."""
+
+    async def main() -> tuple[Counter[str], Sums]:
+        async with replica("1") as one, replica("2") as two:
+            two.delay_s = 0.1
+            first = policy(shadow(share=0.01), primary="2")
+            async with running(tmp_path, [one, two], first) as (gateway, control):
+                answers = Counter[str]()
+                for turn in range(4):
+                    answers += await ask(gateway, range(100 * turn, 100 * turn + 100), timeout_s=0.25)
+                await gateway.stop()
+                return answers, Sums(control)
+
+    answers, sums = run(main())
+    _, _, asked, failed = sums.asked
+
+    assert 300 < asked <= 400  # some callers leave before they are looked at
+    assert failed > 100
+    assert failed >= 0.8 * (asked - answers["2"])  # some answers leave in time and arrive late
+
+
+def test_a_batch_that_lets_payments_pass_is_late_not_lost(run: Run, tmp_path: Path) -> None:
+    """The cap that evicts a hung replica from the payment path is none of a copy's: it has its own time."""
+
+    async def main() -> tuple[Sums, bool]:
+        async with replica("1") as one, replica("2") as two, replica("2") as three:
+            patient = shadow(timeout_ms=4000)
+            async with running(tmp_path, [one, two, three], policy(patient)) as (gateway, control):
+                for turn in range(15):  # a learnt prediction would make the cap short
+                    await ask(gateway, range(turn, turn + 1))
+                    await until(lambda turn=turn: len(Sums(control).pairs) == turn + 1)
+                two.delay_s = three.delay_s = 1.0
+                await ask(gateway, range(4))
+                await until(lambda: len(Sums(control).pairs) == 19)
+                return Sums(control), all(lane.ready for _, lane in gateway.models.comparisons)
+
+    sums, ready = run(main())
+
+    assert not sums.errors
+    assert ready
+
+
+def test_a_full_queue_of_copies_is_nobodys_fault(run: Run, tmp_path: Path) -> None:
+    async def main() -> Sums:
+        async with replica("1") as one, replica("2") as two:
+            two.refuse_with = grpc.StatusCode.RESOURCE_EXHAUSTED
+            async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
+                await ask(gateway, range(20))
+                await until(lambda: Sums(control).whole and Sums(control).sampled == 20)
+                return Sums(control)
+
+    sums = run(main())
+
+    assert sums.drops == {"load": 20}
+
+
+def test_a_copy_that_fails_on_an_error_of_ours_is_accounted_for(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def main() -> tuple[Counter[str], Sums]:
+        async with replica("1") as one, replica("2") as two:
+            async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
+                monkeypatch.setattr(gateway_shadow, "adapted", broken)
+                answers = await ask(gateway, range(20))
+                await until(lambda: Sums(control).whole and Sums(control).sampled == 20)
+                return answers, Sums(control)
+
+    answers, sums = run(main())
+
+    assert answers == {"1": 20}
+    assert sums.drops == {"error": 20}

@@ -38,6 +38,10 @@ def write(tmp_path: Path, text: str) -> Path:
             "models: {m: {primary_version: '1', traffic: {shadows: [{version: '2'}, {version: '2'}]}}}",
             "traffic.shadows names a version twice",
         ),
+        (
+            "models: {m: {traffic: {canary: {version: '2', share: 0.1}}}}",
+            "models.m: Value error, traffic.canary needs primary_version",
+        ),
         ("models: {m: {traffic: {canary: {version: '2'}}}}", "models.m.traffic.canary.share: Field required"),
         ("- a", "expected a mapping of sections, got list"),
         ("a: [", "not valid YAML"),

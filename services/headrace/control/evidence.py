@@ -120,7 +120,11 @@ class Evidence:
         )
 
     def forget(self, now_us: int) -> None:
-        """Count the rows of gateways that are gone for good as lost, in the caller's transaction."""
+        """Count the rows of gateways that are gone for good as lost, in the caller's transaction.
+
+        Called behind whoever deletes old pairs.
+        """
+        self._sample.recount()
         gone = [name for name, heard in self._gateways.items() if now_us - heard.heard_us > FORGOTTEN_US]
         for name in gone:
             heard = self._gateways.pop(name)

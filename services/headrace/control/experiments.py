@@ -74,11 +74,17 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
         ]
         self._worker = ThreadPoolExecutor(1, "ledger")
         self._waiting: list[Asked] = []
+        self._labelling: dict[str, asyncio.Task[None]] = {}
+        """What outcomes say, while it is computed, by experiment."""
         self._news = asyncio.Event()
         self._cleaned_us = 0
 
     async def close(self) -> None:
         """Let the ledger's thread finish what it has begun."""
+        labelling = list(self._labelling.values())
+        for task in labelling:
+            task.cancel()
+        await asyncio.gather(*labelling, return_exceptions=True)
         await asyncio.to_thread(self._worker.shutdown)
 
     async def run(self) -> None:
@@ -102,7 +108,7 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
             await _survived(self._do(self._trials.keep_house))
 
     async def _look_at(self, experiment: pb.Experiment) -> None:
-        await self._renew_labels(experiment.id)
+        self._labels(experiment.id)  # not awaited: a guardrail waits for no bootstrap
         try:
             await self._do(self._trials.look, experiment.id, self._directory.versions(experiment.model))
         finally:  # a rollback that could not be written down is in force all the same
@@ -126,20 +132,23 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
     @answering("read")
     async def GetReport(self, request: pb.GetReportRequest, who: str) -> pb.GetReportResponse:
         await self._do(self._trials.find, request.id)
-        await self._renew_labels(request.id)
+        await asyncio.shield(self._labels(request.id))
         return pb.GetReportResponse(report=await self._do(self._trials.report, request.id))
 
     @answering("admin")
     async def Promote(self, request: pb.PromoteRequest, who: str) -> pb.PromoteResponse:
         experiment = await self._do(self._trials.find, request.id)
-        await self._renew_labels(request.id)
+        if not request.force:
+            await asyncio.shield(self._labels(request.id))
         versions = self._directory.versions(experiment.model)
         after = await self._moving(self._trials.promote, request, who, versions)
         return pb.PromoteResponse(experiment=after)
 
     @answering("admin")
     async def Rollback(self, request: pb.RollbackRequest, who: str) -> pb.RollbackResponse:
-        after = await self._moving(self._trials.roll_back, request.id, Reason(who, request.why))
+        experiment = await self._do(self._trials.find, request.id)
+        versions = self._directory.versions(experiment.model)
+        after = await self._moving(self._trials.roll_back, request, who, versions)
         return pb.RollbackResponse(experiment=after)
 
     # Traffic --------------------------------------------------------------------------------------------------------
@@ -185,12 +194,16 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
         return await asyncio.get_running_loop().run_in_executor(self._worker, act, *values)
 
     async def _moving(self, act: Callable[..., Answer], *values: Any) -> Answer:
-        """Something that may change who answers; followers hear of it, though its caller has gone or it failed."""
+        """Something that may change who answers; followers hear of it, though its caller has gone or it failed.
+
+        What was refused is no news: a declared experiment that has to wait would have everything looked at for it.
+        """
         try:
-            return await self._do(act, *values)
+            found = await self._do(act, *values)
+            self._news.set()
         finally:
             await self._publish()
-            self._news.set()
+        return found
 
     async def _publish(self) -> None:
         policies = await self._do(self._trials.policies)
@@ -219,6 +232,18 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
                 log.warning("%s: %s", request.why, error)
             self._declared.remove(request)
 
+    def _labels(self, experiment_id: str) -> asyncio.Task[None]:
+        """The computation of what outcomes say that is under way, or else one that looks whether it is due.
+
+        It never fails, and its end is awaited behind a shield: others wait for the same.
+        """
+        task = self._labelling.get(experiment_id)
+        if task is None:
+            renewing = _survived(self._renew_labels(experiment_id))
+            task = self._labelling[experiment_id] = asyncio.create_task(renewing, name=f"labels of {experiment_id}")
+            task.add_done_callback(lambda _: self._labelling.pop(experiment_id))
+        return task
+
     async def _renew_labels(self, experiment_id: str) -> None:
         """Compute what outcomes say, where that is due: on a thread of its own, for seconds."""
         known = await self._do(self._trials.labels_of, experiment_id)
@@ -226,8 +251,12 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
         if not known.due(begun_us):
             return
         known.begin(begun_us)
-        matured = await self._do(self._trials.matured, experiment_id)
-        figures = None if matured is None else await asyncio.to_thread(matured.figures)
+        try:
+            matured = await self._do(self._trials.matured, experiment_id)
+            figures = None if matured is None else await asyncio.to_thread(matured.figures)
+        except BaseException:
+            known.fail(self._trials.wall_us())
+            raise
         known.settle(figures, begun_us, self._trials.wall_us())
 
     def _count(self) -> list[tuple[Asked, HeadraceError | None]]:
@@ -277,6 +306,8 @@ def _base(request: pb.SetTrafficRequest, versions: Versions) -> control_pb2.Traf
         drafting.found(versions, request.model, request.primary_version)
     if request.HasField("canary"):
         drafting.found(versions, request.model, request.canary.version)
+        if not request.primary_version:
+            raise InvalidInference("primary_version: required beside a canary, the highest version would be the canary")
         if not 0 < request.canary.share <= 1:
             raise InvalidInference(f"canary.share: {request.canary.share:g} does not lie in (0, 1]")
         base.canary.CopyFrom(drafting.salted(request.model, request.canary))

@@ -32,9 +32,14 @@ class Sample:
         self._experiment = experiment
         self._random = random
         self._rows = rows
-        of_this = (experiment,)
-        ((self._drawn, self._halvings),) = ledger.rows("SELECT drawn, halvings FROM experiments WHERE id = ?", of_this)
-        ((self._kept,),) = ledger.rows("SELECT COUNT(*) FROM pairs WHERE experiment = ?", of_this)
+        ((self._drawn, self._halvings),) = ledger.rows(
+            "SELECT drawn, halvings FROM experiments WHERE id = ?", (experiment,)
+        )
+        self.recount()
+
+    def recount(self) -> None:
+        """Somebody else has deleted pairs: those that are gone must make no others go."""
+        ((self._kept,),) = self._ledger.rows("SELECT COUNT(*) FROM pairs WHERE experiment = ?", (self._experiment,))
 
     def draw(self, pairs: Whole) -> None:
         """Let pairs in by chance, and others go when they are too many."""

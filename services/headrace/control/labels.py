@@ -27,6 +27,8 @@ RENEWED_US: Final = 600_000_000
 """Labels mature by time alone: they are computed anew this often, if nothing else asks for it."""
 REST: Final = 10
 """A computation rests for so many times what it took."""
+FAILED_US: Final = 60_000_000
+"""One that has failed is tried again after this time."""
 Floats = npt.NDArray[np.float64]
 
 
@@ -39,6 +41,8 @@ class Labels:
     """An outcome has come since."""
     computed_us: int = 0
     took_us: int = 0
+    known: bool = False
+    """They were computed, and the last time did not fail. Until then `figures` is None because nobody knows."""
 
     def due(self, now_us: int) -> bool:
         age_us = now_us - self.computed_us
@@ -50,11 +54,16 @@ class Labels:
 
     def settle(self, figures: pb.LabelledFigures | None, begun_us: int, now_us: int) -> None:
         """Keep what was computed."""
-        self.figures, self.computed_us, self.took_us = figures, now_us, now_us - begun_us
+        self.figures, self.computed_us, self.took_us, self.known = figures, now_us, now_us - begun_us, True
+
+    def fail(self, now_us: int) -> None:
+        """Nothing was computed: what was said before need not hold any more."""
+        self.figures, self.computed_us, self.took_us, self.known = None, now_us, FAILED_US // REST, False
+        self.stale = True
 
 
 class Matured(NamedTuple):
-    """Pairs whose outcome is known, or whose time to have one is over: an entry a pair."""
+    """Pairs whose time to have an outcome is over: an entry a pair."""
 
     incumbent: Floats
     challenger: Floats
@@ -90,7 +99,9 @@ def record(ledger: Ledger, outcomes: Iterable[pb.Outcome], now_us: int) -> int:
 
 
 def matured(ledger: Ledger, experiment: pb.Experiment, now_us: int) -> Matured | None:
-    """The sampled pairs that have a label. None: no outcome of any has come, so that absence says nothing.
+    """The sampled pairs that are old enough to have a label. None: not one has an outcome, so absence says nothing.
+
+    Those with an early outcome wait as well: fraud is told first, and taken as it comes it would be most of the labels.
 
     Raises: NotServing.
     """
@@ -98,7 +109,7 @@ def matured(ledger: Ledger, experiment: pb.Experiment, now_us: int) -> Matured |
     rows = ledger.rows(
         "SELECT incumbent, challenger, fraud, entity, incumbent_p, challenger_p FROM pairs"
         " LEFT JOIN outcomes USING (event_id) WHERE experiment = ? AND event_id <> ''"
-        " AND (fraud IS NOT NULL OR pairs.at_us < ?)",
+        " AND pairs.at_us < ?",
         (experiment.id, ripe_us),
     )
     if not any(row[2] is not None for row in rows):
@@ -112,6 +123,23 @@ def matured(ledger: Ledger, experiment: pb.Experiment, now_us: int) -> Matured |
         np.array(entity, np.int64).view(np.uint64),
         chances if np.isfinite(chances).all() else None,
         experiment.plan.gates.alpha,
+    )
+
+
+def awaited(ledger: Ledger) -> pb.Gate | None:
+    """The gate of an experiment whose labels are not known: closed, unless there is no outcome at all.
+
+    Raises: NotServing.
+    """
+    ((any_is_there,),) = ledger.rows("SELECT EXISTS (SELECT 1 FROM outcomes)")
+    if not any_is_there:
+        return None
+    return pb.Gate(
+        name="labels",
+        verdict=pb.VERDICT_WAIT,
+        measured="not computed yet",
+        limit="what outcomes say",
+        remark="it is computed within a minute",
     )
 
 

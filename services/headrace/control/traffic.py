@@ -66,8 +66,8 @@ class Policies:
     def declare(self, base: control_pb2.TrafficPolicy, live: Sequence[pb.Experiment]) -> None:
         """Take what the settings say of a model, where they say something else than when they were read last.
 
-        Whoever edited the file later wins, except against an experiment that is on its way. Raises: NotServing when
-        the ledger can't be read.
+        Whoever edited the file later wins. Against an experiment that is on its way it has to wait: what it says is
+        not taken as read until then. Raises: NotServing when the ledger can't be read.
         """
         unsaid = control_pb2.TrafficPolicy(model=base.model)
         if base == self._ledger.declared().get(base.model, unsaid):
@@ -75,14 +75,17 @@ class Policies:
             return
         if live:
             log.warning(
-                "models.%s: who answers is decided by experiment '%s', not by the settings", base.model, live[0].id
+                "models.%s: who answers is decided by experiment '%s', not by the settings: they wait for a start "
+                "after its end",
+                base.model,
+                live[0].id,
             )
-        traffic = self.of(base.model) if live else self.following(base, ())
+            return
+        traffic = self.following(base, ())
         try:
             with self._ledger.transaction(durable=True):
                 self._ledger.put_declared(base)
-                if not live:
-                    self._ledger.add_traffic(traffic, self._wall_us(), FILE, "the settings have changed")
+                self._ledger.add_traffic(traffic, self._wall_us(), FILE, "the settings have changed")
         except NotServing:
             log.warning("models.%s: what the settings say is in force, and not in the ledger", base.model)
         self.put(traffic)

@@ -21,7 +21,7 @@ from headrace.control.labels import Labels
 from headrace.control.ledger import Ledger
 from headrace.control.traffic import Policies, Reason
 from headrace.errors import Conflict, HeadraceError, NotPassed, NotServing, UnknownExperiment
-from headrace.experiments import stages
+from headrace.experiments import gates, stages
 from headrace.v1 import control_pb2
 from headrace.v1 import experiments_pb2 as pb
 
@@ -55,6 +55,8 @@ class Trials:
         self._evidence: dict[str, Evidence] = {}
         self._labels: dict[str, Labels] = {}
         self._looked: dict[str, int] = {}
+        self._stranded: set[str] = set()
+        """Experiments whose rollback waits for the incumbent: it is told once."""
         self._unwritten: list[Callable[[], None]] = []
         """Rollbacks that are in force and not in the ledger: it could not be written then."""
 
@@ -102,11 +104,12 @@ class Trials:
         now_us = self.wall_us()
         reason = Reason(who, request.why)
         drafted = stages.moved(experiment, _move(pb.STAGE_UNSPECIFIED, stages.Step(pb.STAGE_DRAFT), reason, now_us))
+        if request.start:
+            return self._go(drafted, stages.Step(pb.STAGE_SHADOW), reason, None)
         with self._ledger.transaction(durable=True):
-            self._ledger.put_experiment(drafted, now_us)
-            self._ledger.add_move(drafted.id, 0, drafted.moves[0])
+            self._enter(drafted, 0, now_us)
         self._experiments[drafted.id] = drafted
-        return self._go(drafted, stages.Step(pb.STAGE_SHADOW), reason, None) if request.start else drafted
+        return drafted
 
     def promote(self, request: pb.PromoteRequest, who: str, versions: Versions) -> pb.Experiment:
         """One step on, or to the stage asked for.
@@ -114,6 +117,7 @@ class Trials:
         Raises: NotPassed naming the gates or whatever else is in the way; UnknownExperiment; NotServing.
         """
         experiment = self.find(request.id)
+        stages.assert_from(experiment, request.from_stage, request.from_share)
         step = stages.step(experiment, request.to_stage, force=request.force)
         self._assert_may(experiment, step, versions)
         report = self._report(experiment, self.wall_us())
@@ -122,17 +126,20 @@ class Trials:
         why = f"forced: {request.why}" if request.force else request.why
         return self._go(experiment, step, Reason(who, why), report)
 
-    def roll_back(self, experiment_id: str, reason: Reason) -> pb.Experiment:
+    def roll_back(self, request: pb.RollbackRequest, who: str, versions: Versions) -> pb.Experiment:
         """The incumbent is in charge again. Asked twice, it is done once.
 
-        Raises: UnknownExperiment; NotPassed after FINISHED; NotServing when the ledger could not be written: it is
-        rolled back all the same, and written down as soon as that is possible.
+        Raises: UnknownExperiment; NotPassed after FINISHED, and where nobody would answer then; NotServing when the
+        ledger could not be written: it is rolled back all the same, and written down as soon as that is possible.
         """
-        experiment = self.find(experiment_id)
+        experiment, step = self.find(request.id), stages.Step(pb.STAGE_ROLLED_BACK)
         if experiment.stage == pb.STAGE_ROLLED_BACK:
             return experiment
         stages.following(experiment)
-        return self._go(experiment, stages.Step(pb.STAGE_ROLLED_BACK), reason, self._figures_if_any(experiment))
+        if not request.force:
+            self._assert_may(experiment, step, versions)
+        reason = Reason(who, f"forced: {request.why}" if request.force else request.why)
+        return self._go(experiment, step, reason, self._figures_if_any(experiment))
 
     def set_traffic(self, base: control_pb2.TrafficPolicy, reason: Reason) -> control_pb2.TrafficPolicy:
         """Say who answers. Raises: NotPassed while an experiment decides; NotServing."""
@@ -193,8 +200,8 @@ class Trials:
             return None
         self._looked[experiment_id] = evidence.changes
         report = self._report(experiment, now_us)
-        step = stages.automatic(experiment, report.gates)
-        if step is None or not self._may(experiment, step, versions):
+        step = self._due_step(experiment, report.gates, versions)
+        if step is None:
             if due:
                 self._mark(evidence, report, now_us)
             return None
@@ -231,16 +238,30 @@ class Trials:
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
-    def _may(self, experiment: pb.Experiment, step: stages.Step, versions: Versions) -> bool:
+    def _due_step(self, experiment: pb.Experiment, found: Sequence[pb.Gate], versions: Versions) -> stages.Step | None:
+        """What an experiment does by itself now, if anything."""
+        step = stages.automatic(experiment, found)
+        if step is None:
+            return None
         try:
             self._assert_may(experiment, step, versions)
-        except NotPassed:
-            return False
-        return True
+        except NotPassed as error:
+            if step.stage == pb.STAGE_ROLLED_BACK:
+                self._put_off(experiment.id, error)
+            return None
+        return step
+
+    def _put_off(self, experiment_id: str, error: NotPassed) -> None:
+        """A rollback that would leave nobody to answer is told once, and tried at every look."""
+        if experiment_id not in self._stranded:
+            log.error("experiment '%s' has to be rolled back, and is not yet: %s", experiment_id, error)
+        self._stranded.add(experiment_id)
+        self._looked.pop(experiment_id, None)
 
     def _assert_may(self, experiment: pb.Experiment, step: stages.Step, versions: Versions) -> None:
         """Raises: NotPassed when something beside the gates is in the way."""
         if step.stage == pb.STAGE_ROLLED_BACK:
+            stages.assert_somebody_answers(experiment, {name for name, version in versions.items() if version.ready})
             return
         others = [other for other in self.live(experiment.model) if other.id != experiment.id]
         stages.assert_in_charge(experiment, stages.policy(self._policies.of(experiment.model).base, others))
@@ -252,18 +273,21 @@ class Trials:
     def _go(
         self, experiment: pb.Experiment, step: stages.Step, reason: Reason, report: pb.Report | None
     ) -> pb.Experiment:
-        """Make a move: in the ledger first, then in force. A rollback is in force whatever the ledger says."""
+        """Make a move: in the ledger first, then in force. A rollback is in force whatever the ledger says.
+
+        An experiment that is not known yet is entered with it.
+        """
         now_us = self.wall_us()
         move = _move(experiment.stage, step, reason, now_us, report)
         after = stages.moved(experiment, move)
         base = stages.base_after(self._policies.of(experiment.model).base, after)
         live = [other for other in self.live(experiment.model) if other.id != experiment.id]
         traffic = self._policies.following(base, live if after.stage in stages.OVER else [*live, after])
+        entered = len(experiment.moves) if experiment.id in self._experiments else 0
 
         def write() -> None:
             with self._ledger.transaction(durable=True):
-                self._ledger.put_experiment(after, now_us)
-                self._ledger.add_move(after.id, len(experiment.moves), move)
+                self._enter(after, entered, now_us)
                 self._ledger.add_traffic(traffic, now_us, *reason)
 
         problem = self._try(write, insist=step.stage == pb.STAGE_ROLLED_BACK)
@@ -274,6 +298,12 @@ class Trials:
         if problem is not None:
             raise NotServing(f"'{after.id}' is rolled back, and forgotten if control restarts now: {problem}")
         return after
+
+    def _enter(self, experiment: pb.Experiment, since: int, now_us: int) -> None:
+        """Write an experiment and its moves from number `since` on, in the caller's transaction."""
+        self._ledger.put_experiment(experiment, now_us)
+        for number, move in enumerate(experiment.moves[since:], since):
+            self._ledger.add_move(experiment.id, number, move)
 
     def _try(self, write: Callable[[], None], *, insist: bool) -> NotServing | None:
         """Write, behind whatever waits to be written. With `insist`, what fails is put off, and told."""
@@ -319,8 +349,12 @@ class Trials:
             return None
 
     def _report(self, experiment: pb.Experiment, now_us: int) -> pb.Report:
-        labelled = self.labels_of(experiment.id).figures
-        return self._evidence_of(experiment.id).report(experiment, labelled, now_us)
+        known = self.labels_of(experiment.id)
+        found = self._evidence_of(experiment.id).report(experiment, known.figures, now_us)
+        if found.gates and not known.known and (gate := labels.awaited(self._ledger)):
+            found.gates.append(gate)
+            found.verdict = gates.verdict(found.gates)
+        return found
 
     def _evidence_of(self, experiment_id: str) -> Evidence:
         found = self._evidence.get(experiment_id)

@@ -7,6 +7,9 @@ from typing import Final
 
 from headrace.core.tensors import ModelSpec
 
+MAX_KEY: Final = 256
+"""Characters of an entity's key or an event's id."""
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:

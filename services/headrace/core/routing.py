@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
@@ -69,8 +70,13 @@ class Policy:
 
 
 def entity_hash(entity: str, salt: str = "") -> int:
-    """64 bits that are the same in every gateway, for ever. Source: RFC 7693, the salt as its key."""
-    return int.from_bytes(blake2b(entity.encode(), digest_size=8, key=salt.encode()[:64]).digest())
+    """64 bits that are the same in every gateway, for ever. Source: RFC 7693, the salt's hash as its key."""
+    return int.from_bytes(blake2b(entity.encode(), digest_size=8, key=_key(salt)).digest())
+
+
+@lru_cache(maxsize=256)
+def _key(salt: str) -> bytes:
+    return blake2b(salt.encode(), digest_size=32).digest()
 
 
 def primary(wanted: str, ready: Iterable[str]) -> str | None:

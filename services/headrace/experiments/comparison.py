@@ -25,6 +25,7 @@ FORMAT: Final = 1
 """Of `dump`. A text of another is refused: counts on another grid are not the same counts."""
 MOST_CAUSES: Final = 16
 """Names of drops; those that come after them count as `other`."""
+SIDES: Final = ("incumbent", "challenger")
 
 
 class Comparison:
@@ -36,7 +37,8 @@ class Comparison:
             raise ValueError("thresholds: at least one, and numbers")
         self._sampled = self._pairs = self._canary = 0
         self._drops: Counter[str] = Counter()
-        self._errors = np.zeros((2, KINDS), np.int64)  # incumbent, challenger
+        self._errors = np.zeros((2, KINDS), np.int64)  # by SIDES
+        self._requests = np.zeros((2, 2), np.int64)  # by SIDES: asked for callers, failed
         self._agreement = Agreement()
         self._flips = FlipCounts(self.thresholds)
         self._latencies = Latencies()
@@ -47,6 +49,7 @@ class Comparison:
         rows = read(columns)
         self._sampled += counts.sampled
         self._drop(counts.drops)
+        self._requests += [(getattr(counts, f"{side}_requests"), getattr(counts, f"{side}_failures")) for side in SIDES]
         if len(rows):
             self._count(rows)
         if columns.batches:
@@ -61,6 +64,7 @@ class Comparison:
         self._canary += other._canary
         self._drop(other._drops)
         self._errors += other._errors
+        self._requests += other._requests
         self._agreement.merge(other._agreement)
         self._flips.merge(other._flips)
         self._latencies.merge(other._latencies)
@@ -76,6 +80,7 @@ class Comparison:
             "canary": self._canary,
             "drops": dict(sorted(self._drops.items())),
             "errors": self._errors.tolist(),
+            "requests": self._requests.tolist(),
             "agreement": self._agreement.dump(),
             "flips": self._flips.dump(),
             "latencies": self._latencies.dump(),
@@ -116,10 +121,17 @@ class Comparison:
             challenger_latency=self._latencies.latency("challenger"),
             canary_latency=self._latencies.latency("canary"),
             canary_late=rate(self._latencies.late, self._latencies.judged, alpha),
+            incumbent_late=rate(self._latencies.incumbent_late, self._latencies.incumbent_judged, alpha),
             batch_time_ratio=self._batch_times.ratio(),
             segments=self._flips.segments(alpha),
             canary_pairs=self._canary,
+            incumbent_failures=self._failures("incumbent", alpha),
+            challenger_failures=self._failures("challenger", alpha),
         )
+
+    def _failures(self, side: str, alpha: float) -> pb.Rate:
+        requests, failures = self._requests[SIDES.index(side)].tolist()
+        return rate(min(failures, requests), requests, alpha)  # a gateway that counts otherwise stops no report
 
     def _count(self, rows: Rows) -> None:
         self._pairs += len(rows)
@@ -141,6 +153,8 @@ class Comparison:
         self._sampled, self._pairs, self._canary = (int(state[name]) for name in ("sampled", "pairs", "canary"))
         self._drops = Counter(state["drops"])
         self._errors = np.array(state["errors"], np.int64).reshape(2, KINDS)
+        if "requests" in state:  # sums that are older than these counts have none
+            self._requests = np.array(state["requests"], np.int64).reshape(2, 2)
         self._agreement = Agreement.load(state["agreement"])
         self._flips = FlipCounts.load(state["flips"], self.thresholds)
         self._latencies = Latencies.load(state["latencies"])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from math import inf, lgamma, log, log1p, sqrt
+from math import lgamma, log, log1p
 from typing import Final
 
 PRIOR: Final = (0.5, 99.5)
@@ -44,29 +44,6 @@ def rate_interval(events: int, trials: int, alpha: float) -> tuple[float, float]
     lower = _edge(excluded, 0.0, rate) if events else 0.0
     upper = _edge(excluded, 1.0, rate) if misses else 1.0
     return lower, upper
-
-
-def mean_interval(mean: float, deviation: float, n: int, alpha: float, n_plan: int) -> tuple[float, float]:
-    """All means that n values of this mean and sample deviation leave possible, at every look; narrowest at `n_plan`.
-
-    Normal mixture, `mean +- s sqrt(2 (n r + 1) / (n^2 r) ln(sqrt(n r + 1) / alpha))` with `r = c / n_plan`. It holds as
-    n grows and not for few values; it has no width where the values don't vary: rates have `rate_interval`.
-    **Source** Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central limit theory", 2024.
-    """
-    _check(alpha)
-    if n < 2:  # one value has no deviation
-        return -inf, inf
-    r = _best_mixture(alpha) / n_plan
-    margin = deviation * sqrt(2 * (n * r + 1) / (n * n * r) * log(sqrt(n * r + 1) / alpha))
-    return mean - margin, mean + margin
-
-
-def _best_mixture(alpha: float) -> float:
-    """The c of the least width at `n_plan`: where its derivative is zero, `c - ln(1 + c) = 2 ln(1 / alpha)`."""
-    c = target = -2 * log(alpha)
-    for _ in range(100):
-        c = target + log1p(c)
-    return c
 
 
 def _edge(excluded: Callable[[float], bool], outside: float, inside: float) -> float:

@@ -10,8 +10,9 @@ FAIL, the whole interval is beyond it; WAIT, it lies across. Called at every loo
   (`_Alpha.reference`) takes a tenth of it, the challenger's interval the rest.
 - *Rejected wrongly.* A good challenger can be unlucky at any guardrail, so they share alpha: half of it is for flips,
   in equal parts for the thresholds, a quarter for errors, a quarter for late answers. Three quarters of each are for
-  the pairs of the whole experiment, the last for the pairs since the last move, over as many moves as there are: a
-  challenger that breaks in its canary must not hide behind a good past.
+  the pairs of the whole experiment, the last for what came since the last move, over as many moves as there are: a
+  challenger that breaks in its canary must not hide behind a good past. For the same reason a step out of CANARY or
+  PRIMARY is passed on the figures since the last move as well.
 
 **What the noise floor excuses.** The limit of flips is max(max_flip_rate, max_noise_ratio x noise rate), and the noise
 rate is estimated from a tenth of the pairs. To PASS, an excuse must be proven: the lower end of the noise's interval
@@ -23,9 +24,21 @@ still half a per cent, and three times that excuses 1.5. So for an incumbent tha
 max_flip_rate, alpha is not proven. Simulated at 0.75 to 3 per cent, a challenger that is the incumbent is failed at
 some look in 2 to 7 of 100 experiments of 20,000 pairs.
 
-Errors likewise: the allowance is the incumbent's rate on the same pairs or, where that is higher, as its own shadow,
-whose copies wait as long as the challenger's do. Labels (a bootstrap), PSI and the time of batches have no such
-interval: they are no guardrails, and no part of alpha.
+**What an error is.** Once the challenger answers callers, a trial is a request of a caller, and both sides are held to
+what callers were promised: the challenger's failed requests against the incumbent's, of the same stage and so of the
+same hours. Pairs would not do. All of them together hide a canary of one in a hundred; whoever answers has a caller's
+deadline and whoever is the shadow has not; and the rows of one request fail together. Where the incumbent is hardly
+asked any more (a canary of 1, PRIMARY), its requests of the whole experiment stand in.
+
+**What is late** is later than 99 in 100 of the incumbent's answers. In an hour that is slow for everybody, its own
+answers are late as well: a canary fails beyond the limit *and* beyond what the incumbent was late, in the same stage.
+
+In SHADOW the challenger has copies only, and a trial is a pair. The allowance is the incumbent's rate on the same pairs
+or, where that is higher, what it loses beside itself, on either side. The rows of a request that fails are as many
+errors there: a FAIL may be one lost request of many rows. It takes nobody back, and goes as pairs come.
+
+Flips are trials a row everywhere. Labels (a bootstrap), PSI and the time of batches have no such interval: they are no
+guardrails, and no part of alpha.
 """
 
 from __future__ import annotations
@@ -47,6 +60,8 @@ LATE: Final = 0.25
 WHOLE: Final = 0.75
 """Of each part, for the pairs of the whole experiment."""
 EVEN_ODDS: Final = 0.5
+LEAST_REQUESTS: Final = 1_000
+"""Of callers to the incumbent since the last move, below which those of the whole experiment stand in."""
 LEAST_AVERAGE_PRECISION_GAIN: Final = -0.005
 LEAST_RECALL_GAIN: Final = -0.01
 LEAST_POSITIVES: Final = 50
@@ -146,10 +161,10 @@ def _pairs(case: _Case) -> pb.Gate:
     if not canary and limits.min_hours:
         limit += f", or {limits.min_hours:g} h and {LEAST_SHARE_OF_PAIRS * least:,.0f}"
     measured = f"{have:,} {what} in {case.hours:.1f} h"
-    if have >= least or by_time:
-        return pb.Gate(name="pairs", verdict=pb.VERDICT_PASS, measured=measured, limit=limit)
-    remark = f"{least - have:,} are missing"
-    return pb.Gate(name="pairs", verdict=pb.VERDICT_WAIT, measured=measured, limit=limit, remark=remark)
+    gate = pb.Gate(name="pairs", verdict=pb.VERDICT_PASS, measured=measured, limit=limit, limit_value=least)
+    if have < least and not by_time:
+        gate.verdict, gate.remark = pb.VERDICT_WAIT, f"{least - have:,} are missing"
+    return gate
 
 
 def _coverage(case: _Case) -> pb.Gate:
@@ -162,6 +177,7 @@ def _coverage(case: _Case) -> pb.Gate:
         verdict=pb.VERDICT_PASS,
         measured=f"{_percent(covered)} of {known:,}",
         limit=f"at least {_percent(case.limits.min_coverage)}",
+        limit_value=case.limits.min_coverage,
     )
     if covered < case.limits.min_coverage or not known:
         gate.verdict = pb.VERDICT_WAIT
@@ -185,24 +201,29 @@ def _flips_at(case: _Case, at: int) -> pb.Gate:
     noise = case.noise.flips[at].rate if case.noise is not None else None
     proven = limits.max_noise_ratio * _ends(noise, alpha.reference)[0] if noise else 0.0
     low, high = _ends(noise, EVEN_ODDS) if noise else (0.0, 0.0)
+    limit, looks = max(limits.max_flip_rate, proven), case.looks(FLIPS / len(case.figures.flips))
     return _guardrail(
         case,
         "flips",
-        limit=max(limits.max_flip_rate, proven),
-        passed=_ends(case.figures.flips[at].rate, alpha.challenger)[1] <= max(limits.max_flip_rate, proven),
+        limit=limit,
+        passed=all(_ends(of.flips[at].rate, alpha.challenger)[1] <= limit for of, _, _ in looks),
         breaches=[
             (_ends(of.flips[at].rate, alpha)[0], max(limits.max_flip_rate, limits.max_noise_ratio * low, high), words)
-            for of, alpha, words in case.looks(FLIPS / len(case.figures.flips))
+            for of, alpha, words in looks
         ],
         shown=case.figures.flips[at].rate,
     )
 
 
 def _errors(case: _Case) -> pb.Gate:
-    excess, alpha = case.limits.max_error_excess, case.alpha
-    as_shadow = case.noise.challenger_errors if case.noise is not None else None
-    proven = _ends(as_shadow, alpha.reference)[0] if as_shadow else 0.0
-    likely = _ends(as_shadow, EVEN_ODDS)[1] if as_shadow else 0.0
+    return _errors_of_copies(case) if case.experiment.stage == pb.STAGE_SHADOW else _failures(case)
+
+
+def _errors_of_copies(case: _Case) -> pb.Gate:
+    excess, alpha, noise = case.limits.max_error_excess, case.alpha, case.noise
+    beside_itself = (noise.incumbent_errors, noise.challenger_errors) if noise is not None else ()
+    proven = max((_ends(side, alpha.reference)[0] for side in beside_itself), default=0.0)
+    likely = max((_ends(side, EVEN_ODDS)[1] for side in beside_itself), default=0.0)
     limit = max(_share(case.figures.incumbent_errors), proven) + excess
     return _guardrail(
         case,
@@ -221,16 +242,42 @@ def _errors(case: _Case) -> pb.Gate:
     )
 
 
+def _failures(case: _Case) -> pb.Gate:
+    """Of callers' requests, by the newest look alone: a stage is compared with itself."""
+    of, alpha, words = case.looks(ERRORS)[-1]
+    excess, incumbent = case.limits.max_error_excess, of.incumbent_failures
+    if incumbent.trials < LEAST_REQUESTS:
+        incumbent = case.figures.incumbent_failures
+    limit = _ends(incumbent, case.alpha.reference)[0] + excess
+    most = _ends(incumbent, alpha / 2)[1] + excess
+    return _guardrail(
+        case,
+        "errors",
+        limit=limit,
+        passed=_ends(of.challenger_failures, case.alpha.challenger)[1] <= limit,
+        breaches=[(_ends(of.challenger_failures, alpha / 2)[0], most, words)],
+        shown=of.challenger_failures,
+    )
+
+
 def _late(case: _Case) -> pb.Gate:
-    """By the whole experiment alone: at a share of 1 no incumbent answers that a threshold could be made of."""
-    late, limit = case.figures.canary_late, case.limits.max_late_rate
+    """Of the same stage, beside the incumbent's own answers; of the whole experiment where none was judged in it.
+
+    At a share of 1 no incumbent answers: its threshold is of the past, and so is what it was late itself.
+    """
+    looks = case.looks(LATE)
+    of, alpha, words = looks[-1] if looks[-1][0].canary_late.trials else looks[0]
+    most, own = case.limits.max_late_rate, of.incumbent_late if of.incumbent_late.trials else None
+    limit = max(most, _ends(own, case.alpha.reference)[0] if own else 0.0)
     return _guardrail(
         case,
         "late",
         limit=limit,
-        passed=_ends(late, case.alpha.whole)[1] <= limit,
-        breaches=[(_ends(late, LATE * case.alpha.whole)[0], limit, "")],
-        shown=late,
+        passed=_ends(of.canary_late, case.alpha.challenger)[1] <= limit,
+        breaches=[
+            (_ends(of.canary_late, alpha / 2)[0], max(most, _ends(own, alpha / 2)[1] if own else 0.0), words),
+        ],
+        shown=of.canary_late,
     )
 
 
@@ -244,6 +291,7 @@ def _guardrail(
         guardrail=True,
         measured=f"{_percent(_share(shown))} ({_percent(low)} to {_percent(high)})",
         limit=f"at most {_percent(limit)}",
+        limit_value=limit,
         verdict=pb.VERDICT_PASS if passed else pb.VERDICT_WAIT,
     )
     if not passed:
@@ -258,10 +306,12 @@ def _guardrail(
 def _psi(case: _Case) -> pb.Gate:
     limits = case.limits
     limit = f"at most {limits.max_psi:g}, with consent {limits.max_psi_with_consent:g}"
+    gate = pb.Gate(name="psi", verdict=pb.VERDICT_WAIT, measured="-", limit=limit, limit_value=limits.max_psi)
     if not case.figures.HasField("psi"):
-        return pb.Gate(name="psi", verdict=pb.VERDICT_WAIT, measured="-", limit=limit, remark="too few pairs to say")
+        gate.remark = "too few pairs to say"
+        return gate
     psi = case.figures.psi
-    gate = pb.Gate(name="psi", verdict=pb.VERDICT_PASS, measured=f"{psi:.3f}", limit=limit)
+    gate.verdict, gate.measured = pb.VERDICT_PASS, f"{psi:.3f}"
     if psi > limits.max_psi:
         gate.verdict, gate.remark = pb.VERDICT_CONSENT, "the challenger's values lie elsewhere: look whether they may"
     if psi > limits.max_psi_with_consent:
@@ -272,11 +322,12 @@ def _psi(case: _Case) -> pb.Gate:
 def _batch_time(case: _Case) -> pb.Gate:
     most = case.limits.max_batch_time_ratio
     limit = f"at most {most:g} times the incumbent's"
+    gate = pb.Gate(name="batch_time", verdict=pb.VERDICT_WAIT, measured="-", limit=limit, limit_value=most)
     if not case.figures.HasField("batch_time_ratio"):
-        remark = "too few batches of equal tokens"
-        return pb.Gate(name="batch_time", verdict=pb.VERDICT_WAIT, measured="-", limit=limit, remark=remark)
+        gate.remark = "too few batches of equal tokens"
+        return gate
     ratio = case.figures.batch_time_ratio
-    gate = pb.Gate(name="batch_time", verdict=pb.VERDICT_PASS, measured=f"{ratio:.2f} times", limit=limit)
+    gate.verdict, gate.measured = pb.VERDICT_PASS, f"{ratio:.2f} times"
     if ratio > most:
         gate.verdict, gate.remark = pb.VERDICT_FAIL, "its batches take a replica too long"
     return gate
@@ -293,6 +344,9 @@ def _labels(labelled: pb.LabelledFigures) -> pb.Gate:
         measured=", ".join(f"{name} {gain.lower:+.4f} to {gain.upper:+.4f}" for name, gain, _ in gains),
         limit=", ".join(f"{name} {least:+g} at least" for name, _, least in gains),
     )
+    if not labelled.HasField("average_precision_gain"):
+        gate.verdict, gate.measured, gate.remark = pb.VERDICT_WAIT, "-", "nothing but fraud so far"
+        return gate
     if any(gain.lower < least for _, gain, least in gains):
         gate.verdict, gate.remark = pb.VERDICT_WAIT, "more outcomes will tell"
     if worse := [name for name, gain, least in gains if gain.upper < least]:

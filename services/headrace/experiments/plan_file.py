@@ -6,7 +6,6 @@ Knows the fields and their types; what their values may be is control's to say.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,21 +14,15 @@ from google.protobuf import json_format
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from headrace.errors import Refused
+from headrace.experiments.limits import DEMO
+from headrace.experiments.profiles import Profile
 from headrace.v1 import experiments_pb2 as pb
-
-
-class Profile(StrEnum):
-    """Which limits the gates have where nobody says otherwise."""
-
-    DEFAULT = "default"
-    DEMO = "demo"
-
 
 PROFILES: Final[Mapping[Profile, Mapping[str, float]]] = {
     Profile.DEFAULT: {},
-    Profile.DEMO: {"min_pairs": 5_000, "min_hours": 0},
+    Profile.DEMO: {field.name: value for field, value in DEMO.ListFields()},
 }
-"""Limits by name. Source: the comment at `Gates.min_pairs` in protos/headrace/v1/experiments.proto."""
+"""Limits by name, where they are not control's defaults."""
 PLAN: Final = (
     "share",
     "noise_share",

@@ -5,7 +5,6 @@ Both renderings ask here, so that a terminal and a page say the same. It decides
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
@@ -63,10 +62,10 @@ def next_step(report: pb.Report) -> Step:
 
 
 def flip_limit(report: pb.Report) -> float:
-    """The share of flips that is allowed, as the gate itself words it; before there is a gate, the plan's."""
-    wording = next((gate.limit for gate in report.gates if gate.name == "flips"), "")
-    if said := re.search(r"(\d+(?:\.\d+)?)\s*%", wording):  # the noise floor may have raised it: only the gate knows
-        return float(said[1]) / 100
+    """The share of flips that is allowed, as the gate has it; where no gate says a limit, the plan's."""
+    for gate in report.gates:  # the noise floor may have raised it: only the gate knows
+        if gate.name == "flips" and gate.HasField("limit_value"):
+            return gate.limit_value
     gates = report.experiment.plan.gates
     return gates.max_flip_rate if gates.HasField("max_flip_rate") else MAX_FLIP_RATE
 

@@ -5,7 +5,7 @@ One experiment of a model at most is past SHADOW, because one version at most ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from headrace.errors import InvalidInference, NotPassed
@@ -30,8 +30,12 @@ class Step(NamedTuple):
 
 
 def word(stage: pb.Stage) -> str:
-    """A stage as people write it: `CANARY`."""
-    return pb.Stage.Name(stage).removeprefix("STAGE_")
+    """A stage as people write it: `CANARY`; its number where only a newer headrace has a word for it."""
+    return pb.Stage.Name(stage).removeprefix("STAGE_") if stage in pb.Stage.values() else str(stage)
+
+
+def _place(at: Step) -> str:
+    return f"{word(at.stage)} {100 * at.canary_share:g} %" if at.canary_share else word(at.stage)
 
 
 def following(experiment: pb.Experiment) -> Step:
@@ -59,11 +63,21 @@ def step(experiment: pb.Experiment, to_stage: pb.Stage, *, force: bool) -> Step:
     if to_stage in (pb.STAGE_UNSPECIFIED, following_step.stage):
         return following_step
     if to_stage not in ORDER or ORDER.index(to_stage) <= ORDER.index(experiment.stage):
-        named = word(to_stage) if to_stage in pb.Stage.values() else to_stage
-        raise InvalidInference(f"to_stage: {named} does not lie ahead of {word(experiment.stage)}")
+        raise InvalidInference(f"to_stage: {word(to_stage)} does not lie ahead of {word(experiment.stage)}")
     if not force:
         raise NotPassed(f"{word(to_stage)} is not the next step of '{experiment.id}'; `force` leaves steps out")
     return Step(to_stage, experiment.plan.canary_shares[0] if to_stage == pb.STAGE_CANARY else 0.0)
+
+
+def assert_from(experiment: pb.Experiment, stage: pb.Stage, share: float) -> None:
+    """Raises: NotPassed when it does not stand where whoever asks for a step has seen it.
+
+    A step is relative: asked for by two people, or again after an answer that was lost, it would be two.
+    """
+    seen = Step(stage, (share or experiment.canary_share) if stage == pb.STAGE_CANARY else 0.0)
+    now = Step(experiment.stage, experiment.canary_share)
+    if stage != pb.STAGE_UNSPECIFIED and seen != now:
+        raise NotPassed(f"experiment '{experiment.id}' is {_place(now)} by now, not {_place(seen)}: look at it again")
 
 
 def assert_alone(experiment: pb.Experiment, others: Iterable[pb.Experiment], to_stage: pb.Stage) -> None:
@@ -81,6 +95,15 @@ def assert_in_charge(experiment: pb.Experiment, without_it: control_pb2.TrafficP
         raise NotPassed(
             f"version {without_it.primary_version} is in charge of '{experiment.model}', not {experiment.incumbent}: "
             "begin an experiment against that one"
+        )
+
+
+def assert_somebody_answers(experiment: pb.Experiment, ready: Container[str]) -> None:
+    """Before a rollback. Raises: NotPassed when it takes the challenger's callers to a version that isn't ready."""
+    if experiment.stage in AHEAD and experiment.incumbent not in ready:
+        raise NotPassed(
+            f"version {experiment.incumbent} of '{experiment.model}' is not ready, nobody would answer; "
+            "`force` rolls back all the same"
         )
 
 
@@ -133,15 +156,20 @@ def base_after(base: control_pb2.TrafficPolicy, experiment: pb.Experiment) -> co
     """What a move leaves behind as set, whatever becomes of its experiment.
 
     A primary that was left open is the incumbent from then on: a challenger's higher number must not put it in
-    charge, now or after a rollback.
+    charge, now or after a rollback. A draft that is given up changed nothing and leaves nothing.
     """
-    if experiment.stage in OVER:
+    given_up = experiment.stage == pb.STAGE_ROLLED_BACK and _came_from(experiment) == pb.STAGE_DRAFT
+    if experiment.stage in OVER and not given_up:
         return policy(base, [experiment])
     found = control_pb2.TrafficPolicy()
     found.CopyFrom(base)
     if experiment.stage in LIVE:
         found.primary_version = base.primary_version or experiment.incumbent
     return found
+
+
+def _came_from(experiment: pb.Experiment) -> pb.Stage:
+    return experiment.moves[-1].from_stage if experiment.moves else pb.STAGE_UNSPECIFIED
 
 
 def _weight(experiment: pb.Experiment) -> tuple[bool, bool, str]:

@@ -45,8 +45,11 @@ CAUSES: Final = {
     "buffer": "the oldest made room",
     "load": "shed for the callers' sake",
     "unready": "no replica was ready",
+    "inputs": "the other version wants another input",
     "stopped": "the comparison was stopped",
     "control": "control could not be told",
+    "gateway": "lost with their gateway",
+    "error": "a fault of our own",
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from tritonclient.grpc import service_pb2
 
-from headrace.core.inference import UNKNOWN, Answer, Inference, Subject
+from headrace.core.inference import MAX_KEY, UNKNOWN, Answer, Inference, Subject
 from headrace.core.tensors import ModelSpec, TensorSpec
 from headrace.errors import InvalidInference, Unsupported
 
@@ -38,8 +38,6 @@ OURS: Final = {
     "headrace_currency": "currency",
 }
 """Request parameters that say what a request is about → the field of `Subject`."""
-MAX_KEY: Final = 256
-"""Characters of a key or an id."""
 MAX_KNOWN: Final = 8192
 """Inputs' headers that are remembered, of some hundred bytes each: names times lengths, and a caller's inventions."""
 
@@ -411,6 +409,9 @@ def _of_ours(name: str, kind: str | None, value: Any) -> str | float:
         return float(amount)
     if kind != "string_param":
         raise InvalidInference(f"invalid value type for '{name}' parameter, expected string_param.")
-    if len(value.string_param) > MAX_KEY:
+    text = str(value.string_param)
+    if len(text) > MAX_KEY:
         raise InvalidInference(f"invalid value for '{name}' parameter, expected at most {MAX_KEY} characters.")
-    return str(value.string_param)
+    if name == "headrace_currency" and not (len(text) == 3 and text.isascii() and text.isalpha()):
+        raise InvalidInference(f"invalid value for '{name}' parameter, expected an ISO 4217 code of three letters.")
+    return text

@@ -245,6 +245,8 @@ class Dispatcher:
             return await self._attempt(batch, flight, 1, backlog_s)
         except BatchLost as error:
             self._after_failure(error, flight.link)
+            if not again and error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise Overloaded("the replica's queue is full") from error
             if not again:
                 raise BackendLost("the replica was lost") from error
             if not self._budget.spend():

@@ -24,7 +24,15 @@ from headrace.core.queue import LevelPolicy, RiderQueue
 from headrace.core.records import BatchRecord, RpcRecord
 from headrace.core.rider import Rider
 from headrace.core.tensors import ModelSpec
-from headrace.errors import BrokenContract, Cancelled, DeadlinePassed, HeadraceError, ModelFailed, NotServing
+from headrace.errors import (
+    BrokenContract,
+    Cancelled,
+    DeadlinePassed,
+    HeadraceError,
+    ModelFailed,
+    NotServing,
+    Overloaded,
+)
 from headrace.gateway.dispatch import Dispatcher
 from headrace.gateway.link import Flight, Sender
 from headrace.gateway.pressure import Pressure
@@ -52,6 +60,10 @@ class Copying(Protocol):
 
     def offer(self, inference: Inference, record: RpcRecord, outcome: Answer | HeadraceError) -> None:
         """Look at one request that is over, and return at once: its caller has not been told yet."""
+        ...
+
+    def refused(self, outcome: Answer | HeadraceError) -> None:
+        """The same of one that never got a place."""
         ...
 
 
@@ -115,8 +127,14 @@ class Lane:
         ahead_s = self.dispatcher.free_in_s(now, waiting_s)
         # Whoever finds a free replica is never refused: a forecast that has gone wrong is only mended by answers.
         if ahead_s and self.forecast.misses(ahead_s + self.cost.predict_s(0), deadline - now):
-            raise DeadlinePassed("Request timeout expired: what waits would take longer than its deadline allows")
+            refusal = DeadlinePassed("Request timeout expired: what waits would take longer than its deadline allows")
+            self._tell_refused(refusal)
+            raise refusal
         return ahead_s
+
+    def _tell_refused(self, refusal: HeadraceError) -> None:
+        for one in self.copying:
+            one.refused(refusal)
 
     async def score(self, inference: Inference, record: RpcRecord, ahead_s: float = 0.0) -> Answer:
         """Queue one inference and await its answer; `ahead_s` is what `foresee` has said of it.
@@ -133,7 +151,11 @@ class Lane:
 
         rider = self._rider(inference, record, wake)
         rider.expected_s = ahead_s + self.cost.predict_s(inference.tokens)
-        self._enqueue(rider)
+        try:
+            self._enqueue(rider)
+        except Overloaded as refusal:
+            self._tell_refused(refusal)
+            raise
         if self._ordering is not None:  # now that it has a place: one that was refused would hold all others back
             self._ordering.enter(rider, wake)
         try:

@@ -133,7 +133,7 @@ class Models:
         return lane
 
     def strained(self) -> bool:
-        """Payments wait for more than one turn of a lane's replicas, or there is none: no moment for copies."""
+        """Payments wait for more than one turn of a lane's replicas: no moment for copies."""
         return any(lane.strained for model in self._models.values() for lane in model.lanes.values())
 
     def all_ready(self) -> bool:

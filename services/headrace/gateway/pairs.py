@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from math import nan
+from math import inf, nan
 from typing import Final, Self
 
 import numpy as np
@@ -38,6 +38,10 @@ ERRORS: Final[dict[type[HeadraceError], experiments_pb2.PairError]] = {
     BrokenContract: experiments_pb2.PAIR_ERROR_GARBAGE,
 }
 """What a version may be blamed for. Everything else is its caller's or the gateway's own doing."""
+MAX_BATCHES: Final = 4096
+"""Times of batches that wait to be told: a sample is enough, and control may be away for long."""
+RANGES: Final = {"p": (0.0, 1.0), "score": (0.0, 99.0)}
+"""What a signal may say, by output; anything else is told to callers as an error."""
 
 
 @dataclass(slots=True)
@@ -68,20 +72,26 @@ class Side:
     def asked(
         cls, outcome: Answer | HeadraceError, spec: ModelSpec, output: str, record: RpcRecord, now_ns: int
     ) -> Self:
-        """What came of a copy. A refusal is a failure here: of a value that the other version took, of a full queue."""
+        """What came of a copy. A refusal is a failure here: of a value that the other version took."""
         if isinstance(outcome, Answer):
             return cls._value(outcome, spec, output, record, now_ns)
-        lost = isinstance(outcome, Overloaded)
-        blamed = experiments_pb2.PAIR_ERROR_LOST if lost else experiments_pb2.PAIR_ERROR_FAILED
-        error = ERRORS.get(type(outcome), blamed)
+        error = ERRORS.get(type(outcome), experiments_pb2.PAIR_ERROR_FAILED)
         return cls([nan] * record.rows, [], error, _took_us(record, now_ns), spec.version)
 
     @classmethod
     def _value(cls, answer: Answer, spec: ModelSpec, output: str, record: RpcRecord, now_ns: int) -> Self:
         values = _numbers(answer, spec, output)
-        error = experiments_pb2.PAIR_ERROR_UNSPECIFIED if values else experiments_pb2.PAIR_ERROR_GARBAGE
         probabilities = [] if output == PROBABILITY else _numbers(answer, spec, PROBABILITY)
-        return cls(values or [nan] * record.rows, probabilities, error, _took_us(record, now_ns), spec.version)
+        took_us = _took_us(record, now_ns)
+        if not values or not (_possible(spec, output, values) and _possible(spec, PROBABILITY, probabilities)):
+            return cls([nan] * record.rows, [], experiments_pb2.PAIR_ERROR_GARBAGE, took_us, spec.version)
+        return cls(values, probabilities, experiments_pb2.PAIR_ERROR_UNSPECIFIED, took_us, spec.version)
+
+
+def _possible(spec: ModelSpec, output: str, values: list[float]) -> bool:
+    """A signal's numbers lie where RiskService tells them; other outputs may be anything."""
+    least, most = RANGES.get(output, (-inf, inf)) if spec.signal is not None else (-inf, inf)
+    return all(least <= value <= most for value in values)
 
 
 def _took_us(record: RpcRecord, now_ns: int) -> int:
@@ -113,7 +123,7 @@ class Notes:
 
     @property
     def empty(self) -> bool:
-        return not (self.rows or self.counts.sampled or self.counts.drops or self.columns.batches)
+        return not (self.rows or self.counts.ByteSize() or self.columns.batches)
 
     def take(self) -> tuple[experiments_pb2.PairColumns, experiments_pb2.SampleCounts]:
         """Everything noted; the notes are empty then."""
@@ -132,9 +142,20 @@ class Notes:
                 self.columns.trace_ids = values[16 * forgotten :]
             elif field.name != "batches":
                 del values[:forgotten]
-        self.columns.ClearField("batches")
         self.drop("control", forgotten)
         return forgotten
+
+    def asked(self, outcome: Answer | HeadraceError, *, challenger: bool) -> None:
+        """Count one request of a caller's, compared or not: what callers get is no matter of samples."""
+        failed = type(outcome) in ERRORS or isinstance(outcome, Overloaded)
+        if not failed and not isinstance(outcome, Answer):  # its caller's own doing
+            return
+        if challenger:
+            self.counts.challenger_requests += 1
+            self.counts.challenger_failures += failed
+        else:
+            self.counts.incumbent_requests += 1
+            self.counts.incumbent_failures += failed
 
     def sampled(self, rows: int) -> None:
         self.counts.sampled += rows
@@ -152,6 +173,8 @@ class Notes:
             or answered.stages is None
             or batch.span_id == self._last_batch[challenger]
         ):
+            return
+        if len(self.columns.batches) >= MAX_BATCHES:
             return
         self._last_batch[challenger] = batch.span_id
         took_us = (answered.stages.fetched_ns - answered.stages.copied_ns) // 1000

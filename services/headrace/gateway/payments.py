@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from headrace.core.inference import Inference, Subject
+from headrace.core.inference import MAX_KEY, Inference, Subject
 from headrace.core.tensors import ModelSpec, TensorSpec
 from headrace.errors import InvalidInference
 from headrace.gateway.signals import FACTORS
@@ -108,7 +108,9 @@ class PaymentEncoder:
 
 
 def _subject(event: risk_pb2.PaymentEvent) -> Subject:
-    return Subject(event.card_id, event.event_id, event.amount, event.currency)
+    """An id that is too long for a ledger has no outcome; the payment is assessed all the same."""
+    event_id = event.event_id if len(event.event_id) <= MAX_KEY else ""
+    return Subject(event.card_id, event_id, event.amount, event.currency)
 
 
 # Models ---------------------------------------------------------------------------------------------------------------

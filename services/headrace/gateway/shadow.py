@@ -25,7 +25,7 @@ from headrace.core.records import BatchRecord, RpcRecord
 from headrace.core.rider import Rider
 from headrace.core.routing import Shadow
 from headrace.core.tensors import ModelSpec
-from headrace.errors import BrokenContract, DeadlinePassed, HeadraceError, NotServing
+from headrace.errors import BrokenContract, DeadlinePassed, HeadraceError, NotServing, Overloaded
 from headrace.gateway.dispatch import Dispatcher
 from headrace.gateway.lane import ROW_ERRORS, Lane, check_size
 from headrace.gateway.link import Flight, ReplicaLink, Sender
@@ -70,6 +70,12 @@ class ShadowDispatcher(Dispatcher):
     """Sends to replicas that have nothing to do: nothing of ours, and nothing of the lane that decides."""
 
     deciding: Dispatcher
+    patience_s: float
+    """What a copy may take: a batch that lets payments pass is late, not lost."""
+
+    def _cap_s(self, link: ReplicaLink, *, last: bool) -> float:
+        assert not last, "This is a bug."  # a copy has no second try
+        return max(self.patience_s, super()._cap_s(link, last=True))
 
     def _choose(self, other_than: ReplicaLink | None = None) -> ReplicaLink | None:
         assert other_than is None, "This is a bug."  # a copy has no second try
@@ -102,10 +108,12 @@ class ShadowLane:
         self._running: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
+        self._complained = False
         self.dispatcher = ShadowDispatcher(
             around.sender, around.clock, self._cost, around.pressure, self._look_soon, self._look_soon
         )
         self.dispatcher.deciding = lane.dispatcher
+        self.dispatcher.patience_s = shadow.timeout_s
         self._budget = Budget(min(BATCH_ROWS, self.spec.max_rows), self.spec.max_tokens)
 
     @property
@@ -119,41 +127,64 @@ class ShadowLane:
     # In -------------------------------------------------------------------------------------------------------------
 
     def offer(self, inference: Inference, record: RpcRecord, outcome: Answer | HeadraceError) -> None:
-        """Take a copy of a request that is over, if the draw and the load allow it."""
-        if self._closed or random.random() >= self.shadow.share:
+        """Count a request that is over, and take a copy of it if the draw and the load allow it."""
+        if self._closed:
             return
         try:
-            answered = Side.answered(outcome, inference.spec, self.shadow.output, record, self._clock.now_ns())
-            if answered is not None:
-                self._take(inference, record, answered)
-        except Exception:  # the guard of the payment path: whatever went wrong here is no caller's concern
-            log.exception("a copy was lost to an error of ours")
+            self.refused(outcome)
+            if random.random() < self.shadow.share:
+                self._sample(inference, record, outcome)
+        except Exception as error:  # noqa: BLE001  the payment path's guard: what goes wrong here is no caller's concern
+            self._complain(error)
 
-    def _take(self, inference: Inference, record: RpcRecord, answered: Side) -> None:
+    def refused(self, outcome: Answer | HeadraceError) -> None:
+        """Count a request that is over, perhaps before it was more than that."""
+        if not self.shadow.noise:
+            self.notes.asked(outcome, challenger=self.spec.version == self.shadow.incumbent)
+
+    def _sample(self, inference: Inference, record: RpcRecord, outcome: Answer | HeadraceError) -> None:
+        answered = Side.answered(outcome, inference.spec, self.shadow.output, record, self._clock.now_ns())
+        if answered is None:
+            return
         self.notes.sampled(inference.rows)
         self.notes.batch_of(record, challenger=record.version != self.shadow.incumbent)
-        if not self.ready:
-            self.notes.drop("unready", inference.rows)
-        elif self._held_up():
-            self.notes.drop("load", inference.rows)
-        else:
-            self._enqueue(inference, record, answered)
+        try:
+            cause = self._take(inference, record, answered)
+        except Exception as error:  # noqa: BLE001  told below; the row must be accounted for
+            cause = "error"
+            self._complain(error)
+        if cause:
+            self.notes.drop(cause, inference.rows)
 
-    def _enqueue(self, inference: Inference, record: RpcRecord, answered: Side) -> None:
-        now = self._clock.now()
-        copied = adapted(inference, self.spec, now + self.shadow.timeout_s)
+    def _take(self, inference: Inference, record: RpcRecord, answered: Side) -> str:
+        """Put a copy into the buffer; or why not."""
+        if not self.ready:
+            return "unready"
+        if self._held_up():
+            return "load"
+        if inference.rows > self.shadow.max_rows:
+            return "buffer"
+        copied = adapted(inference, self.spec, self._clock.now() + self.shadow.timeout_s)
         if copied is None:
-            self.notes.drop("inputs", inference.rows)
-            return
+            return "inputs"
         while self.held + copied.rows > self.shadow.max_rows and self._waiting:
             self._drop(self._waiting.popleft(), "buffer")
         if self.held + copied.rows > self.shadow.max_rows:
-            self.notes.drop("buffer", copied.rows)
-            return
-        self.held += copied.rows
+            return "buffer"
+        self._enqueue(copied, record, answered)
+        return ""
+
+    def _complain(self, error: Exception) -> None:
+        """Once: what goes wrong for one copy mostly does for all."""
+        if not self._complained:
+            self._complained = True
+            log.error("a copy was lost to an error of ours; the next ones are only counted", exc_info=error)
+
+    def _enqueue(self, copied: Inference, record: RpcRecord, answered: Side) -> None:
         now_ns = self._clock.now_ns()
+        self.held += copied.rows
         rider = Rider(copied, self._record(record, copied, now_ns), _nobody_waits)
-        rider.queued_at = now
+        rider.queued_at = self._clock.now()
         self._waiting.append(Copy(rider, answered, now_ns))
         if self._alarm is None:
             self._look_in(GATHER_S)
@@ -302,19 +333,28 @@ class ShadowLane:
         """Note the pairs, and let the batch's record go."""
         now_ns = batch.record.settled_ns = self._clock.now_ns()
         for copy in copies:
-            record, outcome = copy.rider.record, copy.rider.outcome
             self.held -= copy.rider.inference.rows
-            record.settled_ns = record.end_ns = now_ns
-            assert outcome is not None, "This is a bug."
-            if isinstance(outcome, HeadraceError):
-                record.reason, record.masked = type(outcome).__name__, type(outcome).__name__
-            if isinstance(outcome, NotServing):
-                self.notes.drop("stopped", copy.rider.inference.rows)
-            else:
-                side = Side.asked(outcome, self.spec, self.shadow.output, record, now_ns)
-                self.notes.pair(copy.rider.inference, record.trace_id, copy.answered, side)
+            try:
+                self._note(copy, now_ns)
+            except Exception as error:  # noqa: BLE001  told below; the other copies must be accounted for
+                self.notes.drop("error", copy.rider.inference.rows)
+                self._complain(error)
         self.notes.batch_of(copies[0].rider.record, challenger=self.spec.version != self.shadow.incumbent)
         self._around.on_batch(batch.record)
+
+    def _note(self, copy: Copy, now_ns: int) -> None:
+        record, outcome = copy.rider.record, copy.rider.outcome
+        record.settled_ns = record.end_ns = now_ns
+        assert outcome is not None, "This is a bug."
+        if isinstance(outcome, HeadraceError):
+            record.reason = record.masked = type(outcome).__name__
+        if isinstance(outcome, NotServing):
+            self.notes.drop("stopped", copy.rider.inference.rows)
+        elif isinstance(outcome, Overloaded):  # other gateways' copies were there first
+            self.notes.drop("load", copy.rider.inference.rows)
+        else:
+            side = Side.asked(outcome, self.spec, self.shadow.output, record, now_ns)
+            self.notes.pair(copy.rider.inference, record.trace_id, copy.answered, side)
 
     # Life -----------------------------------------------------------------------------------------------------------
 

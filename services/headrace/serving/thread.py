@@ -59,7 +59,7 @@ class RunnerThread:
 
     @property
     def waiting(self) -> int:
-        """Turns behind the one that runs, spare ones not counted. Exact on any thread."""
+        """Turns behind the one that runs, spare ones not counted. On any thread; off by one while a spare one comes."""
         return max(0, self._turns.qsize() - len(self._spare))
 
     @property

@@ -145,20 +145,22 @@ class Move(_message.Message):
     def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., who: _Optional[str] = ..., from_stage: _Optional[_Union[Stage, str]] = ..., to_stage: _Optional[_Union[Stage, str]] = ..., canary_share: _Optional[float] = ..., why: _Optional[str] = ..., figures: _Optional[_Union[Report, _Mapping]] = ...) -> None: ...
 
 class Gate(_message.Message):
-    __slots__ = ("name", "verdict", "measured", "limit", "guardrail", "remark")
+    __slots__ = ("name", "verdict", "measured", "limit", "guardrail", "remark", "limit_value")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     MEASURED_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     GUARDRAIL_FIELD_NUMBER: _ClassVar[int]
     REMARK_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_VALUE_FIELD_NUMBER: _ClassVar[int]
     name: str
     verdict: Verdict
     measured: str
     limit: str
     guardrail: bool
     remark: str
-    def __init__(self, name: _Optional[str] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., measured: _Optional[str] = ..., limit: _Optional[str] = ..., guardrail: _Optional[bool] = ..., remark: _Optional[str] = ...) -> None: ...
+    limit_value: float
+    def __init__(self, name: _Optional[str] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., measured: _Optional[str] = ..., limit: _Optional[str] = ..., guardrail: _Optional[bool] = ..., remark: _Optional[str] = ..., limit_value: _Optional[float] = ...) -> None: ...
 
 class Interval(_message.Message):
     __slots__ = ("lower", "upper")
@@ -201,7 +203,7 @@ class Report(_message.Message):
     def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., figures: _Optional[_Union[Figures, _Mapping]] = ..., noise: _Optional[_Union[Figures, _Mapping]] = ..., gates: _Optional[_Iterable[_Union[Gate, _Mapping]]] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., timeline: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., worst: _Optional[_Iterable[_Union[Disagreement, _Mapping]]] = ..., labelled: _Optional[_Union[LabelledFigures, _Mapping]] = ...) -> None: ...
 
 class Figures(_message.Message):
-    __slots__ = ("sampled", "pairs", "drops", "pending", "delta_quantiles", "delta_histogram", "flips", "rank_agreement", "psi", "ks", "incumbent_errors", "challenger_errors", "challenger_timeouts", "incumbent_latency", "challenger_latency", "canary_latency", "canary_late", "batch_time_ratio", "segments", "canary_pairs")
+    __slots__ = ("sampled", "pairs", "drops", "pending", "delta_quantiles", "delta_histogram", "flips", "rank_agreement", "psi", "ks", "incumbent_errors", "challenger_errors", "challenger_timeouts", "incumbent_latency", "challenger_latency", "canary_latency", "canary_late", "batch_time_ratio", "segments", "canary_pairs", "incumbent_failures", "challenger_failures", "incumbent_late")
     class DropsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -229,6 +231,9 @@ class Figures(_message.Message):
     BATCH_TIME_RATIO_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     CANARY_PAIRS_FIELD_NUMBER: _ClassVar[int]
+    INCUMBENT_FAILURES_FIELD_NUMBER: _ClassVar[int]
+    CHALLENGER_FAILURES_FIELD_NUMBER: _ClassVar[int]
+    INCUMBENT_LATE_FIELD_NUMBER: _ClassVar[int]
     sampled: int
     pairs: int
     drops: _containers.ScalarMap[str, int]
@@ -249,7 +254,10 @@ class Figures(_message.Message):
     batch_time_ratio: float
     segments: _containers.RepeatedCompositeFieldContainer[Segment]
     canary_pairs: int
-    def __init__(self, sampled: _Optional[int] = ..., pairs: _Optional[int] = ..., drops: _Optional[_Mapping[str, int]] = ..., pending: _Optional[int] = ..., delta_quantiles: _Optional[_Iterable[_Union[Quantile, _Mapping]]] = ..., delta_histogram: _Optional[_Union[Histogram, _Mapping]] = ..., flips: _Optional[_Iterable[_Union[Flips, _Mapping]]] = ..., rank_agreement: _Optional[float] = ..., psi: _Optional[float] = ..., ks: _Optional[float] = ..., incumbent_errors: _Optional[_Union[Rate, _Mapping]] = ..., challenger_errors: _Optional[_Union[Rate, _Mapping]] = ..., challenger_timeouts: _Optional[_Union[Rate, _Mapping]] = ..., incumbent_latency: _Optional[_Union[Latency, _Mapping]] = ..., challenger_latency: _Optional[_Union[Latency, _Mapping]] = ..., canary_latency: _Optional[_Union[Latency, _Mapping]] = ..., canary_late: _Optional[_Union[Rate, _Mapping]] = ..., batch_time_ratio: _Optional[float] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., canary_pairs: _Optional[int] = ...) -> None: ...
+    incumbent_failures: Rate
+    challenger_failures: Rate
+    incumbent_late: Rate
+    def __init__(self, sampled: _Optional[int] = ..., pairs: _Optional[int] = ..., drops: _Optional[_Mapping[str, int]] = ..., pending: _Optional[int] = ..., delta_quantiles: _Optional[_Iterable[_Union[Quantile, _Mapping]]] = ..., delta_histogram: _Optional[_Union[Histogram, _Mapping]] = ..., flips: _Optional[_Iterable[_Union[Flips, _Mapping]]] = ..., rank_agreement: _Optional[float] = ..., psi: _Optional[float] = ..., ks: _Optional[float] = ..., incumbent_errors: _Optional[_Union[Rate, _Mapping]] = ..., challenger_errors: _Optional[_Union[Rate, _Mapping]] = ..., challenger_timeouts: _Optional[_Union[Rate, _Mapping]] = ..., incumbent_latency: _Optional[_Union[Latency, _Mapping]] = ..., challenger_latency: _Optional[_Union[Latency, _Mapping]] = ..., canary_latency: _Optional[_Union[Latency, _Mapping]] = ..., canary_late: _Optional[_Union[Rate, _Mapping]] = ..., batch_time_ratio: _Optional[float] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., canary_pairs: _Optional[int] = ..., incumbent_failures: _Optional[_Union[Rate, _Mapping]] = ..., challenger_failures: _Optional[_Union[Rate, _Mapping]] = ..., incumbent_late: _Optional[_Union[Rate, _Mapping]] = ...) -> None: ...
 
 class Quantile(_message.Message):
     __slots__ = ("rank", "value")
@@ -436,18 +444,22 @@ class GetReportResponse(_message.Message):
     def __init__(self, report: _Optional[_Union[Report, _Mapping]] = ...) -> None: ...
 
 class PromoteRequest(_message.Message):
-    __slots__ = ("id", "why", "consent", "force", "to_stage")
+    __slots__ = ("id", "why", "consent", "force", "to_stage", "from_stage", "from_share")
     ID_FIELD_NUMBER: _ClassVar[int]
     WHY_FIELD_NUMBER: _ClassVar[int]
     CONSENT_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
     TO_STAGE_FIELD_NUMBER: _ClassVar[int]
+    FROM_STAGE_FIELD_NUMBER: _ClassVar[int]
+    FROM_SHARE_FIELD_NUMBER: _ClassVar[int]
     id: str
     why: str
     consent: bool
     force: bool
     to_stage: Stage
-    def __init__(self, id: _Optional[str] = ..., why: _Optional[str] = ..., consent: _Optional[bool] = ..., force: _Optional[bool] = ..., to_stage: _Optional[_Union[Stage, str]] = ...) -> None: ...
+    from_stage: Stage
+    from_share: float
+    def __init__(self, id: _Optional[str] = ..., why: _Optional[str] = ..., consent: _Optional[bool] = ..., force: _Optional[bool] = ..., to_stage: _Optional[_Union[Stage, str]] = ..., from_stage: _Optional[_Union[Stage, str]] = ..., from_share: _Optional[float] = ...) -> None: ...
 
 class PromoteResponse(_message.Message):
     __slots__ = ("experiment",)
@@ -456,12 +468,14 @@ class PromoteResponse(_message.Message):
     def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ...) -> None: ...
 
 class RollbackRequest(_message.Message):
-    __slots__ = ("id", "why")
+    __slots__ = ("id", "why", "force")
     ID_FIELD_NUMBER: _ClassVar[int]
     WHY_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
     id: str
     why: str
-    def __init__(self, id: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
+    force: bool
+    def __init__(self, id: _Optional[str] = ..., why: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
 
 class RollbackResponse(_message.Message):
     __slots__ = ("experiment",)
@@ -564,7 +578,7 @@ class BatchTime(_message.Message):
     def __init__(self, tokens: _Optional[int] = ..., compute_us: _Optional[int] = ..., challenger: _Optional[bool] = ...) -> None: ...
 
 class SampleCounts(_message.Message):
-    __slots__ = ("sampled", "drops")
+    __slots__ = ("sampled", "drops", "incumbent_requests", "incumbent_failures", "challenger_requests", "challenger_failures")
     class DropsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -574,9 +588,17 @@ class SampleCounts(_message.Message):
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     SAMPLED_FIELD_NUMBER: _ClassVar[int]
     DROPS_FIELD_NUMBER: _ClassVar[int]
+    INCUMBENT_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    INCUMBENT_FAILURES_FIELD_NUMBER: _ClassVar[int]
+    CHALLENGER_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    CHALLENGER_FAILURES_FIELD_NUMBER: _ClassVar[int]
     sampled: int
     drops: _containers.ScalarMap[str, int]
-    def __init__(self, sampled: _Optional[int] = ..., drops: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    incumbent_requests: int
+    incumbent_failures: int
+    challenger_requests: int
+    challenger_failures: int
+    def __init__(self, sampled: _Optional[int] = ..., drops: _Optional[_Mapping[str, int]] = ..., incumbent_requests: _Optional[int] = ..., incumbent_failures: _Optional[int] = ..., challenger_requests: _Optional[int] = ..., challenger_failures: _Optional[int] = ...) -> None: ...
 
 class RecordPairsResponse(_message.Message):
     __slots__ = ()

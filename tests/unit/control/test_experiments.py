@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from grpc import aio
 from tests import experiments
 
 from headrace.config import ModelSettings
+from headrace.control import experiments as watch
 from headrace.control.discovery import Directory
 from headrace.control.experiments import ExperimentService
 from headrace.control.labels import Labels
@@ -25,7 +28,11 @@ Run = Callable[..., Any]
 class Service(ExperimentService):
     """Over a ledger in memory, versions 1 and 2 of `m` and of `n` registered."""
 
-    def __init__(self, require: Callable[[Any, str], str] = lambda _call, _permission: "ann") -> None:
+    def __init__(
+        self,
+        require: Callable[[Any, str], str] = lambda _call, _permission: "ann",
+        models: Mapping[str, ModelSettings] | None = None,
+    ) -> None:
         self.clock = FakeClock(experiments.NOW_US / 1e6)
         self.ledger = Ledger(":memory:")
         self.trials = Trials(self.ledger, lambda: self.clock.now_ns() // 1000, (75,))
@@ -35,9 +42,13 @@ class Service(ExperimentService):
                 spec = experiments.spec(version, model)
                 ready = control_pb2.REPLICA_STATE_READY
                 self.directory.register(control_pb2.Registration(replica_id=model + version, spec=spec, state=ready))
-        models: dict[str, ModelSettings] = {}
-        super().__init__(self.trials, self.directory, models, require=require, tell=self._told)
+        super().__init__(self.trials, self.directory, models or {}, require=require, tell=self._told)
         self.told = 0
+        self.looks = 0
+
+    async def look(self) -> None:
+        self.looks += 1
+        await super().look()
 
     async def _told(self) -> None:
         self.told += 1
@@ -113,6 +124,146 @@ def test_an_experiment_that_can_not_be_judged_holds_nobody_up(run: Run, caplog: 
     assert {policy.primary_version for policy in service.directory.snapshot("e").policies} == {"1"}
     assert service.told
     assert "the experiments could not be looked at" in caplog.text
+
+
+def test_a_declared_experiment_that_has_to_wait_keeps_nobody_busy(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "BREATH_S", 0)
+    monkeypatch.setattr(watch, "PERIOD_S", 3600)
+    models = {"m": ModelSettings.model_validate({"primary_version": "1", "traffic": {"shadows": [{"version": "2"}]}})}
+
+    async def main() -> Service:
+        service = Service(models=models)
+        warming = control_pb2.Registration(
+            replica_id="m2", spec=experiments.spec("2"), state=control_pb2.REPLICA_STATE_WARMING
+        )
+        service.directory.register(warming)
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(service.run())
+            for _ in range(50):  # far more turns of the ledger's thread than a look takes
+                await service.ListExperiments(pb.ListExperimentsRequest(), None)
+            watching.cancel()
+        await service.close()
+        return service
+
+    service = run(main())
+
+    assert service.looks == 1
+    assert not service.trials.all()
+
+
+class Outcomes:
+    """What a computation of labels finds, once `begin` is set; an error where it has nothing to find."""
+
+    def __init__(self, service: Service, found: pb.LabelledFigures | None) -> None:
+        self.begin = threading.Event()
+        self._found = found
+        service.trials.record_outcomes([pb.Outcome(event_id="1-1", fraud=True)])
+        service.trials.matured = lambda _experiment: self
+
+    def figures(self) -> pb.LabelledFigures:
+        self.begin.wait()
+        if self._found is None:
+            raise ValueError("no figures")
+        return self._found
+
+
+WORSE = pb.LabelledFigures(
+    labels=5000,
+    positives=500,
+    average_precision_gain=pb.Interval(lower=-0.5, upper=-0.4),
+    recall_gain=pb.Interval(lower=-0.5, upper=-0.4),
+)
+
+
+class Call:
+    """A call whose refusal is an exception."""
+
+    async def abort(self, code: Any, sentence: str) -> None:
+        raise PermissionError(f"{code.name}: {sentence}")
+
+
+def ready_for_a_canary() -> Service:
+    """Every gate of experiment `e` passes, as long as outcomes say nothing."""
+    service = Service()
+    service.begin("e", gates=pb.Gates(min_pairs=4000, min_hours=0, max_batch_time_ratio=0))
+    service.trials.record([experiments.message(1, 10_000)])
+    assert service.trials.report("e").verdict == pb.VERDICT_PASS
+    return service
+
+
+def test_a_breached_guardrail_waits_for_no_bootstrap(run: Run) -> None:
+    async def main() -> Service:
+        service = Service()
+        service.begin("e")
+        service.trials.promote(pb.PromoteRequest(id="e", force=True), "ann", service.directory.versions("m"))
+        service.trials.record([experiments.message(1, 2000, canary=1000, errors=300)])
+        outcomes = Outcomes(service, WORSE)
+        try:
+            await service.look()
+        finally:
+            outcomes.begin.set()
+        await service.close()
+        return service
+
+    assert run(main()).trials.find("e").stage == pb.STAGE_ROLLED_BACK
+
+
+def test_a_step_waits_for_outcomes_that_are_being_computed(run: Run) -> None:
+    async def main() -> str:
+        service = ready_for_a_canary()
+        outcomes = Outcomes(service, WORSE)
+        await service.look()
+        step = asyncio.create_task(service.Promote(pb.PromoteRequest(id="e"), Call()))
+        for _ in range(20):
+            await service.GetTraffic(pb.GetTrafficRequest(model="m"), Call())
+        assert not step.done()
+        outcomes.begin.set()
+        (refusal,) = await asyncio.gather(step, return_exceptions=True)
+        await service.close()
+        return str(refusal)
+
+    assert run(main()).startswith("FAILED_PRECONDITION: labels: average precision -0.5000 to -0.4000")
+
+
+def test_outcomes_that_could_not_be_computed_close_the_gate_until_they_can(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> tuple[str, list[pb.Gate]]:
+        service = ready_for_a_canary()
+        Outcomes(service, None).begin.set()
+        (refusal,) = await asyncio.gather(service.Promote(pb.PromoteRequest(id="e"), Call()), return_exceptions=True)
+        Outcomes(service, WORSE).begin.set()
+        service.clock.advance(60)
+        report = (await service.GetReport(pb.GetReportRequest(id="e"), Call())).report
+        await service.close()
+        return str(refusal), [gate for gate in report.gates if gate.name == "labels"]
+
+    refusal, gates = run(main())
+
+    assert refusal == "FAILED_PRECONDITION: labels: not computed yet, asked: what outcomes say (WAIT)"
+    assert [gate.verdict for gate in gates] == [pb.VERDICT_FAIL]
+    assert "no figures" in caplog.text
+
+
+def test_an_automatic_step_waits_until_outcomes_were_looked_at_once(run: Run) -> None:
+    """After a restart nothing is known of outcomes that are in the ledger."""
+
+    async def main() -> list[pb.Stage]:
+        service = Service()
+        limits = pb.Gates(min_pairs=4000, min_hours=0, max_batch_time_ratio=0)
+        service.begin("e", automatic=True, gates=limits)
+        service.trials.record([experiments.message(1, 10_000)])
+        outcomes = Outcomes(service, pb.LabelledFigures())
+        await service.look()
+        before = service.trials.find("e").stage
+        outcomes.begin.set()
+        await service.GetReport(pb.GetReportRequest(id="e"), Call())
+        service.clock.advance(10)
+        await service.look()
+        await service.close()
+        return [before, service.trials.find("e").stage]
+
+    assert run(main()) == [pb.STAGE_SHADOW, pb.STAGE_CANARY]
 
 
 def test_labels_are_computed_anew_after_an_outcome_or_ten_minutes_with_a_rest_between() -> None:

@@ -123,6 +123,30 @@ def test_a_pair_with_an_error_counts_for_the_rate_of_errors_alone() -> None:
     assert (figures.flips[0].to_allow, figures.flips[0].rate.trials) == (1, 1)
 
 
+def test_requests_of_callers_are_counted_by_the_version_that_was_asked_chosen_or_not() -> None:
+    comparison, other = Comparison(THRESHOLDS), Comparison(THRESHOLDS)
+    told = pb.SampleCounts(
+        incumbent_requests=900, incumbent_failures=2, challenger_requests=100, challenger_failures=30
+    )
+    comparison.add(pb.PairColumns(), told)
+    other.add(columns([1], [1]), told)
+    comparison.merge(Comparison.load(other.dump()))
+    figures = comparison.figures(ALPHA)
+
+    assert (figures.incumbent_failures.events, figures.incumbent_failures.trials) == (4, 1_800)
+    assert (figures.challenger_failures.events, figures.challenger_failures.trials) == (60, 200)
+    assert figures.challenger_failures.interval.lower > 0.05
+    assert (figures.sampled, figures.pairs) == (0, 1)
+
+
+def test_sums_that_are_older_than_a_count_are_loaded_without_it() -> None:
+    state = json.loads(counted(columns([1], [1])).dump())
+    del state["requests"], state["latencies"]["incumbent"]
+    figures = Comparison.load(json.dumps(state)).figures(ALPHA)
+
+    assert (figures.pairs, figures.incumbent_failures.trials, figures.challenger_failures.trials) == (1, 0, 0)
+
+
 def test_flips_are_told_with_their_direction_and_the_money_of_each_currency() -> None:
     sides = columns(
         [80, 10, 10, 80], [10, 80, 10, 80], amount=[12.5, 100, 7, nan], currency=["EUR", "USD", "EUR", "EUR"]
@@ -274,6 +298,23 @@ def test_answers_are_late_by_what_the_incumbent_took_before_them() -> None:
 
     assert (figures.canary_late.events, figures.canary_late.trials) == (3, 5)
     assert figures.canary_pairs == 5
+
+
+def test_the_incumbents_answers_beside_the_canarys_are_judged_by_the_same_threshold() -> None:
+    """In a slow hour both are late. Its copies are not asked, nor its answers while there was no canary."""
+    beside = columns(
+        [1.0] * 4 + [nan],
+        [1.0] * 5,
+        canary=[True, False, False, False, False],
+        challenger_us=[12_000, 9_000_000, 9_000_000, 9_000_000, 9_000_000],
+        incumbent_us=[9_000_000, 12_000, 13_000, 5_000, 0],
+        incumbent_error=[0, 0, 0, 0, pb.PAIR_ERROR_TIMEOUT],
+    )
+    comparison = counted(answered(), answered(), beside)
+    figures = Comparison.load(comparison.dump()).figures(ALPHA)
+
+    assert (figures.canary_late.events, figures.canary_late.trials) == (1, 1)
+    assert (figures.incumbent_late.events, figures.incumbent_late.trials) == (3, 4)
 
 
 def test_no_answer_is_late_before_enough_of_the_incumbents_are_known() -> None:

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-from math import inf
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.experiments.confidence import mean_interval, rate_interval
+from headrace.experiments.confidence import rate_interval
 
 ALPHA = 0.05
 
@@ -80,18 +78,6 @@ def test_what_is_no_rate_or_no_alpha_is_refused(events: int, trials: int, alpha:
         rate_interval(events, trials, alpha)
 
 
-@pytest.mark.parametrize(("alpha", "width"), [(0.05, 3.04), (0.01, 3.57)])
-def test_at_the_planned_number_a_mean_is_known_to_so_many_standard_errors(alpha: float, width: float) -> None:
-    lower, upper = mean_interval(2.0, 1.0, 10_000, alpha, 10_000)
-
-    assert (upper - 2.0) * 100 == pytest.approx(width, abs=0.005)
-    assert 2.0 - lower == pytest.approx(upper - 2.0)
-
-
-def test_one_value_says_nothing_of_a_mean() -> None:
-    assert mean_interval(1.0, 0.0, 1, ALPHA, 100) == (-inf, inf)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("p", [0.001, 0.005, 0.02])
 def test_looking_a_hundred_times_a_true_rate_is_excluded_in_no_more_than_alpha_of_the_streams(p: float) -> None:
@@ -104,15 +90,3 @@ def test_looking_a_hundred_times_a_true_rate_is_excluded_in_no_more_than_alpha_o
         missed += any(not lower <= p <= upper for lower, upper in ends)
 
     assert missed / 2_000 <= ALPHA
-
-
-def test_looking_often_a_true_mean_is_excluded_in_no_more_than_alpha_of_the_streams() -> None:
-    rng = np.random.default_rng(6)
-    values = rng.exponential(1.0, (400, 5_000))
-    looks = range(250, 5_001, 250)
-    missed = 0
-    for stream in values:
-        ends = (mean_interval(stream[:n].mean(), stream[:n].std(), n, ALPHA, 5_000) for n in looks)
-        missed += any(not lower <= 1.0 <= upper for lower, upper in ends)
-
-    assert missed / 400 <= ALPHA

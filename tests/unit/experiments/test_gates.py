@@ -4,7 +4,7 @@ from math import nan
 from typing import Any
 
 import pytest
-from tests.pairs import experiment, figures, rate
+from tests.pairs import experiment, figures, rate, requests
 
 from headrace.experiments import gates
 from headrace.experiments.gates import DEFAULTS, DEMO
@@ -82,6 +82,16 @@ def test_a_gate_says_what_it_measured_as_a_person_reads_it() -> None:
     assert "surely more than 0.50 %: at least 0." in judged("flips", figures(5_000, 60)).remark
 
 
+def test_a_limit_is_told_as_a_number_as_well_the_one_that_noise_has_raised() -> None:
+    of, noise = figures(LONG, 400, canary_late=rate(20, 2_000)), figures(20_000, 100)
+    found = gates.judge(experiment(pb.STAGE_CANARY), of, noise, None, 1.0)
+    values = {gate.name: round(gate.limit_value, 4) for gate in found}
+
+    assert 0.005 < values.pop("flips") < 0.015
+    assert values == {"pairs": 2_000, "coverage": 0.99, "errors": 0.001, "psi": 0.1, "late": 0.03}
+    assert judged("batch_time", figures(LONG)).limit_value == 1.1
+
+
 def test_noise_excuses_what_it_is_proven_to_be_and_no_more() -> None:
     """0.8 per cent of flips beside a noise of 0.5 per cent, known from 20,000 pairs, then from 200."""
     assert judged("flips", figures(LONG, 400)).verdict == FAIL
@@ -125,13 +135,65 @@ def test_what_the_incumbent_loses_as_a_shadow_its_challenger_may_lose_as_well() 
     assert judged("errors", lossy, figures(20_000, errors=200)).verdict == PASS
 
 
-def test_a_challenger_that_breaks_in_its_canary_does_not_hide_behind_a_good_past() -> None:
-    whole, since = figures(500_000, errors=40), figures(1_000, errors=40)
-    gate = judged("errors", whole, stage=pb.STAGE_CANARY, since=since)
+def test_what_the_incumbent_loses_in_answering_its_copies_challenger_may_lose_as_well() -> None:
+    lossy = figures(LONG, errors=300)
 
-    assert judged("errors", whole, stage=pb.STAGE_CANARY).verdict == PASS
+    assert judged("errors", lossy, figures(20_000, incumbent_errors=200)).verdict == PASS
+
+
+@pytest.mark.parametrize("stage", [pb.STAGE_CANARY, pb.STAGE_PRIMARY])
+def test_a_challenger_that_breaks_in_its_canary_does_not_hide_behind_a_good_past(stage: pb.Stage) -> None:
+    whole = figures(500_000, **requests((0, 400_000), (40, 100_000)))
+    gate = judged("errors", whole, stage=stage, since=figures(1_000, **requests((0, 0), (40, 1_000))))
+
+    assert judged("errors", whole, stage=stage).verdict == PASS
     assert gate.verdict == FAIL
     assert gate.remark.endswith("since the last move")
+
+
+def test_a_canary_of_one_in_a_hundred_that_fails_every_caller_is_taken_back_at_once() -> None:
+    """Among the 2,000 pairs since the last move its 20 errors are a per cent, among all of them 0.04."""
+    since = figures(2_000, errors=20, **requests((0, 1_980), (20, 20)))
+
+    assert judged("errors", figures(LONG, errors=20), stage=pb.STAGE_CANARY, since=since).verdict == FAIL
+
+
+def test_copies_that_are_lost_while_callers_are_answered_take_nobody_back() -> None:
+    """One request of 64 rows that ran out of time as a shadow, and many: none of a caller's."""
+    for errors in (64, 2_000):
+        since = figures(20_000, errors=errors, **requests((0, 14_000), (0, 6_000)))
+
+        assert judged("errors", figures(LONG, errors=errors), stage=pb.STAGE_CANARY, since=since).verdict == PASS
+
+
+def test_callers_that_the_incumbent_fails_as_often_in_the_same_stage_take_nobody_back() -> None:
+    """Their deadlines are as short whoever answers. In a quiet past it failed none."""
+    whole = figures(500_000, **requests((600, 430_000), (200, 10_000)))
+    same, none = (figures(40_000, **requests((of, 30_000), (200, 10_000))) for of in (600, 0))
+
+    assert judged("errors", whole, stage=pb.STAGE_CANARY, since=same).verdict == WAIT
+    assert judged("errors", whole, stage=pb.STAGE_CANARY, since=none).verdict == FAIL
+
+
+def test_where_the_incumbent_is_hardly_asked_any_more_its_requests_of_the_whole_experiment_stand_in() -> None:
+    whole = figures(500_000, **requests((4_300, 430_000), (100, 10_000)))
+    since = figures(10_000, **requests((0, 30), (100, 10_000)))
+    gate = judged("errors", whole, stage=pb.STAGE_PRIMARY, since=since)
+
+    assert gate.verdict == WAIT
+    assert judged("errors", figures(500_000), stage=pb.STAGE_PRIMARY, since=since).verdict == FAIL
+
+
+@pytest.mark.parametrize("challenger", [(0, 0), (0, 2_000)])
+def test_a_canary_passes_no_gate_of_errors_before_its_own_callers_have_shown_it(challenger: tuple[int, int]) -> None:
+    since = figures(200_000, **requests((0, 198_000), challenger))
+
+    assert judged("errors", figures(LONG), stage=pb.STAGE_CANARY, since=since).verdict == WAIT
+
+
+@pytest.mark.parametrize(("since", "expected"), [(figures(2_000, 2), PASS), (figures(2_000, 9), WAIT)])
+def test_flips_must_be_few_since_the_last_move_as_well(since: pb.Figures, expected: int) -> None:
+    assert judged("flips", figures(500_000, 500), stage=pb.STAGE_CANARY, since=since).verdict == expected
 
 
 @pytest.mark.parametrize(("late", "expected"), [(20, PASS), (60, WAIT), (120, FAIL)])
@@ -139,6 +201,24 @@ def test_the_canary_may_be_late_three_times_in_a_hundred(late: int, expected: in
     of = figures(LONG, canary_late=rate(late, 2_000))
 
     assert judged("late", of, stage=pb.STAGE_CANARY).verdict == expected
+
+
+def test_in_an_hour_that_is_slow_for_everybody_a_canary_is_as_late_as_the_incumbent() -> None:
+    """A tenth of both since the last move; in the hours before it, a hundredth."""
+    whole = figures(LONG, canary_late=rate(300, 4_000), incumbent_late=rate(500, 50_000))
+    slow, own = figures(LONG, canary_late=rate(300, 3_000)), rate(900, 9_000)
+    slow_for_all = figures(LONG, canary_late=rate(300, 3_000), incumbent_late=own)
+    quick = figures(LONG, canary_late=rate(120, 3_000), incumbent_late=own)
+
+    assert judged("late", whole, stage=pb.STAGE_CANARY, since=slow).verdict == FAIL
+    assert judged("late", whole, stage=pb.STAGE_CANARY, since=slow_for_all).verdict == WAIT
+    assert judged("late", whole, stage=pb.STAGE_CANARY, since=quick).verdict == PASS
+
+
+def test_where_no_answer_of_the_stage_could_be_judged_the_whole_experiments_are() -> None:
+    whole = figures(LONG, canary_late=rate(300, 2_000))
+
+    assert judged("late", whole, stage=pb.STAGE_CANARY, since=figures(LONG)).verdict == FAIL
 
 
 @pytest.mark.parametrize(("psi", "expected"), [(0.09, PASS), (0.2, CONSENT), (0.3, FAIL), (None, WAIT)])
@@ -187,6 +267,11 @@ def test_a_challenger_must_find_no_less_fraud(precision: Any, recall: Any, expec
 
     assert gate.verdict == expected
     assert not gate.guardrail
+
+
+def test_labels_that_are_all_fraud_compare_nothing_and_wait() -> None:
+    """Neither side has a gain there, and none is not nought."""
+    assert judged("labels", figures(LONG), labelled=pb.LabelledFigures(labels=60, positives=60)).verdict == WAIT
 
 
 def test_a_handful_of_frauds_is_not_asked() -> None:

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 import pytest
-from tests.pairs import columns, counts, experiment, figures, jittered
+from tests.pairs import columns, counts, experiment, figures, jittered, requests
 
 from headrace.experiments import gates
 from headrace.experiments.comparison import Comparison
@@ -111,6 +111,46 @@ def test_a_healthy_challenger_passes_the_demo_within_10_000_pairs() -> None:
     assert not passed[:, :9].any()
     assert passed[:, 9].mean() >= 0.9
     assert passed.any(1).mean() >= 0.98
+
+
+def failing_canaries(rng: np.random.Generator, incumbent: float, challenger: float, share: float = 0.05) -> Counts:
+    """[streams, looks]: the verdicts on errors in one step of the canary, each look after 10,000 requests."""
+    streams, looks, asked = 300, 40, round(10_000 * share)
+    failed = [
+        rng.binomial(size, p, (streams, looks)).cumsum(1).tolist()
+        for p, size in ((incumbent, 10_000 - asked), (challenger, asked))
+    ]
+
+    def verdict(at: int, mine: int, theirs: int) -> int:
+        seen = requests((mine, (10_000 - asked) * (at + 1)), (theirs, asked * (at + 1)))
+        found = gates.judge(
+            experiment(pb.STAGE_CANARY), figures(10**6), None, None, 1.0, figures(10_000 * (at + 1), **seen)
+        )
+        return next(gate.verdict for gate in found if gate.name == "errors")
+
+    return np.array(
+        [[verdict(at, *of) for at, of in enumerate(zip(*sides, strict=True))] for sides in zip(*failed, strict=True)]
+    )
+
+
+@pytest.mark.parametrize("rate", [0.0001, 0.01])
+def test_a_canary_that_fails_callers_as_often_as_its_incumbent_is_taken_back_in_no_more_than_alpha(rate: float) -> None:
+    found = failing_canaries(np.random.default_rng(7), rate, rate)
+
+    assert (found == pb.VERDICT_FAIL).any(1).mean() <= ALPHA
+
+
+def test_a_canary_of_a_twentieth_that_fails_one_caller_in_fifty_never_passes_and_is_taken_back_soon() -> None:
+    found = failing_canaries(np.random.default_rng(8), 0.0002, 0.02)
+
+    assert not (found == pb.VERDICT_PASS).any()
+    assert (found[:, :4] == pb.VERDICT_FAIL).any(1).mean() >= 0.95
+
+
+def test_a_canary_that_fails_callers_by_more_than_is_allowed_passes_in_no_more_than_alpha() -> None:
+    found = failing_canaries(np.random.default_rng(9), 0.001, 0.0022)
+
+    assert (found == pb.VERDICT_PASS).any(1).mean() <= ALPHA
 
 
 def test_real_messages_of_a_model_beside_itself_fail_no_gate_and_pass_in_the_end() -> None:

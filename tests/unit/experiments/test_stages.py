@@ -24,7 +24,8 @@ def experiment(name: str = "e", stage: pb.Stage = pb.STAGE_DRAFT, **changes: obj
 
 
 def moved(before: pb.Experiment, step: stages.Step) -> pb.Experiment:
-    return stages.moved(before, pb.Move(to_stage=step.stage, canary_share=step.canary_share))
+    move = pb.Move(from_stage=before.stage, to_stage=step.stage, canary_share=step.canary_share)
+    return stages.moved(before, move)
 
 
 def base(primary: str = "", canary: control_pb2.Canary | None = None) -> control_pb2.TrafficPolicy:
@@ -64,6 +65,14 @@ def test_what_was_left_open_stays_with_the_incumbent_and_a_finished_challenger_s
 
     assert after == ["", "1", "1", "1", "2", "1"]
     assert stages.base_after(base("3"), experiment(stage=pb.STAGE_SHADOW)) == base("3")
+
+
+def test_a_draft_that_is_given_up_leaves_who_answers_as_it_was() -> None:
+    given_up = moved(experiment(), stages.Step(pb.STAGE_ROLLED_BACK))
+    own = control_pb2.Canary(version="2", share=0.1)
+
+    for before in (base(), base("3"), base("1", own)):
+        assert stages.base_after(before, given_up) == before
 
 
 def test_a_noise_floor_that_nobody_asked_for_is_not_measured() -> None:
@@ -138,6 +147,21 @@ def test_steps_are_left_out_by_force_alone_and_never_backwards() -> None:
             stages.step(one, behind, force=True)
 
 
+def test_a_step_is_taken_from_where_it_was_asked_for_or_not_at_all() -> None:
+    shadow, canary = experiment(stage=pb.STAGE_SHADOW), experiment(stage=pb.STAGE_CANARY, canary_share=0.05)
+    for seen in [(pb.STAGE_UNSPECIFIED, 0), (pb.STAGE_CANARY, 0), (pb.STAGE_CANARY, 0.05)]:
+        stages.assert_from(canary, *seen)
+    stages.assert_from(shadow, pb.STAGE_SHADOW, 0)
+
+    with pytest.raises(NotPassed, match="experiment 'e' is CANARY 5 % by now, not CANARY 1 %: look at it again"):
+        stages.assert_from(canary, pb.STAGE_CANARY, 0.01)
+    for seen in [(pb.STAGE_SHADOW, 0), (pb.STAGE_PRIMARY, 0), (99, 0)]:
+        with pytest.raises(NotPassed, match="is CANARY 5 % by now"):
+            stages.assert_from(canary, *seen)
+    with pytest.raises(NotPassed, match="is SHADOW by now, not CANARY"):
+        stages.assert_from(shadow, pb.STAGE_CANARY, 0.05)
+
+
 def gate(verdict: pb.Verdict, *, guardrail: bool = False) -> pb.Gate:
     return pb.Gate(name="flips", verdict=verdict, measured="0.71 %", limit="at most 0.50 %", guardrail=guardrail)
 
@@ -210,9 +234,11 @@ class Way(RuleBasedStateMachine):
     def roll_back(self, data: st.DataObject) -> None:
         one = data.draw(st.sampled_from([one for one in self.all.values() if one.stage not in stages.OVER]))
         was_in_charge = self.base.primary_version in ("", one.incumbent)
+        before = stages.policy(self.base, self.live())
         self.put(moved(one, stages.Step(pb.STAGE_ROLLED_BACK)))
         policy = stages.policy(self.base, self.live())
         assert was_in_charge or one.stage not in stages.AHEAD
+        assert policy == before or one.stage != pb.STAGE_DRAFT
         if one.stage in stages.AHEAD:
             assert policy.primary_version == one.incumbent
             assert not policy.HasField("canary")

@@ -159,9 +159,14 @@ def test_an_ended_experiment_asks_for_nothing(stage: pb.Stage, word: str) -> Non
     assert reading.next_step(report) == ("Nothing is left to do.", "")
 
 
+@pytest.mark.parametrize("cause", ["buffer", "load", "unready", "inputs", "stopped", "control", "gateway", "error"])
+def test_every_cause_of_a_drop_is_said_in_words(cause: str) -> None:
+    assert " " in words.cause(cause)
+
+
 def test_the_limit_of_flips_is_the_gate_s_then_the_plan_s_then_the_default() -> None:
     report = sample_report("passing")
-    report.gates[2].limit = "at most 0.75 %, three times the noise"
+    report.gates[2].limit_value = 0.0075
     assert reading.flip_limit(report) == pytest.approx(0.0075)
 
     del report.gates[:]

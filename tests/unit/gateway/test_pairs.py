@@ -1,0 +1,102 @@
+"""Pairs on their way to control: bounded, and blamed on whoever is to blame."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from headrace.core.inference import Answer, Inference, Subject
+from headrace.core.records import BatchRecord, DispatchRecord, ReplicaIdentity, RpcRecord, Stages
+from headrace.core.tensors import ModelSpec, Signal, TensorSpec
+from headrace.errors import DeadlinePassed, HeadraceError, InvalidInference, ModelFailed, NotServing, Overloaded
+from headrace.gateway.pairs import MAX_BATCHES, Notes, Side
+from headrace.v1 import experiments_pb2 as pb
+
+OUTPUTS = (TensorSpec("p", "FP32", (1,)), TensorSpec("score", "INT32", (1,)))
+SPEC = ModelSpec("m", "1", "d", (), OUTPUTS, signal=Signal("fraud", "c"))
+
+
+def record(queued_ns: int = 1_000, rows: int = 2) -> RpcRecord:
+    return RpcRecord(bytes(16), 1, 0, sampled=True, start_ns=0, queued_ns=queued_ns, rows=rows)
+
+
+def answer(p: list[float], score: list[int]) -> Answer:
+    return Answer([np.array(p, "<f4").tobytes(), np.array(score, "<i4").tobytes()], 1, 1, 0)
+
+
+def asked(outcome: Answer | HeadraceError) -> Side:
+    return Side.asked(outcome, SPEC, "score", record(), 5_000_000)
+
+
+def test_a_side_has_the_compared_value_and_the_probability_of_each_row() -> None:
+    side = asked(answer([0.25, 0.5], [10, 90]))
+
+    assert (side.values, side.probabilities, side.error, side.took_us) == ([10.0, 90.0], [0.25, 0.5], 0, 4999)
+
+
+@pytest.mark.parametrize("said", [([0.5, 1.5], [1, 2]), ([0.5, 0.5], [1, 100]), ([0.5, 0.5], [-1, 2])])
+def test_what_no_caller_would_be_told_is_garbage(said: tuple[list[float], list[int]]) -> None:
+    side = asked(answer(*said))
+
+    assert side.error == pb.PAIR_ERROR_GARBAGE
+    assert all(map(math.isnan, side.values))
+
+
+def test_a_caller_is_not_blamed_on_the_version_that_refused_it() -> None:
+    def answered(outcome: HeadraceError, queued_ns: int = 1_000) -> Side | None:
+        return Side.answered(outcome, SPEC, "score", record(queued_ns), 5_000_000)
+
+    assert answered(InvalidInference("x")) is None
+    assert answered(Overloaded("x")) is None
+    assert answered(DeadlinePassed("at the door"), queued_ns=0) is None
+    late = answered(DeadlinePassed("x"))
+    assert late is not None
+    assert late.error == pb.PAIR_ERROR_TIMEOUT
+    assert asked(InvalidInference("a value that the other one took")).error == pb.PAIR_ERROR_FAILED
+
+
+def test_requests_of_callers_are_counted_by_who_was_asked_and_whether_it_failed() -> None:
+    notes = Notes("e", "1")
+    for outcome in (answer([0], [0]), ModelFailed("x"), Overloaded("x"), InvalidInference("the caller's own doing")):
+        notes.asked(outcome, challenger=True)
+    notes.asked(NotServing("x"), challenger=False)
+
+    counts = notes.counts
+    assert (counts.challenger_requests, counts.challenger_failures) == (3, 2)
+    assert (counts.incumbent_requests, counts.incumbent_failures) == (1, 1)
+
+
+def test_the_oldest_pairs_make_room_and_are_counted() -> None:
+    notes = Notes("e", "1")
+    side = asked(answer([0.5], [50]))
+    for number in range(30):
+        subject = Subject("card", f"event-{number}", 1.0, "EUR")
+        inference = Inference(SPEC, [], 1, (), 1, 0.0, subjects=(subject,))
+        notes.pair(inference, number.to_bytes(16), side, side)
+
+    forgotten = notes.make_room(20)
+
+    assert forgotten == 12
+    assert notes.counts.drops["control"] == 12
+    assert notes.rows == 18
+    assert list(notes.columns.event_id) == [f"event-{number}" for number in range(12, 30)]
+    assert notes.columns.trace_ids == b"".join(number.to_bytes(16) for number in range(12, 30))
+    columns = {f.name: len(v) for f, v in notes.columns.ListFields() if f.name not in ("trace_ids", "batches")}
+    assert set(columns.values()) == {18}
+
+
+def test_times_of_batches_are_a_sample_that_does_not_grow_for_ever() -> None:
+    notes = Notes("e", "1")
+    for number in range(MAX_BATCHES + 100):
+        stages = Stages(1, 1, 1, 1_000, 2_000, 3_000, 4_000)
+        dispatch = DispatchRecord(1, 1, ReplicaIdentity("r"), 0, stages=stages)
+        batch = BatchRecord(bytes(16), number + 1, "m", "1", "primary", 0, "slot", tokens=7, dispatches=[dispatch])
+        each = record()
+        each.batch = batch
+        notes.batch_of(each, challenger=False)
+        notes.batch_of(each, challenger=False)
+
+    assert len(notes.columns.batches) == MAX_BATCHES
+    assert (notes.columns.batches[0].tokens, notes.columns.batches[0].compute_us) == (7, 2)
