@@ -10,12 +10,13 @@ import os
 import re
 import shutil
 import subprocess
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import driving
+
+from headrace.telemetry import pages
 
 WINDOWS = 3
 """Of perf_analyzer, always as many: one that goes on until it likes what it sees picks the quiet moments."""
@@ -76,9 +77,7 @@ def number(pattern: str, text: str) -> float:
 
 
 def read_metrics(metrics: str) -> list[str]:
-    with urllib.request.urlopen(f"http://{metrics}/metrics") as page:
-        lines: list[str] = page.read().decode().splitlines()
-    return lines
+    return pages.fetch(metrics, "/metrics", 10).decode().splitlines()
 
 
 def answered(target: Target) -> int:

@@ -13,7 +13,6 @@ import gc
 import json
 import tempfile
 import time
-import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,7 +28,6 @@ from prometheus_client import CollectorRegistry
 from tritonclient.grpc import service_pb2
 
 from headrace import config
-from headrace.access import Access
 from headrace.client import request
 from headrace.core.clock import MonotonicClock
 from headrace.gateway import codec, dispatch, servicer
@@ -68,8 +66,6 @@ REST = "queue, loop"
 
 class Call(span_cost.Call):
     """As much of a gRPC context as the servicer asks of it."""
-
-    connection = types.SimpleNamespace(remembered={})
 
     def time_remaining(self) -> None:
         return None
@@ -120,8 +116,7 @@ def gateway(folder: Path) -> servicer.InferenceServicer:
     ready = control_pb2.REPLICA_STATE_READY
     replica = control_pb2.Registration(replica_id="replica", endpoint="127.0.0.1:1", spec=spec, state=ready)
     models.apply(control_pb2.Snapshot(version=1, replicas=[replica]))
-    access = Access(settings.access)
-    return servicer.InferenceServicer(models, Admission(8192, clock, pressure), observer, settings.gateway, access)
+    return servicer.InferenceServicer(models, Admission(8192, clock, pressure), observer, settings.gateway)
 
 
 async def load(service: servicer.InferenceServicer, asked: bytes, callers: int, spent: Counter[str]) -> int:

@@ -14,7 +14,6 @@ from typing import Any, Final, Self
 import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 from hpack import Decoder
@@ -22,6 +21,7 @@ from hpack import Decoder
 from headrace.rpc import frames
 from headrace.rpc.channel import Channel
 from headrace.rpc.fields import literal
+from headrace.rpc.health import Health
 from headrace.rpc.messages import framed
 from headrace.rpc.server import Server
 
@@ -113,7 +113,7 @@ class Handlers:
         }
         methods = {name: kind(getattr(self, name)) for kind, names in kinds.items() for name in names}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", methods),))
-        self.health = HealthServicer()
+        self.health = Health()
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
             ReflectionServicer(("t.T", reflection.SERVICE_NAME)), server

@@ -1,6 +1,6 @@
 """Who is calling, and what they may: identities from certificates and bearer tokens, permissions from the settings.
 
-Asked by every servicer before anything else. Says in no error which callers or tokens there are.
+Asked at every port before a message is read. Says in no error which callers or tokens there are.
 """
 
 from __future__ import annotations
@@ -8,23 +8,33 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, Final, Protocol, get_args
 
 import grpc
 
 from headrace.config import AccessSettings, Caller, Permission
 from headrace.errors import NotPermitted, Refused, Unauthenticated
+from headrace.permissions import needed
+from headrace.rpc.messages import Failure
+from headrace.rpc.methods import Rule
 
 EVERYTHING: Final = frozenset(get_args(Permission))
 READERS: Final = frozenset({"gateway", "replica", "admin"})
 """Who may do one of these may `read` too."""
-NAMES: Final = ("peer_uri", "peer_dns")
+URI: Final = "peer_uri"
+DNS: Final = "peer_dns"
 COMMON_NAME: Final = "x509_common_name"
 SECURITY: Final = "transport_security_type"
 """Keys of a call's `auth_context`, with grpcio's names."""
+COMMON: Final = "cn:"
+"""What a pattern for common names begins with."""
+MAX_OPEN: Final = 4096
+"""Bytes of a message that anybody may send: names, and little else."""
 STRANGER: Final = "this call needs an identity: a client certificate or a bearer token that is known here"
 ALWAYS: Final = ""
 """In what a connection remembers: who its client is whatever token its calls bear, or None."""
@@ -46,7 +56,6 @@ class Asking(Protocol):
     def peer(self) -> str: ...
     def auth_context(self) -> Mapping[str, Iterable[bytes]]: ...
     def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]]: ...
-    async def abort(self, code: grpc.StatusCode, details: str = "") -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +77,29 @@ LOCAL: Final = Identity("local", EVERYTHING)
 ANONYMOUS: Final = Identity("anonymous", EVERYTHING)
 
 
+class NamePattern:
+    """Names of one kind in a certificate: of URIs with `://`, of common names after `cn:`, of DNS without either.
+
+    An authority vouches for a name as what it is: one kind must never stand for another.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        common = pattern.startswith(COMMON)
+        self._kind = COMMON_NAME if common else URI if "://" in pattern else DNS
+        parts = pattern.removeprefix(COMMON).split("*")
+        self._matches = re.compile(".*".join(map(re.escape, parts)), re.DOTALL).fullmatch
+
+    def meets(self, context: Mapping[str, Iterable[bytes]]) -> bool:
+        """Whether the certificate behind an `auth_context` has such a name."""
+        return any(self._matches(name.decode()) for name in context.get(self._kind, ()))
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     """A caller of the settings."""
 
     identity: Identity
-    certificate: str
+    certificate: NamePattern | None
     digest: bytes
 
 
@@ -82,8 +108,14 @@ class Access:
 
     def __init__(self, settings: AccessSettings) -> None:
         self._mode = settings.mode
+        self.refused: Counter[str] = Counter()
+        """Calls that were not let in, by the name of the error."""
         self._known = [
-            _Known(_identity(caller), caller.certificate, bytes.fromhex(caller.token_sha256))
+            _Known(
+                _identity(caller),
+                NamePattern(caller.certificate) if caller.certificate else None,
+                bytes.fromhex(caller.token_sha256),
+            )
             for caller in settings.callers
         ]
 
@@ -94,13 +126,18 @@ class Access:
             raise NotPermitted(f"this caller may not do this: it needs the permission '{permission}'")
         return identity
 
-    async def admit(self, call: Asking, permission: str) -> Identity:
-        """The same for a servicer without a guard of its own: the call ends with the status. Raises: AbortError."""
+    def rule_of(self, path: str) -> Rule:
+        """What a server asks of those who call this method, before it reads what they send."""
+        permission = needed(path)
+        return Rule(max_message=MAX_OPEN) if permission is None else Rule(partial(self._admit, permission))
+
+    def _admit(self, permission: str, call: Asking) -> None:
+        """Raises: Failure."""
         try:
-            return self.require(call, permission)
+            self.require(call, permission)
         except Refused as refused:
-            await call.abort(grpc.StatusCode[refused.code], str(refused))
-            raise
+            self.refused[type(refused).__name__] += 1
+            raise Failure(grpc.StatusCode[refused.code], str(refused)) from None
 
     def identify(self, call: Asking) -> Identity:
         """Who calls: known once for a connection, or once for each token that its calls bear. Raises: Unauthenticated.
@@ -127,9 +164,9 @@ class Access:
         return LOCAL if self._mode == "auto" and is_loopback(call.peer()) else None
 
     def _by_certificate(self, call: Asking) -> Identity:
-        names = certificate_names(call.auth_context())
+        shown = call.auth_context()
         for known in self._known:
-            if known.certificate and any(fnmatchcase(name, known.certificate) for name in names):
+            if known.certificate is not None and known.certificate.meets(shown):
                 return known.identity
         raise Unauthenticated(STRANGER)
 
@@ -142,12 +179,6 @@ class Access:
         if not found:
             raise Unauthenticated(STRANGER)
         return found[0]
-
-
-def certificate_names(context: Mapping[str, Iterable[bytes]]) -> list[str]:
-    """The URI and DNS names that a client's certificate gives it, or where it has neither its common name."""
-    names = [name for key in NAMES for name in context.get(key, ())]
-    return [name.decode() for name in names or context.get(COMMON_NAME, ())]
 
 
 def is_encrypted(context: Mapping[str, Iterable[bytes]]) -> bool:

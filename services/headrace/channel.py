@@ -21,6 +21,7 @@ OPTIONS: Final = (
     ("grpc.http2.ping_timeout_ms", 1000),  # without it a stopped peer keeps its connection for a minute (grpcio 1.85)
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.enable_http_proxy", 0),  # whoever is meant to have the token is reached straight
     ("grpc.enable_retries", 0),  # what to try again, and where, is decided by whoever holds the channel
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.initial_reconnect_backoff_ms", 100),

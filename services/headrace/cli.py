@@ -6,6 +6,7 @@ A room is imported inside its command, never at the top: a gateway process must 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -23,6 +24,7 @@ from headrace.options import with_credentials
 
 EX_CONFIG: Final = 78
 """sysexits.h: the configuration is wrong; a supervisor need not try again."""
+OWN_FILES: Final = 0o077
 
 app = typer.Typer(
     name="headrace",
@@ -71,7 +73,11 @@ def main() -> None:
 
 
 def _run(serve: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
-    """Run a server until SIGINT, SIGTERM or its supervisor's end; it drains, and the process exits 0."""
+    """Run a server until SIGINT, SIGTERM or its supervisor's end; it drains, and the process exits 0.
+
+    What it and its children write, ledger and traces, is for its own user to read.
+    """
+    os.umask(OWN_FILES)
     import uvloop  # noqa: PLC0415  only servers need a loop
 
     from headrace.children import stop_with_supervisor  # noqa: PLC0415

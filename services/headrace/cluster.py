@@ -13,7 +13,6 @@ import secrets
 import signal
 import socket
 import tempfile
-import urllib.request
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -30,6 +29,7 @@ from headrace.config import OTEL_READ, PREFIX, Caller, Settings
 from headrace.errors import StartupError
 from headrace.serving import weights
 from headrace.serving.deploy import Deployer, LocalDeployer
+from headrace.telemetry import pages
 
 READY_TIMEOUT_S = 120.0
 
@@ -243,7 +243,7 @@ def _free_ports(host: str, count: int) -> int:
 
 def _is_ready(address: str) -> bool:
     try:
-        with urllib.request.urlopen(f"http://{address}/ready", timeout=1) as page:
-            return int(page.status) == 200
+        pages.fetch(address, "/ready", 1)
     except OSError:
         return False
+    return True

@@ -198,7 +198,8 @@ class ReplicaSettings(Section):
     """The process that runs a model."""
 
     host: str = "127.0.0.1"
-    """Address it binds and registers. A cluster node registers its own address."""
+    """Address it binds and registers. Under Ray another than a loopback one means each node's own. One that the machine
+    does not have, because it is mapped to it, is registered as it is, and all interfaces are bound."""
     queue_batches: int = Field(16, ge=1)
     """Batches that may wait at a replica, from all gateways; beyond it RESOURCE_EXHAUSTED."""
     max_batch_s: float = Field(10, gt=0)
@@ -297,8 +298,9 @@ class Caller(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,63}$")
     """As logs and experiments will say it."""
     certificate: str = ""
-    """A name in the caller's certificate: a URI or DNS name among its alternative names, or where it has neither its
-    common name. `*` stands for any characters, dots and slashes too. Empty = not known by a certificate."""
+    """A name in the caller's certificate: with `://` in it a URI among the alternative names, after `cn:` the common
+    name, else a DNS name among the alternative names; one kind never stands for another. `*` stands for any characters,
+    dots and slashes too, and nothing else is special. Empty = not known by a certificate."""
     token_sha256: str = Field("", pattern=r"^([0-9a-f]{64})?$", repr=False)
     """SHA-256 of the token the caller bears, in hexadecimal: the token itself stands nowhere in the settings. Take 32
     random bytes, a word that can be guessed is found from its hash. Empty = not known by a token."""

@@ -24,6 +24,10 @@ class Doors:
     credentials: ClientCredentials
     tls: Watched[ssl.SSLContext] | None
 
+    def server(self, *, share_port: bool = False) -> Server:
+        """A server that lets in who may, before it reads what they send."""
+        return Server(share_port=share_port, rule_of=self.access.rule_of)
+
     def open(self, server: Server, address: str) -> int:
         """Bind a port of this process; the number it got. Raises: OSError when it is taken."""
         if self.tls is None:

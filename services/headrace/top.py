@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import urllib.request
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from headrace.errors import StartupError
+from headrace.telemetry import pages
 
 TIMEOUT_S: Final = 2.0
 
@@ -73,8 +73,7 @@ def read(addresses: Iterable[str]) -> Reading:
     reading = Reading(time.monotonic())
     for address in addresses:
         try:
-            with urllib.request.urlopen(f"http://{address}/metrics", timeout=TIMEOUT_S) as page:
-                reading.add(page.read().decode())
+            reading.add(pages.fetch(address, "/metrics", TIMEOUT_S).decode())
         except (OSError, ValueError) as error:
             raise StartupError(f"{address}: no metrics ({error})") from error
     return reading

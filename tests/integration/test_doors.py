@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -41,6 +42,7 @@ from headrace.serving import weights
 from headrace.serving.deploy import ReplicaCheck
 from headrace.serving.registration import RegistrationLoop
 from headrace.serving.replica import ReplicaServer
+from headrace.telemetry import pages, reading
 from headrace.v1 import (
     control_pb2,
     control_pb2_grpc,
@@ -312,6 +314,56 @@ def test_health_metadata_and_reflection_need_no_identity(run: Run, tmp_path: Pat
     assert run(main()) == {"OK"}
 
 
+def test_of_a_caller_who_may_not_nothing_is_kept_but_a_count(
+    run: Run, tmp_path: Path, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    chosen = settings(tmp_path, None)
+    inputs, _ = w1(root)
+    traced = (("traceparent", f"00-{'a' * 32}-{'b' * 16}-01"),)
+
+    async def main() -> str:
+        async with running(root, chosen) as on:
+            for who in (NOBODY, NOBODY, bearing(tmp_path, "token-of-read"), bearing(tmp_path, "token-of-infer")):
+                async with on.connect(on.gateway.port, who) as channel:
+                    stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+                    message = request("w1-encoder", {"events": inputs[:1]})
+                    await code_of(stub.ModelInfer(message, metadata=traced if who is NOBODY else ()))
+            address = f"127.0.0.1:{on.gateway.metrics_port}"
+            return (await asyncio.to_thread(pages.fetch, address, "/metrics", 5)).decode()
+
+    with caplog.at_level(logging.INFO, "headrace.requests"):
+        page = run(main())
+
+    counted = {line for line in page.splitlines() if line.startswith("headrace_refused_callers_total")}
+    assert counted == {
+        'headrace_refused_callers_total{reason="Unauthenticated"} 2.0',
+        'headrace_refused_callers_total{reason="NotPermitted"} 1.0',
+    }
+    assert not [record for record in caplog.records if record.name == "headrace.requests"]
+    assert reading.find(tmp_path, "a" * 32) == []
+    assert reading.latest(tmp_path) is not None
+
+
+def test_nobody_keeps_a_port_busy_with_names_that_are_none(run: Run, tmp_path: Path, root: Path) -> None:
+    chosen = settings(tmp_path, None)
+    long = "n" * (16 << 20)
+
+    async def main() -> set[str]:
+        async with running(root, chosen) as on:
+            codes = set()
+            for port in (on.gateway.port, on.control.port, on.replica.port):
+                async with on.connect(port, NOBODY) as channel:
+                    health = health_pb2_grpc.HealthStub(channel)
+                    codes.add(await code_of(health.Check(health_pb2.HealthCheckRequest(service=long))))
+                    codes.add(await code_of(_first(health.Watch(health_pb2.HealthCheckRequest(service=long)))))
+            async with on.connect(on.gateway.port, NOBODY) as channel:
+                stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+                codes.add(await code_of(stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=long))))
+            return codes
+
+    assert run(main()) == {"RESOURCE_EXHAUSTED"}
+
+
 def test_clients_score_with_certificates_and_with_tokens_over_tls(run: Run, tmp_path: Path, root: Path) -> None:
     authority = Authority(tmp_path)
     chosen = settings(tmp_path, authority)
@@ -576,13 +628,14 @@ def test_a_closed_cluster_of_processes_answers_whom_it_knows(
             listed = await asyncio.to_thread(scored, ["models", *address])
             mode = oct((cluster.config_file.parent / "token").stat().st_mode & 0o777)
             written = cluster.config_file.read_text()
+            readable = [path for path in tmp_path.joinpath("traces").rglob("*") if path.stat().st_mode & 0o077]
             secret = (cluster.config_file.parent / "token").read_text()
             async with connect(cluster.control_address, known) as channel:
                 stub = control_pb2_grpc.ControlStub(channel)
                 code = await code_of(stub.Describe(control_pb2.DescribeRequest()))
-            return answered, refused, listed, mode, secret in written, code
+            return answered, refused, listed, mode, secret in written, code, readable
 
-    answered, refused, listed, mode, told, code = run(main(), timeout_s=120)
+    answered, refused, listed, mode, told, code, readable = run(main(), timeout_s=120)
 
     assert answered.returncode == 0, answered.stderr
     assert json.loads(answered.stdout)["model"] == "fraud-tx"
@@ -591,6 +644,7 @@ def test_a_closed_cluster_of_processes_answers_whom_it_knows(
     assert "fraud-tx" in listed.stdout
     assert (mode, told) == ("0o600", False)
     assert code == "PERMISSION_DENIED"
+    assert readable == []
 
 
 @pytest.mark.parametrize(
@@ -627,6 +681,22 @@ def test_a_process_whose_files_cannot_be_used_does_not_start(tmp_path: Path, com
     assert done.returncode == 78
     assert "no certificate to the key" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_ledger_is_for_its_own_user(tmp_path: Path) -> None:
+    path = tmp_path / "headrace.yaml"
+    path.write_text(json.dumps({"control": {"ledger": str(tmp_path / "kept" / "ledger.db")}}))
+    command = [sys.executable, "-m", "headrace", "control", "--config", str(path), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, umask=0o022) as control:
+        assert control.stderr is not None
+        assert any("serves on port" in line for line in control.stderr)
+        modes = {found.name: oct(found.stat().st_mode & 0o077) for found in tmp_path.joinpath("kept").iterdir()}
+        control.terminate()
+        control.stderr.read()
+
+    assert "ledger.db" in modes
+    assert set(modes.values()) == {"0o0"}
 
 
 def test_refusals_are_what_a_door_says() -> None:

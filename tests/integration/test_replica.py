@@ -6,6 +6,7 @@ Its model adds up two numbers, and does whatever the first of them asks for; it 
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -66,6 +67,10 @@ OK, FAILED = replica_pb2.ROW_STATUS_OK, replica_pb2.ROW_STATUS_FAILED
 WARMING = control_pb2.REPLICA_STATE_WARMING
 READY = control_pb2.REPLICA_STATE_READY
 DRAINING = control_pb2.REPLICA_STATE_DRAINING
+
+
+MAPPED = "203.0.113.9"
+"""Nobody's, by RFC 5737."""
 
 
 async def eventually(condition: Callable[[], object]) -> None:
@@ -310,6 +315,58 @@ def test_a_replica_that_warms_up_is_known_and_alive_but_takes_no_batches(run: Ru
             assert sums(await rig.execute(2)) == [3]
 
     run(main())
+
+
+def own_address() -> str:
+    """One that others reach this machine by, and loopback does not."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent
+        except OSError:
+            pytest.skip("this machine has no address but its own")
+        return str(probe.getsockname()[0])
+
+
+def speaks_six() -> bool:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "one of its own", MAPPED])
+def test_a_replica_listens_where_it_says(run: Run, model: Model, host: str) -> None:
+    """An address that the machine does not have is mapped to it: then it listens everywhere."""
+    away = own_address()
+    if host == "::1" and not speaks_six():
+        pytest.skip("this machine has no IPv6")
+    host = host.replace("one of its own", away)
+
+    def reached(address: str, port: int) -> bool:
+        try:
+            socket.create_connection((address, port), timeout=2).close()
+        except OSError:
+            return False
+        return True
+
+    async def main() -> tuple[bool, ...]:
+        async with ControlServer(Settings(control=ControlSettings(port=0, ledger=":memory:"))) as control:
+            found = weights.read(model.directory)
+            settings = ReplicaSettings(notice_s=0)
+            replica = ReplicaServer(found, settings, ModelSettings(), f"127.0.0.1:{control.port}")
+            try:
+                await replica.start(host)
+                return tuple(reached(address, replica.port) for address in ("127.0.0.1", "::1", away))
+            finally:
+                await replica.stop()
+
+    at_four, at_six, at_away = run(main())
+
+    assert at_four == (host in ("127.0.0.1", "localhost", MAPPED))
+    assert at_away == (host in (away, MAPPED))
+    assert at_six == (host == "::1") or host == "localhost"
 
 
 def test_a_batch_that_hangs_turns_the_health_bad_until_it_ends(run: Run, model: Model) -> None:

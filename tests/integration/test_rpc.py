@@ -15,10 +15,9 @@ import pytest
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
-from tests import rpc as shared
 from tests.rpc import DETAILS, LARGE, TRAILING, Make, Run, ask, serving, until
 
-from headrace.rpc import server as server_module
+from headrace.rpc.methods import Rule
 from headrace.rpc.server import Server
 
 
@@ -189,12 +188,17 @@ def test_compressed_requests_are_read(run: Run, make_server: Make, compression: 
     assert run(main()) == (b"a" * 100_000, b"300000")
 
 
-def test_a_message_over_the_limit_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch, make_server: Make) -> None:
-    monkeypatch.setattr(server_module, "MAX_MESSAGE", 50_000)
-    monkeypatch.setattr(shared, "OPTIONS", (("grpc.max_receive_message_length", 50_000),))
-
+@pytest.mark.parametrize(
+    "make_small",
+    [
+        lambda: Server(rule_of=lambda _: Rule(max_message=50_000)),
+        lambda: aio.server(options=(("grpc.max_receive_message_length", 50_000),)),
+    ],
+    ids=["ours", "grpc.aio"],
+)
+def test_a_message_over_the_limit_is_refused(run: Run, make_small: Make) -> None:
     async def main() -> tuple[list[Outcome], bytes]:
-        async with serving(make_server) as served, served.channel() as channel:
+        async with serving(make_small) as served, served.channel() as channel:
             found = [
                 await Outcome.of(channel.unary_unary("/t.T/unary")(bytes(60_000))),
                 await Outcome.of(channel.unary_unary("/t.T/unary")(bytes(60_000), compression=grpc.Compression.Gzip)),
@@ -272,12 +276,12 @@ def test_health_is_checked_and_watched_and_reflection_lists(run: Run, make_serve
     async def main() -> tuple[Any, ...]:
         async with serving(make_server) as served, served.channel() as channel:
             health = health_pb2_grpc.HealthStub(channel)
-            await served.handlers.health.set("a", status.SERVING)
+            served.handlers.health.say("a", serving=True)
             checked = await health.Check(health_pb2.HealthCheckRequest(service="a"))
             missing = await Outcome.of(health.Check(health_pb2.HealthCheckRequest(service="b")))
             watch = health.Watch(health_pb2.HealthCheckRequest(service="a"))
             first = await watch.read()
-            await served.handlers.health.set("a", status.NOT_SERVING)
+            served.handlers.health.say("a", serving=False)
             second = await watch.read()
             watch.cancel()
             reflector = reflection_pb2_grpc.ServerReflectionStub(channel)

@@ -148,6 +148,20 @@ def test_a_server_is_known_by_the_name_it_should_have_wherever_it_is(run: Run, a
     assert run(main()) == ["OK", "UNAVAILABLE"]
 
 
+def test_a_common_name_is_no_host(run: Run, authority: Authority) -> None:
+    issued = authority.issue("replica.headrace", here=False)
+
+    async def main() -> str:
+        async with secured(issued) as served:
+            channel = Channel(served.address, shown(authority, name="replica.headrace"))
+            with pytest.raises(Failure) as refused:
+                await channel.unary("/t.T/unary", b"a", 5.0)
+            await channel.close()
+            return refused.value.code.name
+
+    assert run(main()) == "UNAVAILABLE"
+
+
 def test_an_expired_server_is_not_believed(run: Run, authority: Authority) -> None:
     async def main() -> str:
         async with secured(authority.issue("server", days=-1)) as served:

@@ -13,8 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final, Self
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
@@ -28,7 +27,7 @@ from headrace.control.trials import Trials
 from headrace.core.clock import MonotonicClock
 from headrace.errors import HeadraceError, NotServing, StartupError
 from headrace.rpc.call import Call
-from headrace.rpc.server import Server
+from headrace.rpc.health import Health
 from headrace.v1 import control_pb2, control_pb2_grpc, experiments_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -56,10 +55,9 @@ class ControlServer(control_pb2_grpc.ControlServicer):
         self._directory = Directory(MonotonicClock(), settings.control.lease_s)
         self._epoch = secrets.token_hex(8)
         self._changed = asyncio.Condition()
-        self._health = HealthServicer()
+        self._health = Health()
         self._doors = doors.of(settings)
-        self._access = self._doors.access
-        self._server = Server()
+        self._server = self._doors.server()
         self._tasks: list[asyncio.Task[None]] = []
         self._experiments: ExperimentService | None = None
         self.port = 0
@@ -89,7 +87,7 @@ class ControlServer(control_pb2_grpc.ControlServicer):
             ledger.close()
             raise StartupError(f"control.ledger: {ledger.path}: {error}") from error
         await self._server.start()
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        self._health.say("", serving=True)
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._expire_leases(), name="expire-leases"),
@@ -117,9 +115,8 @@ class ControlServer(control_pb2_grpc.ControlServicer):
     ) -> AsyncIterator[control_pb2.Lease]:
         lease = control_pb2.Lease(lease_ms=int(self._settings.lease_s * 1000))
         async for registration in messages:
-            # Not before: grpc.aio's client makes INTERNAL of a refusal that overtakes its first message.
-            caller = await self._access.admit(rpc, "replica")
             try:
+                caller = self._doors.access.identify(rpc)  # that it may was asked at the door
                 caller.assert_serves(registration.spec.name)
                 changed = self._directory.register(registration, caller.name)
             except HeadraceError as error:
@@ -129,14 +126,12 @@ class ControlServer(control_pb2_grpc.ControlServicer):
             yield lease
 
     async def Follow(self, request: control_pb2.FollowRequest, rpc: Call) -> AsyncIterator[control_pb2.Snapshot]:
-        await self._access.admit(rpc, "gateway")
         while True:
             sent = self._directory.version
             yield self._directory.snapshot(self._epoch)
             await self._wait_for_change(sent)
 
     async def Describe(self, request: control_pb2.DescribeRequest, rpc: Call) -> control_pb2.Snapshot:
-        await self._access.admit(rpc, "read")
         return self._directory.snapshot(self._epoch)
 
     def _with_ledger(self, ledger: Ledger) -> ExperimentService:
@@ -149,7 +144,7 @@ class ControlServer(control_pb2_grpc.ControlServicer):
 
     def _named(self, call: Call, permission: str) -> str:
         """The name of a caller who may. Raises: Unauthenticated, NotPermitted."""
-        return self._access.require(call, permission).name
+        return self._doors.access.require(call, permission).name
 
     async def _wait_for_change(self, sent: int) -> None:
         """Until the version is another than `sent`, or a heartbeat is due."""

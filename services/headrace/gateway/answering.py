@@ -15,7 +15,6 @@ from typing import Any, Final, Protocol, TypeVar
 import grpc
 from grpc import aio
 
-from headrace.access import Access
 from headrace.core.records import RpcRecord
 from headrace.errors import BrokenContract, HeadraceError, NotServing, Overloaded
 from headrace.gateway.admission import Admission
@@ -51,7 +50,6 @@ class Answers(Protocol):
 class Scores(Answers, Protocol):
     """A service that asks models."""
 
-    access: Access
     admission: Admission
     observer: Observer
 
@@ -142,7 +140,6 @@ async def _admitted(
     rpc: Call,
     record: RpcRecord,
 ) -> Response:
-    service.access.require(rpc, "infer")
     service.admission.enter()
     try:
         return await method(service, request, rpc, record)

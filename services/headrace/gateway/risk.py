@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from headrace.access import Access
 from headrace.config import RiskSettings
 from headrace.core.batch import bad_rows
 from headrace.core.records import RpcRecord
@@ -38,10 +37,7 @@ Wrong = dict[int, str]
 class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
     """Scores payments, one or several at a time."""
 
-    def __init__(
-        self, models: Models, admission: Admission, observer: Observer, settings: RiskSettings, access: Access
-    ) -> None:
-        self.access = access
+    def __init__(self, models: Models, admission: Admission, observer: Observer, settings: RiskSettings) -> None:
         self.models = models
         self.admission = admission
         self.observer = observer

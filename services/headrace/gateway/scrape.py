@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from prometheus_client.core import Metric
 
+from headrace.errors import NotPermitted, Unauthenticated
 from headrace.gateway.lane import Lane
 from headrace.gateway.models import Models
 from headrace.gateway.pressure import Pressure
@@ -25,7 +26,12 @@ STATES: Final = {
 
 
 def scrape(
-    models: Models, tracer: Tracer, pressure: Pressure, follower: SnapshotFollower, teller: PairTeller
+    models: Models,
+    tracer: Tracer,
+    pressure: Pressure,
+    follower: SnapshotFollower,
+    teller: PairTeller,
+    refused: Mapping[str, int],
 ) -> list[Metric]:
     """Every family, also where it has no series yet: a dashboard should find the name."""
     lanes = {(lane.spec.name, lane.spec.version): lane for lane in models.lanes()}
@@ -63,11 +69,16 @@ def scrape(
         gauge("headrace_event_loop_busy_ratio", "Time the event loop ran or wanted to.", (), {(): pressure.busy}),
         gauge("headrace_telemetry_waiting_requests", "Records to be told.", (), {(): float(statistics.waiting)}),
         gauge("headrace_control_connected", "1: this gateway hears control.", (), {(): float(follower.connected)}),
+        counter("headrace_refused_callers", "Calls that were not let in.", ("reason",), _refused(refused)),
         *_traffic(models),
         *_comparisons(models),
         gauge("headrace_pairs_waiting", "Pairs that control has not heard of.", (), {(): float(teller.waiting)}),
         counter("headrace_pairs", "Pairs, by what became of them.", ("result",), _pairs(teller)),
     ]
+
+
+def _refused(refused: Mapping[str, int]) -> Values:
+    return {(reason,): float(refused.get(reason, 0)) for reason in (Unauthenticated.__name__, NotPermitted.__name__)}
 
 
 def _pairs(teller: PairTeller) -> Values:

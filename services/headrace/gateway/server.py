@@ -12,8 +12,7 @@ import secrets
 import socket
 from typing import Final, Self
 
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 from prometheus_client import CollectorRegistry
@@ -35,7 +34,7 @@ from headrace.gateway.servicer import InferenceServicer
 from headrace.gateway.shadow import Surroundings
 from headrace.gateway.snapshot import SnapshotFollower
 from headrace.gateway.telling import PairTeller
-from headrace.rpc.server import Server
+from headrace.rpc import health
 from headrace.telemetry import lag
 from headrace.telemetry.context import Sampling
 from headrace.telemetry.form import Attributes
@@ -75,12 +74,12 @@ class Gateway:
         self.models = Models(settings, around, self._metrics.forget, self.teller.notes)
         self.admission = Admission(settings.gateway.max_riders, self._clock, self._pressure)
         self.follower = SnapshotFollower(control_address, self.gateway_id, self.models.apply, sender.credentials)
-        self._health = HealthServicer()
-        access = self._doors.access
-        self._servicer = InferenceServicer(self.models, self.admission, observer, settings.gateway, access)
-        self._risk = RiskServicer(self.models, self.admission, observer, settings.risk, access)
-        self._server = Server(share_port=settings.gateway.processes > 1)
-        self._metrics.expose(lambda: scrape(self.models, self._tracer, self._pressure, self.follower, self.teller))
+        self._health = health.Health()
+        self._servicer = InferenceServicer(self.models, self.admission, observer, settings.gateway)
+        self._risk = RiskServicer(self.models, self.admission, observer, settings.risk)
+        self._server = self._doors.server(share_port=settings.gateway.processes > 1)
+        parts = self.models, self._tracer, self._pressure, self.follower, self.teller
+        self._metrics.expose(lambda: scrape(*parts, self._doors.access.refused))
         self._tasks: list[asyncio.Task[None]] = []
         self._metrics_server: MetricsServer | None = None
         self.port = 0
@@ -98,13 +97,13 @@ class Gateway:
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._servicer, self._server)
         risk_pb2_grpc.add_RiskServiceServicer_to_server(self._risk, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (INFERENCE_SERVICE, RISK_SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+        names = (INFERENCE_SERVICE, RISK_SERVICE, health.SERVICE)
         reflector = ReflectionServicer((*names, reflection.SERVICE_NAME))
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflector, self._server)
         self._bind()
         self._tracer.start()
         self._requests.start()
-        await self._set_health(dict.fromkeys(("", INFERENCE_SERVICE, RISK_SERVICE), False))
+        self._set_health(dict.fromkeys(("", INFERENCE_SERVICE, RISK_SERVICE), False))
         await self._server.start()
         loop = asyncio.get_running_loop()
         self._tasks = [
@@ -146,7 +145,7 @@ class Gateway:
     async def stop(self) -> None:
         """Drain: health turns NOT_SERVING, new work is refused, what was accepted is answered, the port closes."""
         self.admission.open = False
-        await self._set_health(dict.fromkeys(self._health_names(), False))
+        self._set_health(dict.fromkeys(self._health_names(), False))
         if not await self.admission.wait_empty(self._settings.gateway.drain_s):
             log.warning("%d requests were not answered within the drain time", self.admission.held)
         await self._server.stop(1.0)
@@ -174,7 +173,7 @@ class Gateway:
             try:
                 now = self._readiness()
                 if now != shown:
-                    await self._set_health({name: ready for name, ready in now.items() if shown.get(name) != ready})
+                    self._set_health({name: ready for name, ready in now.items() if shown.get(name) != ready})
                     shown = now
                 await self.models.retire()
                 failing = False
@@ -193,10 +192,9 @@ class Gateway:
     def _health_names(self) -> list[str]:
         return list(self._readiness())
 
-    async def _set_health(self, serving: dict[str, bool]) -> None:
-        status = health_pb2.HealthCheckResponse
+    def _set_health(self, serving: dict[str, bool]) -> None:
         for name, good in serving.items():
-            await self._health.set(name, status.SERVING if good else status.NOT_SERVING)
+            self._health.say(name, serving=good)
 
 
 def _sampling(settings: TelemetrySettings) -> Sampling:

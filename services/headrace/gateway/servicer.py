@@ -10,7 +10,6 @@ from weakref import WeakKeyDictionary
 
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from headrace.access import Access
 from headrace.config import GatewaySettings
 from headrace.core.records import RpcRecord
 from headrace.core.routing import parse_version
@@ -31,10 +30,7 @@ MODEL_INFER: Final = "inference.GRPCInferenceService/ModelInfer"
 class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """`inference.GRPCInferenceService`."""
 
-    def __init__(
-        self, models: Models, admission: Admission, observer: Observer, settings: GatewaySettings, access: Access
-    ) -> None:
-        self.access = access
+    def __init__(self, models: Models, admission: Admission, observer: Observer, settings: GatewaySettings) -> None:
         self.models = models
         self.admission = admission
         self.observer = observer

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import urllib.request
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from tritonclient.grpc import service_pb2
 
 from headrace.config import GatewaySettings
+from headrace.telemetry import pages
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +29,13 @@ class Siblings:
 
     async def statistics(self) -> list[service_pb2.ModelStatisticsResponse]:
         """What each of them has counted. One that does not answer is left out, and said so in the log."""
-        pages = await asyncio.gather(*(asyncio.to_thread(_fetch, address) for address in self._addresses))
-        return [service_pb2.ModelStatisticsResponse.FromString(page) for page in pages if page is not None]
+        found = await asyncio.gather(*(asyncio.to_thread(_fetch, address) for address in self._addresses))
+        return [service_pb2.ModelStatisticsResponse.FromString(page) for page in found if page is not None]
 
 
 def _fetch(address: str) -> bytes | None:
     try:
-        with urllib.request.urlopen(f"http://{address}{PAGE}", timeout=TIMEOUT_S) as page:
-            return bytes(page.read())
+        return pages.fetch(address, PAGE, TIMEOUT_S)
     except OSError as error:
         log.warning("the gateway with its metrics on %s does not answer: %s", address, error)
         return None

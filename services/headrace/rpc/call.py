@@ -12,6 +12,7 @@ from grpc import aio
 
 from headrace.rpc.connection import Stream
 from headrace.rpc.messages import Asked, Failure, Metadata, Reader
+from headrace.rpc.methods import Method, TurnedAway
 
 if TYPE_CHECKING:
     from headrace.rpc.server import ServerConnection
@@ -21,17 +22,20 @@ class Call(Stream):
     """A call from its first fields to its status. Handlers see the methods; the connection, the rest."""
 
     __slots__ = (
-        "_reading", "asked", "connection", "deadline", "half_closed", "handler", "opened", "over", "reader",
-        "task", "trailing",
+        "_reading", "asked", "connection", "deadline", "half_closed", "handler", "max_message", "opened", "over",
+        "reader", "task", "trailing", "turned_away",
     )  # fmt: skip
 
-    def __init__(self, number: int, allowed: int, connection: ServerConnection, asked: Asked, handler: Any) -> None:
+    def __init__(self, number: int, allowed: int, connection: ServerConnection, asked: Asked, method: Method) -> None:
         super().__init__(number, allowed)
         self.connection = connection
         self.asked = asked
-        self.handler = handler
+        self.handler = method.handler
+        self.max_message = method.rule.max_message
         self.deadline = None if asked.timeout_s is None else time.monotonic() + asked.timeout_s
         self.reader: Reader | None = None
+        self.turned_away: TurnedAway | None = None
+        """Its caller may not, and will be told so."""
         self.half_closed = False
         """The caller has sent all it will."""
         self.opened = False

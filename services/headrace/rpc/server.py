@@ -12,7 +12,7 @@ import logging
 import ssl
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final
 
 import grpc
 from grpc import aio
@@ -23,7 +23,6 @@ from headrace.rpc.connection import LAST_WORDS_S, Connection, ProtocolError, Str
 from headrace.rpc.fields import Fields
 from headrace.rpc.messages import (
     ANSWER,
-    MAX_MESSAGE,
     MAX_METADATA,
     Asked,
     Failure,
@@ -33,6 +32,7 @@ from headrace.rpc.messages import (
     framed,
     trailers,
 )
+from headrace.rpc.methods import HEAD, Methods, Rule, TurnedAway
 from headrace.rpc.port import HANDSHAKE_S, Port, bind
 from headrace.rpc.tls import Watched, auth_context
 
@@ -55,27 +55,22 @@ NOT_GRPC: Final = b"\x08\x03415"
 """`:status` 415, its name by reference."""
 
 
-class Details(NamedTuple):
-    """What a generic handler is asked about."""
-
-    method: str
-    invocation_metadata: Metadata
-
-
 class Server:
-    """Ports, connections and handlers. Filled by generated `add_…Servicer_to_server` functions."""
+    """Ports, connections and handlers. Filled by generated `add_…Servicer_to_server` functions.
 
-    def __init__(self, *, share_port: bool = False) -> None:
+    `rule_of` says what a path asks of its callers.
+    """
+
+    def __init__(self, *, share_port: bool = False, rule_of: Callable[[str], Rule] = lambda _: Rule()) -> None:
         self._share_port = share_port
-        self._generic: list[Any] = []
-        self._handlers: dict[str, Any] = {}
+        self.methods = Methods(rule_of)
         self._ports: list[Port] = []
         self._ticking: asyncio.Task[None] | None = None
         self.connections: set[ServerConnection] = set()
         self.stopping = False
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        self._generic.extend(handlers)
+        self.methods.add(handlers)
 
     def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
         """Generated code says everything twice; the generic handlers are enough."""
@@ -119,20 +114,6 @@ class Server:
         await _until(lambda: not self.connections, LAST_WORDS_S)
         for connection in list(self.connections):  # it ended on an error before, with a client that does not read
             connection.abort()
-
-    def handler(self, path: str) -> Any | None:
-        """The method of this name, or None."""
-        found = self._handlers.get(path)
-        if found is None:
-            details = Details(path, ())
-            found = next((each for each in (one.service(details) for one in self._generic) if each is not None), None)
-            if found is not None:
-                found = found._replace(
-                    request_deserializer=found.request_deserializer or bytes,
-                    response_serializer=found.response_serializer or bytes,
-                )
-                self._handlers[path] = found
-        return found
 
     async def _tick(self) -> None:
         while True:
@@ -230,6 +211,8 @@ class ServerConnection(Connection):
                 if stream.to_send is not None:  # its status would wait for a window that may never open
                     self.write(frames.reset(stream.number, frames.CANCEL))
                 self._drop(stream)
+            elif stream.turned_away is not None and stream.turned_away.tick():
+                self.fail(stream, stream.turned_away.failure)
         silent_s = self.pass_time(TICK_S)
         if silent_s >= (HANDSHAKE_S if self._preface is not None else 2 * KEEPALIVE_S):
             self.abort()
@@ -261,14 +244,24 @@ class ServerConnection(Connection):
         if not said.path:
             self._end_unheard(number, NOT_GRPC)
             return
-        handler = self._server.handler(said.path)
-        if handler is None:
+        method = self._server.methods.find(said.path)
+        if method is None:
             raise Failure(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
-        call = Call(number, self._allowed_at_first, self, said, handler)
+        handler, rule = method
+        call = Call(number, self._allowed_at_first, self, said, method)
         call.half_closed = ends
+        if rule.admit is not None:
+            try:
+                rule.admit(call)
+            except Failure as failure:
+                if ends or not (handler.request_streaming or handler.response_streaming):
+                    raise
+                call.turned_away = TurnedAway(failure)
         self.streams[number] = call
+        if call.turned_away is not None:
+            return
         if handler.request_streaming:
-            call.reader = Reader(MAX_MESSAGE, said.encoding)
+            call.reader = Reader(call.max_message, said.encoding)
             self._start(call, self._run_stream(call, call.requests()))
         elif ends:
             self.fail(call, Failure(grpc.StatusCode.INTERNAL, "the call has no message"))
@@ -291,22 +284,30 @@ class ServerConnection(Connection):
             raise ProtocolError(frames.STREAM_CLOSED, "more after the end of a stream")
         call.half_closed = ends
         try:
-            if not call.handler.request_streaming:
+            if call.turned_away is not None:
+                self._turn_away(call, call.turned_away, data)
+            elif not call.handler.request_streaming:
                 self._take_message(call, data, ends=ends)
             elif self._keep(call, data) or ends:
                 call.wake()
         except Failure as failure:
             self.fail(call, failure)
 
+    def _turn_away(self, call: Call, message: TurnedAway, data: bytes) -> None:
+        """Raises: Failure, once its caller can hear it."""
+        if message.ends_with(data) or call.half_closed:
+            raise message.failure
+        self.give_back(call)
+
     def _take_message(self, call: Call, data: bytes, *, ends: bool) -> None:
         """The one message of a unary call: mostly a frame of its own."""
-        if ends and call.reader is None and len(data) >= 5 and not data[0]:
-            if frames.UINT32.unpack_from(data, 1)[0] != len(data) - 5:
+        if ends and call.reader is None and HEAD <= len(data) <= HEAD + call.max_message and not data[0]:
+            if frames.UINT32.unpack_from(data, 1)[0] != len(data) - HEAD:
                 raise Failure(grpc.StatusCode.INTERNAL, "the call's message is cut short, or is not one")
-            self._start(call, self._run(call, data[5:]))
+            self._start(call, self._run(call, data[HEAD:]))
             return
         if call.reader is None:
-            call.reader = Reader(MAX_MESSAGE, call.asked.encoding)
+            call.reader = Reader(call.max_message, call.asked.encoding)
         self._keep(call, data)
         if ends:
             message = self.next_message(call)

@@ -85,6 +85,7 @@ def server_context(files: TlsFiles, *, require_client_certificate: bool = False)
 def client_context(files: TlsFiles) -> ssl.SSLContext:
     """For a connection; the server's name is checked. Raises: TlsError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.hostname_checks_common_name = False  # a host is a DNS name or an address, whatever a subject is called
     _restrict(context)
     if files.authorities is None:
         context.load_default_certs()

@@ -15,6 +15,7 @@ from ray import serve
 
 from headrace import doors
 from headrace.config import Settings
+from headrace.credentials import is_local
 from headrace.serving import weights
 from headrace.serving.replica import ReplicaServer
 from headrace.telemetry import logging as logs
@@ -41,7 +42,7 @@ class ServeReplica:
         self.replica = ReplicaServer(
             model, settings.replica, settings.model(model.name), control_address, doors.of(settings)
         )
-        local = settings.replica.host.startswith("127.")
+        local = is_local(f"{settings.replica.host}:0")
         address = settings.replica.host if local else ray.util.get_node_ip_address()
         await self.replica.start(address, os.environ.get("RAY_CLUSTER_NAME", ""))
         await self.replica.registration.wait_registered()

@@ -9,10 +9,10 @@ from typing import Final
 
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 
 from headrace.channel import connect
 from headrace.credentials import NOBODY, ClientCredentials
+from headrace.rpc.health import Health
 from headrace.rpc.server import Server
 
 LIVE: Final = "live"
@@ -23,15 +23,14 @@ class ReplicaHealth:
     """What the port answers."""
 
     def __init__(self) -> None:
-        self._servicer = HealthServicer()
+        self._servicer = Health()
 
     def join(self, server: Server) -> None:
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
-    async def say(self, *, ready: bool, live: bool) -> None:
-        for service, good in (("", ready), (LIVE, live)):
-            status = health_pb2.HealthCheckResponse.SERVING if good else health_pb2.HealthCheckResponse.NOT_SERVING
-            await self._servicer.set(service, status)
+    def say(self, *, ready: bool, live: bool) -> None:
+        self._servicer.say("", serving=ready)
+        self._servicer.say(LIVE, serving=live)
 
 
 async def is_live(endpoint: str, credentials: ClientCredentials = NOBODY) -> bool:

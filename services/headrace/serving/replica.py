@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -23,10 +24,10 @@ from grpc import aio
 from headrace import doors
 from headrace.channel import STAMPS
 from headrace.config import ModelSettings, ReplicaSettings
-from headrace.errors import Failed, HeadraceError, status_of
+from headrace.credentials import is_local
+from headrace.errors import Failed, HeadraceError, StartupError, status_of
 from headrace.rpc.call import Call
 from headrace.rpc.messages import STATUS
-from headrace.rpc.server import Server
 from headrace.serving import weights
 from headrace.serving.health import ReplicaHealth
 from headrace.serving.registration import RegistrationLoop
@@ -70,7 +71,7 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
             control_address, self._registration_message, self._load, self._doors.credentials
         )
         self._health = ReplicaHealth()
-        self._server = Server()
+        self._server = self._doors.server()
         self._thread = RunnerThread(settings.queue_batches)
         self._runner: Runner | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -85,20 +86,30 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
         """Open the port on any free number, load, warm up, and be READY. Raises: StartupError."""
         replica_pb2_grpc.add_ReplicaServicer_to_server(self, self._server)
         self._health.join(self._server)
-        host = address if address.startswith("127.") else "0.0.0.0"  # noqa: S104  a node's address may be mapped
-        self.port = self._doors.open(self._server, f"{host}:0")
-        self._registration_message.endpoint = f"{address}:{self.port}"
+        host = f"[{address}]" if ":" in address else address
+        self.port = self._bind(host)
+        self._registration_message.endpoint = f"{host}:{self.port}"
         self._registration_message.cluster = cluster
-        await self._health.say(ready=False, live=True)
+        self._health.say(ready=False, live=True)
         await self._server.start()
         self.registration.start()
         self._runner = await self._thread.run(self._build)
         self._registration_message.device = self._runner.device
         self._registration_message.precision = self._runner.precision
-        await self._health.say(ready=True, live=True)
+        self._health.say(ready=True, live=True)
         self._watch = asyncio.get_running_loop().create_task(self._watch_for_ever(), name="watch")
         self.registration.update(control_pb2.REPLICA_STATE_READY)
         log.info("replica %s is ready on %s:%d (%s)", self.replica_id, address, self.port, self._runner.device)
+
+    def _bind(self, host: str) -> int:
+        """Where it says; on all interfaces only if that is no address of this machine: a node's may be mapped."""
+        try:
+            return self._doors.open(self._server, f"{host}:0")
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL or is_local(f"{host}:0"):
+                raise StartupError(f"replica.host: {host} can't be listened on ({error})") from error
+        log.warning("%s is no address of this machine: the replica listens on all it has", host)
+        return self._doors.open(self._server, "0.0.0.0:0")  # its registered address leads to one of them
 
     async def stop(self) -> None:
         """DRAINING, a moment for gateways to read it, finish what is here, then the port closes. Safe to call twice.
@@ -113,7 +124,7 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
-        await self._health.say(ready=False, live=True)
+        self._health.say(ready=False, live=True)
         for reading in self._streams:
             reading.cancel()
         await self._server.stop(self._settings.grace_s)
@@ -141,7 +152,7 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
             if complaint and not was:
                 log.warning("replica %s is not healthy: %s", self.replica_id, complaint)
             was = complaint
-            await self._health.say(ready=not complaint, live=not complaint)
+            self._health.say(ready=not complaint, live=not complaint)
 
     def _complaint(self) -> str:
         try:
@@ -166,7 +177,6 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
     # One batch ----------------------------------------------------------------------------------------------------
 
     async def Execute(self, request: replica_pb2.PackedBatch, rpc: Call) -> replica_pb2.PackedAnswer:
-        await self._doors.access.admit(rpc, "gateway")
         answer = await self._answer(request)
         if answer.code:
             stamps = ((STAMPS, answer.stamps.SerializeToString()),)
@@ -178,7 +188,6 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
 
         Cancellation (the gateway is gone, or has given us up): batches that have not begun never run.
         """
-        await self._doors.access.admit(rpc, "gateway")
         answering: set[asyncio.Task[None]] = set()
         reading = asyncio.get_running_loop().create_task(self._read(rpc, answering), name="read-batches")
         self._streams.add(reading)
