@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 ITSELF: Final = "headrace"
 """Who makes the automatic moves."""
+GONE_US: Final = 10_000_000
+"""A challenger that answers payments may be without a replica for so long: one that dies is replaced meanwhile."""
 
 
 class Trials:
@@ -55,6 +57,8 @@ class Trials:
         self._evidence: dict[str, Evidence] = {}
         self._labels: dict[str, Labels] = {}
         self._looked: dict[str, int] = {}
+        self._gone: dict[str, int] = {}
+        """Since when the challenger of an experiment has had no replica that is ready."""
         self._stranded: set[str] = set()
         """Experiments whose rollback waits for the incumbent: it is told once."""
         self._outcomes_kept: int | None = None
@@ -196,6 +200,10 @@ class Trials:
         Raises: UnknownExperiment, NotServing.
         """
         experiment, now_us = self.find(experiment_id), self.wall_us()
+        if self._is_gone(experiment, versions, now_us):
+            why = f"version {experiment.challenger} has had no replica for {GONE_US // 1_000_000} s"
+            back = stages.Step(pb.STAGE_ROLLED_BACK)
+            return self._go(experiment, back, Reason(ITSELF, why), self._report(experiment, now_us))
         evidence = self._evidence_of(experiment_id)
         due = evidence.timeline.due(now_us)
         if experiment.stage not in stages.LIVE or not (due or self._looked.get(experiment_id) != evidence.changes):
@@ -253,6 +261,18 @@ class Trials:
                 self._put_off(experiment.id, error)
             return None
         return step
+
+    def _is_gone(self, experiment: pb.Experiment, versions: Versions, now_us: int) -> bool:
+        """Payments are the challenger's to answer, it has been away for too long, and the incumbent is there.
+
+        Gateways can only tell of requests that had somewhere to go.
+        """
+        ready = {name for name, version in versions.items() if version.ready}
+        if experiment.stage not in (pb.STAGE_CANARY, pb.STAGE_PRIMARY) or experiment.challenger in ready:
+            self._gone.pop(experiment.id, None)
+            return False
+        since_us = self._gone.setdefault(experiment.id, now_us)
+        return now_us - since_us >= GONE_US and experiment.incumbent in ready
 
     def _put_off(self, experiment_id: str, error: NotPassed) -> None:
         """A rollback that would leave nobody to answer is told once, and tried at every look."""

@@ -585,3 +585,26 @@ def test_settings_that_are_edited_during_an_experiment_are_taken_after_it(
     after.trials.declare(declared("3"))
 
     assert after.trials.policy("m").primary_version == "3"
+
+
+def test_a_challenger_in_charge_without_a_replica_is_taken_back(book: Book) -> None:
+    """Gateways can't tell of requests that had nowhere to go; a replica that is replaced in time changes nothing."""
+    alone = {name: version for name, version in VERSIONS.items() if name != "2"}
+    force = pb.PromoteRequest(id="e", force=True, to_stage=pb.STAGE_PRIMARY)
+    book.trials.promote(force, "ann", VERSIONS)
+
+    book.trials.look("e", alone)
+    book.clock.advance(9)
+    book.trials.look("e", alone)
+    book.trials.look("e", VERSIONS)
+    book.clock.advance(9)
+    book.trials.look("e", alone)
+    assert book.trials.find("e").stage == pb.STAGE_PRIMARY
+    book.clock.advance(11)
+    book.trials.look("e", {})
+    assert book.trials.find("e").stage == pb.STAGE_PRIMARY  # nobody would answer after it
+    book.trials.look("e", alone)
+
+    moved = book.trials.find("e")
+    assert moved.stage == pb.STAGE_ROLLED_BACK
+    assert (moved.moves[-1].who, moved.moves[-1].why) == ("headrace", "version 2 has had no replica for 10 s")
