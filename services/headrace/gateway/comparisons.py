@@ -13,6 +13,7 @@ from headrace.core.routing import Policy, Shadow
 from headrace.gateway.lane import Lane
 from headrace.gateway.pairs import Notes
 from headrace.gateway.shadow import ShadowLane, Surroundings
+from headrace.gateway.shedding import Shedding
 from headrace.v1 import control_pb2
 
 Replicas = Mapping[tuple[str, str], Sequence[control_pb2.Registration]]
@@ -39,7 +40,7 @@ class Comparisons:
 
     def __init__(self, around: Surroundings, strained: Callable[[], bool], notes: MakeNotes) -> None:
         self._around = around
-        self._strained = strained
+        self._shedding = Shedding(around.clock, lambda: around.pressure.high or strained())
         self._notes = notes
         self._lanes: dict[Key, ShadowLane] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -79,7 +80,7 @@ class Comparisons:
 
     def _make(self, shadow: Shadow, asked: Lane) -> ShadowLane:
         notes = self._notes(shadow.experiment_id, shadow.incumbent, noise=shadow.noise)
-        return ShadowLane(shadow, asked, self._around, self._strained, notes)
+        return ShadowLane(shadow, asked, self._around, self._shedding, notes)
 
     def _close(self, key: Key) -> None:
         task = asyncio.get_running_loop().create_task(self._lanes.pop(key).close(), name="close-shadow")

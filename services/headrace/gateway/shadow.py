@@ -31,6 +31,7 @@ from headrace.gateway.lane import ROW_ERRORS, Lane, check_size
 from headrace.gateway.link import Flight, ReplicaLink, Sender
 from headrace.gateway.pairs import Notes, Side
 from headrace.gateway.pressure import Pressure
+from headrace.gateway.shedding import Shedding
 from headrace.telemetry import context
 from headrace.v1 import replica_pb2
 
@@ -90,9 +91,7 @@ class ShadowDispatcher(Dispatcher):
 class ShadowLane:
     """The copies of one comparison that go to one version."""
 
-    def __init__(
-        self, shadow: Shadow, lane: Lane, around: Surroundings, strained: Callable[[], bool], notes: Notes
-    ) -> None:
+    def __init__(self, shadow: Shadow, lane: Lane, around: Surroundings, shedding: Shedding, notes: Notes) -> None:
         self.shadow = shadow
         self.lane = lane
         """The one that decides for that version, where it does: its spec is ours, its replicas too."""
@@ -100,8 +99,7 @@ class ShadowLane:
         self.held = 0
         """Rows that wait or are at a replica."""
         self._around = around
-        self._strained = strained
-        """Whether payments wait for longer than a turn somewhere in this gateway."""
+        self._shedding = shedding
         self._clock = around.clock
         self._cost = CostModel()
         self._waiting: deque[Copy] = deque()
@@ -160,7 +158,7 @@ class ShadowLane:
         """Put a copy into the buffer; or why not."""
         if not self.ready:
             return "unready"
-        if self._held_up():
+        if self._shedding.pauses():
             return "load"
         if inference.rows > self.shadow.max_rows:
             return "buffer"
@@ -225,7 +223,7 @@ class ShadowLane:
         """Send what waits, if anybody may take it; else drop what has waited too long, and look again."""
         self._alarm = None
         now = self._clock.now()
-        held_up = self._held_up()
+        held_up = self._shedding.pauses()
         while self._waiting and self._waiting[0].rider.inference.deadline <= now:
             self._drop(self._waiting.popleft(), "load" if held_up else "buffer")
         while self._waiting and not held_up:
@@ -247,10 +245,6 @@ class ShadowLane:
         task = asyncio.get_running_loop().create_task(self._run(copies, batch, flight), name=f"shadow-{batch.rows}")
         self._running.add(task)
         task.add_done_callback(partial(self._over, copies, batch))
-
-    def _held_up(self) -> bool:
-        """Payments need what this would take: the loop, or the replicas."""
-        return self._around.pressure.high or self._strained()
 
     def _pop(self) -> list[Copy]:
         copies: list[Copy] = []
