@@ -24,6 +24,7 @@ import capacity
 import clusters
 import driving
 import hostile
+import machine
 import numpy as np
 from grpc import aio
 from rich.console import Console
@@ -140,6 +141,7 @@ async def one_kind(
                 name = f"{kind}-{number}"
                 if way == "shadowed":
                     await experiments.begin(name)
+                before = await spent(cluster)
                 halves[way] = await driving.open_loop(
                     cluster.address,
                     questions,
@@ -149,6 +151,8 @@ async def one_kind(
                     deadline_ms=capacity.DEADLINE_MS,
                     seed=number,
                 )
+                after = await spent(cluster)
+                halves[way]["cpu_s"] = {name: round(after[name] - before.get(name, 0.0), 2) for name in after}
                 if way == "shadowed":
                     figures = await experiments.end(name)
                     sums["sampled"] += figures.sampled
@@ -166,6 +170,11 @@ async def one_kind(
         "drops": drops,
         "deaths": challenger.deaths,
     }
+
+
+async def spent(cluster: Cluster) -> dict[str, float]:
+    """Processor seconds so far of control, the gateway and every replica."""
+    return {name: machine.cpu_seconds(pid) for name, pid in (await machine.processes(cluster)).items()}
 
 
 def ratios(found: Mapping[str, Any], figure: str) -> list[float]:

@@ -39,8 +39,11 @@ class Child:
         *,
         environment: Mapping[str, str] | None = None,
         check: Callable[[], Awaitable[bool]] | None = None,
+        niceness: int = 0,
     ) -> None:
         self.name = name
+        self._niceness = niceness
+        """Added to ours: how far it gives way to others of this machine."""
         self._arguments = arguments
         self._environment = {**(os.environ if environment is None else environment), SUPERVISED: "1"}
         self._check = check
@@ -95,6 +98,8 @@ class Child:
             stdin=asyncio.subprocess.PIPE,  # its end tells the child that we are gone
             start_new_session=True,
         )
+        if self._niceness:
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, os.nice(0) + self._niceness)
 
     async def _keep(self) -> None:
         failures = 0

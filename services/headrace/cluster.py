@@ -61,7 +61,8 @@ class Cluster:
             if not (name.startswith(PREFIX) and "__" in name) and name not in OTEL_READ
         }
         arguments = ["--config", str(self.config_file)]
-        self.control = Child("control", ["control", *arguments], environment=environment)
+        # No payment waits for control; on a machine that it shares with replicas it had better wait for them.
+        self.control = Child("control", ["control", *arguments], environment=environment, niceness=10)
         command = ["gateway", *arguments, "--control", self.control_address]
         self.gateways = [
             Child(f"gateway-{index}", command, environment={**environment, f"{PREFIX}GATEWAY__INDEX": str(index)})

@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 
 PERIOD_S: Final = 1.0
 """Every experiment is looked at so often, with or without news."""
-BREATH_S: Final = 0.2
-"""Between two looks, however much is told."""
+BREATH_S: Final = 1.0
+"""Between two looks, whatever comes: each costs tens of milliseconds for every experiment that has new pairs."""
 GROUP: Final = 64
 """Messages that are counted in one transaction."""
 MAX_WAITING: Final = 256

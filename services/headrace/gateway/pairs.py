@@ -6,6 +6,7 @@ Filled by shadow lanes, emptied by `telling`. One `Notes` a comparison.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from math import inf, nan
 from typing import Final, Self
@@ -44,6 +45,11 @@ RANGES: Final = {"p": (0.0, 1.0), "score": (0.0, 99.0)}
 """What a signal may say, by output; anything else is told to callers as an error."""
 
 
+def is_evidence(outcome: Answer | HeadraceError, record: RpcRecord) -> bool:
+    """Whether what came of a request says something of the version that was asked; at the door nothing does."""
+    return isinstance(outcome, Answer) or (type(outcome) in ERRORS and record.queued_ns > 0)
+
+
 @dataclass(slots=True)
 class Side:
     """How one version did on one request."""
@@ -59,14 +65,11 @@ class Side:
     @classmethod
     def answered(
         cls, outcome: Answer | HeadraceError, spec: ModelSpec, output: str, record: RpcRecord, now_ns: int
-    ) -> Self | None:
-        """What the caller got; None where the version had nothing to do with that."""
+    ) -> Self:
+        """What the caller got, where it is evidence."""
         if isinstance(outcome, Answer):
             return cls._value(outcome, spec, output, record, now_ns)
-        error = ERRORS.get(type(outcome))
-        if error is None or not record.queued_ns:  # refused, perhaps at the door
-            return None
-        return cls([nan] * record.rows, [], error, _took_us(record, now_ns), spec.version)
+        return cls([nan] * record.rows, [], ERRORS[type(outcome)], _took_us(record, now_ns), spec.version)
 
     @classmethod
     def asked(
@@ -113,7 +116,9 @@ class Notes:
     def __init__(self, experiment_id: str, incumbent: str) -> None:
         self.experiment_id = experiment_id
         self.columns = experiments_pb2.PairColumns()
-        self.counts = experiments_pb2.SampleCounts()
+        self._counts: Counter[str] = Counter()
+        """Fields of SampleCounts: plain integers, because most requests under load come no further."""
+        self._drops: Counter[str] = Counter()
         self._incumbent = incumbent
         self._last_batch = {True: 0, False: 0}
 
@@ -123,12 +128,19 @@ class Notes:
 
     @property
     def empty(self) -> bool:
-        return not (self.rows or self.counts.ByteSize() or self.columns.batches)
+        return not (self.rows or self._counts or self._drops or self.columns.batches)
+
+    @property
+    def counts(self) -> experiments_pb2.SampleCounts:
+        """What is counted, as control takes it."""
+        return experiments_pb2.SampleCounts(**self._counts, drops=self._drops)
 
     def take(self) -> tuple[experiments_pb2.PairColumns, experiments_pb2.SampleCounts]:
         """Everything noted; the notes are empty then."""
         taken = self.columns, self.counts
-        self.columns, self.counts = experiments_pb2.PairColumns(), experiments_pb2.SampleCounts()
+        self.columns = experiments_pb2.PairColumns()
+        self._counts.clear()
+        self._drops.clear()
         return taken
 
     def make_room(self, most: int) -> int:
@@ -147,21 +159,18 @@ class Notes:
 
     def asked(self, outcome: Answer | HeadraceError, *, challenger: bool) -> None:
         """Count one request of a caller's, compared or not: what callers get is no matter of samples."""
-        failed = type(outcome) in ERRORS or isinstance(outcome, Overloaded)
-        if not failed and not isinstance(outcome, Answer):  # its caller's own doing
+        failed = not isinstance(outcome, Answer)
+        if failed and not (type(outcome) in ERRORS or isinstance(outcome, Overloaded)):  # its caller's own doing
             return
-        if challenger:
-            self.counts.challenger_requests += 1
-            self.counts.challenger_failures += failed
-        else:
-            self.counts.incumbent_requests += 1
-            self.counts.incumbent_failures += failed
+        self._counts["challenger_requests" if challenger else "incumbent_requests"] += 1
+        if failed:
+            self._counts["challenger_failures" if challenger else "incumbent_failures"] += 1
 
     def sampled(self, rows: int) -> None:
-        self.counts.sampled += rows
+        self._counts["sampled"] += rows
 
     def drop(self, cause: str, rows: int) -> None:
-        self.counts.drops[cause] += rows
+        self._drops[cause] += rows
 
     def batch_of(self, record: RpcRecord, *, challenger: bool) -> None:
         """The time of the batch a request was in, once a batch as far as its members come one after the other."""

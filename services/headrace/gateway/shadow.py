@@ -29,7 +29,7 @@ from headrace.errors import BrokenContract, DeadlinePassed, HeadraceError, NotSe
 from headrace.gateway.dispatch import Dispatcher
 from headrace.gateway.lane import ROW_ERRORS, Lane, check_size
 from headrace.gateway.link import Flight, ReplicaLink, Sender
-from headrace.gateway.pairs import Notes, Side
+from headrace.gateway.pairs import Notes, Side, is_evidence
 from headrace.gateway.pressure import Pressure
 from headrace.gateway.shedding import Shedding
 from headrace.telemetry import context
@@ -141,34 +141,37 @@ class ShadowLane:
             self.notes.asked(outcome, challenger=self.spec.version == self.shadow.incumbent)
 
     def _sample(self, inference: Inference, record: RpcRecord, outcome: Answer | HeadraceError) -> None:
-        answered = Side.answered(outcome, inference.spec, self.shadow.output, record, self._clock.now_ns())
-        if answered is None:
+        """Most copies under load end here: nothing is made of one before it is clear that there is room."""
+        if not is_evidence(outcome, record):
             return
         self.notes.sampled(inference.rows)
-        self.notes.batch_of(record, challenger=record.version != self.shadow.incumbent)
-        try:
-            cause = self._take(inference, record, answered)
-        except Exception as error:  # noqa: BLE001  told below; the row must be accounted for
-            cause = "error"
-            self._complain(error)
+        cause = self._in_the_way(inference.rows)
+        if not cause:
+            try:
+                cause = self._take(inference, record, outcome)
+            except Exception as error:  # noqa: BLE001  told below; the row must be accounted for
+                cause = "error"
+                self._complain(error)
         if cause:
             self.notes.drop(cause, inference.rows)
 
-    def _take(self, inference: Inference, record: RpcRecord, answered: Side) -> str:
-        """Put a copy into the buffer; or why not."""
+    def _in_the_way(self, rows: int) -> str:
+        """Why a copy of so many rows can't be taken now, if anything. The oldest that wait have made room for it."""
         if not self.ready:
             return "unready"
         if self._shedding.pauses():
             return "load"
-        if inference.rows > self.shadow.max_rows:
-            return "buffer"
+        while rows <= self.shadow.max_rows < self.held + rows and self._waiting:
+            self._drop(self._waiting.popleft(), "buffer")
+        return "buffer" if self.held + rows > self.shadow.max_rows else ""
+
+    def _take(self, inference: Inference, record: RpcRecord, outcome: Answer | HeadraceError) -> str:
+        """Put a copy into the buffer; or why not."""
         copied = adapted(inference, self.spec, self._clock.now() + self.shadow.timeout_s)
         if copied is None:
             return "inputs"
-        while self.held + copied.rows > self.shadow.max_rows and self._waiting:
-            self._drop(self._waiting.popleft(), "buffer")
-        if self.held + copied.rows > self.shadow.max_rows:
-            return "buffer"
+        self.notes.batch_of(record, challenger=record.version != self.shadow.incumbent)
+        answered = Side.answered(outcome, inference.spec, self.shadow.output, record, self._clock.now_ns())
         self._enqueue(copied, record, answered)
         return ""
 

@@ -29,10 +29,11 @@ class Shedding:
     def pauses(self) -> bool:
         """Whether copies must give way now."""
         now = self._clock.now()
+        if now < self._until:
+            return True
         if not self._strained():
-            return now < self._until
-        if now >= self._until:
-            again = now < self._until + CALM_S
-            self._pause_s = min(2 * self._pause_s, LONGEST_S) if again else SHORTEST_S
+            return False
+        again = now < self._until + CALM_S
+        self._pause_s = min(2 * self._pause_s, LONGEST_S) if again else SHORTEST_S
         self._until = now + self._pause_s
         return True

@@ -21,7 +21,7 @@ from headrace.v1 import experiments_pb2, experiments_pb2_grpc
 
 log = logging.getLogger(__name__)
 
-TELL_S: Final = 0.25
+TELL_S: Final = 0.5
 TIMEOUT_S: Final = 5.0
 BACKOFF_S: Final = 1.0
 MAX_ROWS: Final = 20_000

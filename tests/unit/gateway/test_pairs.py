@@ -11,7 +11,7 @@ from headrace.core.inference import Answer, Inference, Subject
 from headrace.core.records import BatchRecord, DispatchRecord, ReplicaIdentity, RpcRecord, Stages
 from headrace.core.tensors import ModelSpec, Signal, TensorSpec
 from headrace.errors import DeadlinePassed, HeadraceError, InvalidInference, ModelFailed, NotServing, Overloaded
-from headrace.gateway.pairs import MAX_BATCHES, Notes, Side
+from headrace.gateway.pairs import MAX_BATCHES, Notes, Side, is_evidence
 from headrace.v1 import experiments_pb2 as pb
 
 OUTPUTS = (TensorSpec("p", "FP32", (1,)), TensorSpec("score", "INT32", (1,)))
@@ -45,14 +45,15 @@ def test_what_no_caller_would_be_told_is_garbage(said: tuple[list[float], list[i
 
 
 def test_a_caller_is_not_blamed_on_the_version_that_refused_it() -> None:
-    def answered(outcome: HeadraceError, queued_ns: int = 1_000) -> Side | None:
-        return Side.answered(outcome, SPEC, "score", record(queued_ns), 5_000_000)
+    def evidence(outcome: Answer | HeadraceError, queued_ns: int = 1_000) -> bool:
+        return is_evidence(outcome, record(queued_ns))
 
-    assert answered(InvalidInference("x")) is None
-    assert answered(Overloaded("x")) is None
-    assert answered(DeadlinePassed("at the door"), queued_ns=0) is None
-    late = answered(DeadlinePassed("x"))
-    assert late is not None
+    assert not evidence(InvalidInference("x"))
+    assert not evidence(Overloaded("x"))
+    assert not evidence(DeadlinePassed("at the door"), queued_ns=0)
+    assert evidence(answer([0, 0], [0, 0]))
+    assert evidence(DeadlinePassed("x"))
+    late = Side.answered(DeadlinePassed("x"), SPEC, "score", record(), 5_000_000)
     assert late.error == pb.PAIR_ERROR_TIMEOUT
     assert asked(InvalidInference("a value that the other one took")).error == pb.PAIR_ERROR_FAILED
 
