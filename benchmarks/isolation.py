@@ -1,6 +1,6 @@
 """What a shadow costs the payments beside it: a hostile challenger at 40 % of capacity, a healthy one at 120 %.
 
-    python benchmarks/isolation.py [--rounds 4] [--kinds hang crash …]
+    python benchmarks/isolation.py [--rounds 3] [--kinds hang crash …]
 
 fraud-tx, open loop, one primary replica, deadlines of 50 ms, everything traced. The challenger is a replica of its own
 with all requests copied to it (share 1), niced and limited in memory as a shadow should be on a machine it shares.
@@ -35,7 +35,7 @@ from headrace.v1 import control_pb2, control_pb2_grpc, experiments_pb2, experime
 
 OUT = Path("build/bench")
 MODEL = "fraud-tx"
-ROUNDS = 4
+ROUNDS = 3
 SECONDS = 6.0
 WARM_UP_S = 4.0
 """Under the same load, before what counts: the challenger turns hostile in it."""
@@ -50,10 +50,10 @@ BARS = {MODERATE: (0.97, 1.15), OVERLOAD: (0.95, None)}
 
 
 class Challenger:
-    """A replica process that is niced and limited, and started again when it dies."""
+    """A replica process that gets what processor time is left, limited in memory, and started again when it dies."""
 
     def __init__(self, directory: Path, cluster: Cluster) -> None:
-        limits = ["nice", "-n", "19", "prlimit", f"--data={MEMORY_BYTES}"]
+        limits = ["chrt", "--idle", "0", "nice", "-n", "19", "prlimit", f"--data={MEMORY_BYTES}"]
         replica = [sys.executable, "-m", "headrace", "replica", "--model-dir", str(directory)]
         self._command = [*limits, *replica, "--control", cluster.control_address, "--config", str(cluster.config_file)]
         self._process: asyncio.subprocess.Process | None = None
