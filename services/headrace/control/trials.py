@@ -206,7 +206,9 @@ class Trials:
             return self._go(experiment, back, Reason(ITSELF, why), self._report(experiment, now_us))
         evidence = self._evidence_of(experiment_id)
         due = evidence.timeline.due(now_us)
-        if experiment.stage not in stages.LIVE or not (due or self._looked.get(experiment_id) != evidence.changes):
+        moves_itself = experiment.plan.automatic or experiment.stage != pb.STAGE_SHADOW
+        changed = self._looked.get(experiment_id) != evidence.changes
+        if experiment.stage not in stages.LIVE or not (due or (moves_itself and changed)):
             return None
         self._looked[experiment_id] = evidence.changes
         report = self._report(experiment, now_us)
