@@ -63,19 +63,8 @@ class Side:
     version: str
 
     @classmethod
-    def answered(
-        cls, outcome: Answer | HeadraceError, spec: ModelSpec, output: str, record: RpcRecord, now_ns: int
-    ) -> Self:
-        """What the caller got, where it is evidence."""
-        if isinstance(outcome, Answer):
-            return cls._value(outcome, spec, output, record, now_ns)
-        return cls([nan] * record.rows, [], ERRORS[type(outcome)], _took_us(record, now_ns), spec.version)
-
-    @classmethod
-    def asked(
-        cls, outcome: Answer | HeadraceError, spec: ModelSpec, output: str, record: RpcRecord, now_ns: int
-    ) -> Self:
-        """What came of a copy. A refusal is a failure here: of a value that the other version took."""
+    def of(cls, outcome: Answer | HeadraceError, spec: ModelSpec, output: str, record: RpcRecord, now_ns: int) -> Self:
+        """What came of a request, or of a copy: there a refusal is a failure, of a value that the other version took."""
         if isinstance(outcome, Answer):
             return cls._value(outcome, spec, output, record, now_ns)
         error = ERRORS.get(type(outcome), experiments_pb2.PAIR_ERROR_FAILED)

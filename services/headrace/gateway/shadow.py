@@ -171,7 +171,7 @@ class ShadowLane:
         if copied is None:
             return "inputs"
         self.notes.batch_of(record, challenger=record.version != self.shadow.incumbent)
-        answered = Side.answered(outcome, inference.spec, self.shadow.output, record, self._clock.now_ns())
+        answered = Side.of(outcome, inference.spec, self.shadow.output, record, self._clock.now_ns())
         self._enqueue(copied, record, answered)
         return ""
 
@@ -350,7 +350,7 @@ class ShadowLane:
         elif isinstance(outcome, Overloaded):  # other gateways' copies were there first
             self.notes.drop("load", copy.rider.inference.rows)
         else:
-            side = Side.asked(outcome, self.spec, self.shadow.output, record, now_ns)
+            side = Side.of(outcome, self.spec, self.shadow.output, record, now_ns)
             self.notes.pair(copy.rider.inference, record.trace_id, copy.answered, side)
 
     # Life -----------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ def answer(p: list[float], score: list[int]) -> Answer:
 
 
 def asked(outcome: Answer | HeadraceError) -> Side:
-    return Side.asked(outcome, SPEC, "score", record(), 5_000_000)
+    return Side.of(outcome, SPEC, "score", record(), 5_000_000)
 
 
 def test_a_side_has_the_compared_value_and_the_probability_of_each_row() -> None:
@@ -53,7 +53,7 @@ def test_a_caller_is_not_blamed_on_the_version_that_refused_it() -> None:
     assert not evidence(DeadlinePassed("at the door"), queued_ns=0)
     assert evidence(answer([0, 0], [0, 0]))
     assert evidence(DeadlinePassed("x"))
-    late = Side.answered(DeadlinePassed("x"), SPEC, "score", record(), 5_000_000)
+    late = Side.of(DeadlinePassed("x"), SPEC, "score", record(), 5_000_000)
     assert late.error == pb.PAIR_ERROR_TIMEOUT
     assert asked(InvalidInference("a value that the other one took")).error == pb.PAIR_ERROR_FAILED
 
