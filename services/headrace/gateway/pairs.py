@@ -64,7 +64,7 @@ class Side:
 
     @classmethod
     def of(cls, outcome: Answer | HeadraceError, spec: ModelSpec, output: str, record: RpcRecord, now_ns: int) -> Self:
-        """What came of a request, or of a copy: there a refusal is a failure, of a value that the other version took."""
+        """What came of a request, or of a copy: there a refusal is a failure, of what the other version took."""
         if isinstance(outcome, Answer):
             return cls._value(outcome, spec, output, record, now_ns)
         error = ERRORS.get(type(outcome), experiments_pb2.PAIR_ERROR_FAILED)
