@@ -96,7 +96,9 @@ class Child:
             *self._arguments,
             env=self._environment,
             stdin=asyncio.subprocess.PIPE,  # its end tells the child that we are gone
-            start_new_session=True,
+            # Ctrl-C is for us to pass on. No session of its own: where sessions are scheduled as groups (autogroup),
+            # how nice or idle a process is counts within its session alone.
+            process_group=0,
         )
         if self._niceness:
             os.setpriority(os.PRIO_PROCESS, self._process.pid, os.nice(0) + self._niceness)

@@ -51,13 +51,9 @@ def _askable(given: tuple[object, ...], wanted: tuple[object, ...]) -> tuple[int
 
 
 def _places(given: ModelSpec, wanted: ModelSpec) -> tuple[int, ...] | None:
-    places = _askable(_shapes(given), _shapes(wanted))
+    places = _askable(given.input_shapes, wanted.input_shapes)
     missing = [tensor for place, tensor in zip(places, wanted.inputs, strict=True) if place < 0]
     return None if any(tensor.axis or not tensor.optional for tensor in missing) else places
-
-
-def _shapes(spec: ModelSpec) -> tuple[object, ...]:
-    return tuple([(tensor.name, tensor.datatype, tensor.dims, tensor.axis) for tensor in spec.inputs])
 
 
 def _fit(columns: list[bytes], inference: Inference, spec: ModelSpec) -> Lengths:

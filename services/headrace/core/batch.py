@@ -144,10 +144,12 @@ def _complaints(
         wrong = np.flatnonzero(values < tensor.minimum)
         found += [(int(e) // width, f"input '{tensor.name}' has a value below {tensor.minimum}") for e in wrong]
     if tensor.ordered and lengths is not None:
-        falls = np.flatnonzero(values[1:] < values[:-1]) + 1
+        falls = values[1:] < values[:-1]
         starts = np.cumsum(lengths)
-        falls = falls[~np.isin(falls, starts)]  # the first event of a row follows another row's
-        found += [(int(e), f"input '{tensor.name}' is not in ascending order") for e in falls]
+        falls[starts[(starts > 0) & (starts < len(values))] - 1] = False  # a row's first event follows another row's
+        if falls.any():
+            wrong = np.flatnonzero(falls) + 1
+            found += [(int(e), f"input '{tensor.name}' is not in ascending order") for e in wrong]
     return found
 
 

@@ -128,6 +128,11 @@ class ModelSpec:
         return {axis.name: position for position, axis in enumerate(self.axes)}
 
     @cached_property
+    def input_shapes(self) -> tuple[object, ...]:
+        """What two versions must agree in to be asked the same columns, by input."""
+        return tuple((tensor.name, tensor.datatype, tensor.dims, tensor.axis) for tensor in self.inputs)
+
+    @cached_property
     def input_axes(self) -> tuple[int, ...]:
         """For each input the position of its axis, or -1."""
         return tuple(self.axis_index[t.axis] if t.axis else -1 for t in self.inputs)

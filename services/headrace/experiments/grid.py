@@ -47,7 +47,8 @@ def quantile(counts: Ints, rank: float) -> float:
 def pack(counts: Ints) -> list[int]:
     """Counts of which most are zero, as JSON likes them: distance to the one before and count, in turn."""
     filled = np.flatnonzero(counts)
-    return [int(n) for pair in zip(np.diff(filled, prepend=0), counts.ravel()[filled], strict=True) for n in pair]
+    packed: list[int] = np.column_stack((np.diff(filled, prepend=0), counts.ravel()[filled])).ravel().tolist()
+    return packed
 
 
 def unpack(packed: Iterable[Any], size: int) -> Ints:

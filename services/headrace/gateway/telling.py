@@ -1,4 +1,4 @@
-"""Tells control the pairs, a few times a second, in numbered messages: counted once however often they are sent.
+"""Tells control the pairs, once a second, in numbered messages: counted once however often they are sent.
 
 While control is away pairs gather in bounded memory; the oldest make room and are counted as dropped.
 """
@@ -21,7 +21,8 @@ from headrace.v1 import experiments_pb2, experiments_pb2_grpc
 
 log = logging.getLogger(__name__)
 
-TELL_S: Final = 0.5
+TELL_S: Final = 1.0
+"""Control counts and commits each message: what it costs is by message, not by pair."""
 TIMEOUT_S: Final = 5.0
 BACKOFF_S: Final = 1.0
 MAX_ROWS: Final = 20_000
