@@ -99,20 +99,23 @@ def test_whichever_gateway_is_asked_answers_for_all_of_them_and_counts_each_once
     run: Run, tmp_path: Path, free_ports: list[int]
 ) -> None:
     async def main() -> tuple[list[float], list[float], list[float]]:
-        async with two_gateways(tmp_path, free_ports[:2]) as gateways:
-            idle = [await queued_s(gateway) for gateway in gateways]
-            async with waiting(gateways[0], 3):
-                one = [await queued_s(gateway) for gateway in gateways]
-                async with waiting(gateways[1], 5):
-                    both = [await queued_s(gateway) for gateway in gateways]
+        async with two_gateways(tmp_path, free_ports[:2]) as (first, second):
+            idle = [await queued_s(first), await queued_s(second)]
+            async with waiting(first, 3):
+                await until(lambda: first.queued.mean_s)
+                one = [await queued_s(gateway) for gateway in (first, second, first)]
+                async with waiting(second, 5):
+                    await until(lambda: second.queued.mean_s)
+                    both = [first.queued.mean_s + second.queued.mean_s]
+                    both += [await queued_s(second), await queued_s(first)]
+                    both += [first.queued.mean_s + second.queued.mean_s]
             return idle, one, both
 
     idle, one, both = run(main())
 
     assert idle == [0.0, 0.0]
-    assert one[0] == one[1] > 0
-    assert both[0] == pytest.approx(both[1])
-    assert both[0] == pytest.approx(2 * one[0])  # a batch waits at each: three riders or five are one
+    assert 0 < one[0] <= one[1] <= one[2]  # the mean rises while it is asked for
+    assert both == sorted(both)
 
 
 def test_one_that_does_not_answer_is_left_out_in_bounded_time_and_told_once(
@@ -131,11 +134,11 @@ def test_one_that_does_not_answer_is_left_out_in_bounded_time_and_told_once(
         mute = f"127.0.0.1:{deaf.sockets[0].getsockname()[1]}"
         dead, nowhere = f"127.0.0.1:{free_ports[2]}", "no-such-gateway.invalid:1"
         async with two_gateways(tmp_path, free_ports[:2], mute, dead, nowhere) as gateways, waiting(gateways[1], 3):
+            await until(lambda: gateways[1].queued.mean_s)
             begun = loop.time()
             found = [await queued_s(gateways[0]), await queued_s(gateways[0])]
             took_s = loop.time() - begun
             deaf.close()
-        assert found[0] == found[1]
         return found[0], took_s
 
     with caplog.at_level(logging.WARNING, "headrace.gateway.peers"):
@@ -173,19 +176,22 @@ def test_a_name_stands_for_all_of_its_addresses(
             address = f"127.0.0.2:{found[1].port}"
             channel = await stack.enter_async_context(aio.insecure_channel(address))
             held = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(question(1), timeout=30)
-            await until(lambda: any(len(lane.queue) for lane in found[1].models.lanes()))
-            told = json.loads(await asyncio.to_thread(pages.fetch, f"127.0.0.2:{port}", "/queued", 5))
-            answers = [await queued_s(found[0]), told["seconds"]]
+            await until(lambda: found[1].queued.mean_s)
+            answers = []
+            for _ in range(2):
+                told = json.loads(await asyncio.to_thread(pages.fetch, f"127.0.0.2:{port}", "/queued", 5))
+                answers += [told["seconds"], await queued_s(found[0])]
             held.cancel()
             return answers
 
-    asked, told = run(main())
+    answers = run(main())
 
-    assert asked == told > 0
+    assert answers == sorted(answers)
+    assert answers[0] > 0
 
 
 def test_what_waits_for_replicas_asks_for_no_gateway(run: Run, tmp_path: Path) -> None:
-    async def main() -> float:
+    async def main() -> list[float]:
         async with FakeReplica() as replica, FakeControl() as control:
             await control.say([replica.registration])
             async with (
@@ -196,13 +202,19 @@ def test_what_waits_for_replicas_asks_for_no_gateway(run: Run, tmp_path: Path) -
                 replica.delay_s = 1.0
                 stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
                 calls = [stub.ModelInfer(question(key), timeout=30) for key in range(200)]
-                await until(lambda: any(len(lane.queue) for lane in gateway.models.lanes()))
-                found = await queued_s(gateway)
+                (lane,) = gateway.models.lanes()
+                await until(lambda: lane.dispatcher.flights and len(lane.queue))
+                found = [await queued_s(gateway)]  # a look may have fallen between their coming and the first batch
+                await asyncio.sleep(0.5)
+                found.append(await queued_s(gateway))
+                assert len(lane.queue), "they wait all the time"
                 for call in calls:
                     call.cancel()
                 return found
 
-    assert run(main()) == 0.0
+    first, later = run(main())
+
+    assert later <= first < 0.01
 
 
 def test_a_target_is_read_from_the_trigger_and_a_wrong_one_is_named(run: Run, tmp_path: Path) -> None:

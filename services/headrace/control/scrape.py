@@ -23,6 +23,7 @@ from headrace.v1 import experiments_pb2 as pb
 
 STATES: Final = ("warming", "ready", "draining")
 PREFIX: Final = "REPLICA_STATE_"
+STAGES: Final = (*stages.ORDER, pb.STAGE_ROLLED_BACK)
 REGISTERING: Final = (errors.InvalidInference, errors.Conflict, errors.NotPermitted, errors.Unauthenticated)
 """What becomes of registrations that are not entered."""
 
@@ -46,7 +47,7 @@ def scrape(
 ) -> list[Metric]:
     """Every family, also where it has no series yet: a dashboard should find the name."""
     found = service.statistics()
-    by_stage = {(stages.word(stage).lower(),): float(found.stages.get(stage, 0)) for stage in _stages()}
+    by_stage: Values = {(stages.word(stage).lower(),): float(found.stages.get(stage, 0)) for stage in STAGES}
     return [
         gauge("headrace_followers", "Gateways that follow.", (), {(): float(streams.followers)}),
         gauge("headrace_registered_replicas", "Replicas whose lease runs.", (*MODEL, "state"), _replicas(directory)),
@@ -73,10 +74,6 @@ def scrape(
 
 def _one(flag: bool) -> Values:  # noqa: FBT001  it is the value
     return {(): float(flag)}
-
-
-def _stages() -> list[pb.Stage]:
-    return [stage for stage in pb.Stage.values() if stage != pb.STAGE_UNSPECIFIED]
 
 
 def _by_reason(counted: Mapping[str, int], known: tuple[type[Exception], ...]) -> Values:

@@ -1,4 +1,4 @@
-"""The gateways of this cluster, and how much waits at them together: whoever scales them reaches only one.
+"""The gateways of this cluster, and how much waits at them together: whoever scales them reaches only one of them.
 
 Each tells its own on its metrics port. One that does not answer in time is left out: what it holds back is less harm
 than an answer that never comes.

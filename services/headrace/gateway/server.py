@@ -30,9 +30,10 @@ from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
 from headrace.gateway.peers import Peers
 from headrace.gateway.pressure import Pressure
+from headrace.gateway.queued import Queued
 from headrace.gateway.readiness import Readiness, Served
 from headrace.gateway.risk import RiskServicer
-from headrace.gateway.scrape import queued_s, scrape
+from headrace.gateway.scrape import scrape
 from headrace.gateway.servicer import InferenceServicer
 from headrace.gateway.shadow import Surroundings
 from headrace.gateway.snapshot import SnapshotFollower
@@ -81,7 +82,8 @@ class Gateway:
         self._health = health.Health()
         self._servicer = InferenceServicer(self.models, self.admission, observer, settings.gateway)
         self._risk = RiskServicer(self.models, self.admission, observer, settings.risk)
-        self._peers = Peers(settings.gateway, self.gateway_id, lambda: queued_s(self.models))
+        self.queued = Queued(self.models)
+        self._peers = Peers(settings.gateway, self.gateway_id, lambda: self.queued.mean_s)
         served = Served(self.models, self._clock, settings.gateway.required_models, settings.control.lease_s)
         self._readiness = Readiness(self._health, self.models, self.admission, served, self._risk.ready)
         self._server = self._doors.server(share_port=settings.gateway.processes > 1, age=_age(settings.gateway))
@@ -123,6 +125,7 @@ class Gateway:
             loop.create_task(self._readiness.follow(), name="follow-readiness"),
             loop.create_task(lag.watch(self._metrics.loop_lag), name="watch-lag"),
             loop.create_task(self._pressure.watch(), name="watch-pressure"),
+            loop.create_task(self.queued.watch(), name="watch-queues"),
         ]
         log.info("gateway %s serves on port %d", self.gateway_id, self.port)
 
