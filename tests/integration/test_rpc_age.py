@@ -19,7 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.certificates import Authority
 from tests.rpc import Raw, Run, ask, call, data, opening, serving, until
+from tritonclient.grpc import service_pb2_grpc
 
+from headrace.client import request
 from headrace.rpc import frames
 from headrace.rpc.age import Age
 from headrace.rpc.messages import framed
@@ -55,9 +57,10 @@ def last(goaway: bytes) -> int:
 
 
 @contextlib.asynccontextmanager
-async def counted(port: int) -> AsyncIterator[tuple[int, list[int]]]:
-    """A port in front of another one, and the connections that came through it."""
+async def counted(*ports: int) -> AsyncIterator[tuple[int, list[int], list[int]]]:
+    """A port in front of others, the connections that came through it, and where the next goes: the first of these."""
     made: list[int] = []
+    targets = list(ports)
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
@@ -66,12 +69,12 @@ async def counted(port: int) -> AsyncIterator[tuple[int, list[int]]]:
         writer.close()
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        made.append(port)
-        there, back = await asyncio.open_connection("127.0.0.1", port)
+        made.append(targets[0])
+        there, back = await asyncio.open_connection("127.0.0.1", targets[0])
         await asyncio.gather(copy(reader, back), copy(there, writer))
 
     async with await asyncio.start_server(relay, "127.0.0.1", 0) as server:
-        yield server.sockets[0].getsockname()[1], made
+        yield server.sockets[0].getsockname()[1], made, targets
 
 
 def test_callers_of_every_kind_change_connections_under_load_without_a_failed_call(run: Run) -> None:
@@ -224,6 +227,46 @@ def test_ages_differ_by_a_tenth_at_most_and_are_not_alike(most_s: float) -> None
     assert len(set(drawn)) > 1
 
 
+def test_callers_of_a_gateway_that_drains_go_on_at_another_without_a_failed_request(run: Run, tmp_path: Path) -> None:
+    """Behind what knows where new connections go, as a Service does once a pod is not ready."""
+    results: Counter[str] = Counter()
+    stopping = asyncio.Event()
+
+    async def caller(channel: aio.Channel) -> None:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        columns = {"events": np.ones((1, 2, 2), np.float32), "key": np.array([[7]], np.int64)}
+        while not stopping.is_set():
+            try:
+                answer = await stub.ModelInfer(request("echo", columns), timeout=10)
+                results[str(float(np.frombuffer(answer.raw_output_contents[0])[0]))] += 1
+            except aio.AioRpcError as error:
+                results[f"{error.code().name}: {error.details()}"] += 1
+
+    async def main() -> list[int]:
+        async with contextlib.AsyncExitStack() as stack:
+            replica = await stack.enter_async_context(FakeReplica())
+            one, _ = await stack.enter_async_context(running_gateway(tmp_path, [replica]))
+            two, _ = await stack.enter_async_context(running_gateway(tmp_path, [replica]))
+            port, made, targets = await stack.enter_async_context(counted(one.port, two.port))
+            channels = [aio.insecure_channel(f"127.0.0.1:{port}", NO_RETRIES) for _ in range(3)]
+            callers = [asyncio.create_task(caller(channel)) for channel in channels for _ in range(8)]
+            await until(lambda: results["11.0"] > 200, 20)
+            del targets[0]
+            await one.stop()
+            before = results["11.0"]
+            await until(lambda: results["11.0"] > before + 200, 20)
+            stopping.set()
+            await asyncio.gather(*callers)
+            for channel in channels:
+                await channel.close()
+            return [made.count(gateway.port) for gateway in (one, two)]
+
+    made = run(main())
+
+    assert set(results) == {"11.0"}
+    assert made == [3, 3]
+
+
 def test_tritons_clients_move_on_to_other_connections_and_lose_no_request(run: Run, tmp_path: Path) -> None:
     results: Counter[str] = Counter()
     stopping = threading.Event()
@@ -245,7 +288,7 @@ def test_tritons_clients_move_on_to_other_connections_and_lose_no_request(run: R
         async with (
             FakeReplica() as replica,
             running_gateway(tmp_path, [replica], **flags) as (gateway, _),
-            counted(gateway.port) as (port, made),
+            counted(gateway.port) as (port, made, _),
         ):
             clients = [asyncio.create_task(asyncio.to_thread(client, port)) for _ in range(3)]
             await until(lambda: len(made) >= 3 * AGES, 30)

@@ -65,6 +65,7 @@ class Readiness:
         self._served = served
         self._risk = risk
         self._shown: dict[str, bool] = {}
+        self._closed = False
 
     def open(self) -> None:
         """Nothing is ready yet, and that is said; the process is there."""
@@ -73,6 +74,7 @@ class Readiness:
 
     def close(self) -> None:
         """Nobody should come any more."""
+        self._closed = True
         self._show(dict.fromkeys((READINESS, *self._shown), False))
 
     async def follow(self) -> None:
@@ -93,7 +95,7 @@ class Readiness:
         ready = self._models.all_ready()
         could = {model.name: bool(model.ready_versions()) for model in self._models if model.name != LIVENESS}
         could |= {READINESS: self._served.look(), "": ready, INFERENCE: ready, RISK: self._risk()}
-        return {name: self._admission.open and can for name, can in could.items()}
+        return {name: can and self._admission.open and not self._closed for name, can in could.items()}
 
     def _show(self, now: dict[str, bool]) -> None:
         for name, serving in now.items():

@@ -54,6 +54,8 @@ from headrace.v1 import risk_pb2_grpc
 
 log = logging.getLogger(__name__)
 
+GOODBYE_S: Final = 1.0
+"""What callers may take to hear that they should call elsewhere, before they are refused."""
 LAST_WORDS_S: Final = 1.0
 """What control may take to hear the last pairs of a gateway that stops."""
 
@@ -162,12 +164,13 @@ class Gateway:
             raise StartupError(f"no model became ready within {timeout_s:g} s") from error
 
     async def stop(self) -> None:
-        """Drain: health turns NOT_SERVING, new work is refused, what was accepted is answered, the port closes.
+        """Drain: health turns NOT_SERVING, callers are told to go, new work is refused, what was accepted is answered.
 
-        That this process is there is said until the end.
+        Then the port closes. That this process is there is said until the end.
         """
-        self.admission.open = False
         self._readiness.close()
+        await self._server.say_goodbye(GOODBYE_S)
+        self.admission.open = False
         if not await self.admission.wait_empty(self._settings.gateway.drain_s):
             log.warning("%d requests were not answered within the drain time", self.admission.held)
         await self._server.stop(1.0)

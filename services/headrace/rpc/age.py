@@ -36,19 +36,31 @@ class Age(NamedTuple):
         return self.most_s * random.uniform(1 - JITTER, 1 + JITTER)
 
 
-class Ageing:
-    """One connection's, from its first moment. `stop` it when the connection has ended.
+class Farewell:
+    """How one connection ends in peace, when it is old or its server stops. `stop` it when the connection has ended.
 
     Two goodbyes: at the first the client opens no more calls. Those that it has opened meanwhile are still taken; the
     second, once it has read the first, says which were the last. With one alone they would be refused.
     """
 
-    def __init__(self, age: Age, connection: ServerConnection) -> None:
+    def __init__(self, age: Age | None, connection: ServerConnection) -> None:
         self._connection = connection
-        self._grace_s = age.grace_s
+        self._grace_s = age.grace_s if age is not None else None
         self._told = False
         self._loop = asyncio.get_running_loop()
-        self._timers = [self._loop.call_later(age.drawn_s(), self._tell)]
+        self._timers = [self._loop.call_later(age.drawn_s(), self.begin)] if age is not None else []
+
+    def begin(self) -> None:
+        """Say the first goodbye, unless it is said."""
+        if self._told or self._connection.refusing:
+            return
+        self.stop()
+        self._told = True
+        first = frames.goaway(frames.LAST_STREAM, frames.NO_ERROR)
+        self._connection.write(first + frames.frame(frames.PING, 0, 0, READ))
+        self._timers = [self._loop.call_later(PATIENCE_S, self.read)]
+        if self._grace_s is not None:
+            self._timers.append(self._loop.call_later(self._grace_s, self._connection.end, frames.NO_ERROR))
 
     def read(self) -> None:
         """The client has read the first goodbye, as far as it says."""
@@ -58,14 +70,3 @@ class Ageing:
     def stop(self) -> None:
         for timer in self._timers:
             timer.cancel()
-
-    def _tell(self) -> None:
-        if self._connection.refusing:  # the server is stopping
-            return
-        self._told = True
-        first = frames.goaway(frames.LAST_STREAM, frames.NO_ERROR)
-        self._connection.write(first + frames.frame(frames.PING, 0, 0, READ))
-        self._timers = [
-            self._loop.call_later(min(PATIENCE_S, self._grace_s), self.read),
-            self._loop.call_later(self._grace_s, self._connection.end, frames.NO_ERROR),
-        ]

@@ -18,7 +18,7 @@ import grpc
 from grpc import aio
 
 from headrace.rpc import frames
-from headrace.rpc.age import READ, Age, Ageing
+from headrace.rpc.age import READ, Age, Farewell
 from headrace.rpc.call import Call
 from headrace.rpc.connection import LAST_WORDS_S, Connection, ProtocolError, Stream
 from headrace.rpc.fields import Fields
@@ -103,6 +103,14 @@ class Server:
             await port.listen()
         self._ticking = loop.create_task(self._tick(), name="tick")
 
+    async def say_goodbye(self, patience_s: float) -> None:
+        """Have who is connected call elsewhere: until all have heard of it, or `patience_s`. Calls are taken meanwhile."""
+        connected = list(self.connections)
+        for connection in connected:
+            if connection.farewell is not None:
+                connection.farewell.begin()
+        await _until(lambda: all(connection.refusing or connection.closed for connection in connected), patience_s)
+
     async def stop(self, grace_s: float | None) -> None:
         """Take no new connections or calls, give those that run `grace_s` (None = none at all), then cut them off."""
         self.stopping = True
@@ -151,7 +159,7 @@ class ServerConnection(Connection):
         """Bytes in the readers of all its calls."""
         self.refusing = False
         """The client has been told which calls were the last."""
-        self._ageing: Ageing | None = None
+        self.farewell: Farewell | None = None
         self.auth_context: dict[str, list[bytes]] = {}
         """Who the client is, as far as TLS says, under grpcio's names."""
         self.remembered: dict[Any, Any] = {}
@@ -164,8 +172,7 @@ class ServerConnection(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._server.connections.add(self)
         super().connection_made(transport)
-        if self._server.age is not None:
-            self._ageing = Ageing(self._server.age, self)
+        self.farewell = Farewell(self._server.age, self)
         secured: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         self.auth_context = auth_context(secured)
         if secured is not None and secured.selected_alpn_protocol() != "h2":
@@ -202,8 +209,8 @@ class ServerConnection(Connection):
         super().connection_lost(error)
 
     def _on_lost(self) -> None:
-        if self._ageing is not None:
-            self._ageing.stop()
+        if self.farewell is not None:
+            self.farewell.stop()
         for stream in list(self.streams.values()):
             assert isinstance(stream, Call)
             self._drop(stream)
@@ -216,8 +223,8 @@ class ServerConnection(Connection):
         self.write(frames.goaway(self._last, frames.NO_ERROR))
 
     def _on_pong(self, payload: bytes) -> None:
-        if payload == READ and self._ageing is not None:
-            self._ageing.read()
+        if payload == READ and self.farewell is not None:
+            self.farewell.read()
 
     def tick(self) -> None:
         """A second has passed: perhaps a deadline with it, or a client."""
