@@ -104,7 +104,7 @@ class Server:
         self._ticking = loop.create_task(self._tick(), name="tick")
 
     async def say_goodbye(self, patience_s: float) -> None:
-        """Have who is connected call elsewhere: until all have heard of it, or `patience_s`. Calls are taken meanwhile."""
+        """Have who is connected call elsewhere: until all have heard of it, or `patience_s`. Calls are still taken."""
         connected = list(self.connections)
         for connection in connected:
             if connection.farewell is not None:
