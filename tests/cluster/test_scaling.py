@@ -73,13 +73,20 @@ def models(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def folder() -> Iterator[str]:
+    """For sockets and logs of Ray: not below TMPDIR, as paths of sockets must be short."""
+    found = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    yield found
+    shutil.rmtree(found, ignore_errors=True)
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch, folder: str) -> Iterator[None]:
     """A head that runs no replica, and two nodes with room for one each."""
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     from ray.cluster_utils import Cluster as Nodes  # noqa: PLC0415  only now are its variables set
 
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # not below TMPDIR: paths of sockets must be short
     small = {"object_store_memory": 80 << 20}
     found = Nodes(
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "temp_dir": folder, **small}
@@ -89,7 +96,6 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("RAY_ADDRESS", found.address)
     yield
     found.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
