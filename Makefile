@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(VENV)/.installed
 SOURCES := services models tests benchmarks
-PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos --python_out=services --pyi_out=services --grpc_python_out=services protos/headrace/v1/*.proto
+PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos --python_out=services --pyi_out=services --grpc_python_out=services protos/headrace/*/*.proto
+GENERATED := services/headrace/v1 services/headrace/keda
 BASELINE := protos/baseline.binpb
 IMAGE = $(BIN)/buf build protos --exclude-source-info -o
 
@@ -42,7 +43,7 @@ check: $(RUN) ## Format, lint, types, import contracts, protos (lint, breaking c
 	@$(BIN)/buf breaking protos --against $(BASELINE)
 	@$(IMAGE) - | cmp -s - $(BASELINE) || (echo "$(BASELINE) is not what protos/ says: run make protos, commit" && false)
 	@$(PROTOC)
-	@git diff --exit-code -- services/headrace/v1 || (echo "services/headrace/v1 is not what protos/ generates: run make protos, commit" && false)
+	@git diff --exit-code -- $(GENERATED) || (echo "$(GENERATED) are not what protos/ generates: run make protos, commit" && false)
 	@$(BIN)/codespell
 
 format: $(RUN) ## Format the code and mend what ruff can
@@ -61,7 +62,7 @@ soak: $(RUN) ## Load fraud-tx for MINUTES (default 10); the gateway's memory mus
 train: $(RUN) ## Train MODEL (default fraud-tx) on simulated payments, or on EVENTS=file.csv|file.parquet
 	@$(BIN)/headrace train --model $(or $(MODEL),fraud-tx) $(if $(EVENTS),--events $(EVENTS)) --out $(or $(OUT),build/models)
 
-protos: $(RUN) ## Regenerate services/headrace/v1 from protos/, and renew the baseline unless something breaks
+protos: $(RUN) ## Regenerate services/headrace/v1 and keda from protos/, and renew the baseline unless something breaks
 	@$(BIN)/buf breaking protos --against $(BASELINE)
 	@$(IMAGE) $(BASELINE)
 	@$(PROTOC)

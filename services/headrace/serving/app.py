@@ -14,7 +14,7 @@ import ray
 from ray import serve
 
 from headrace import doors
-from headrace.config import Settings
+from headrace.config import ModelSettings, Settings
 from headrace.credentials import is_local
 from headrace.serving import weights
 from headrace.serving.replica import ReplicaServer
@@ -29,6 +29,9 @@ OPTIONS: Final[dict[str, Any]] = {
     "graceful_shutdown_timeout_s": 20,  # more than drain + notice + grace
     "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
 }
+
+POLICY: Final = "headrace.serving.scaling:follow_deadlines"
+"""By its path: Serve imports it where it reads the deployment, and pickles it for its controller."""
 
 
 class ServeReplica:
@@ -51,6 +54,10 @@ class ServeReplica:
         """Raises three times in a row: Serve replaces the replica."""
         self.replica.assert_healthy()
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve scales this version by. A coroutine: others would run in a thread, beside the loop that counts."""
+        return self.replica.demand.report()
+
     async def pid(self) -> int:
         """The actor's process, for tests that kill it."""
         return os.getpid()
@@ -68,8 +75,14 @@ def build(arguments: dict[str, str]) -> serve.Application:
     run = settings.model(model.name)
     deployment = serve.deployment(
         name="replica",
-        num_replicas=run.replicas,
-        ray_actor_options={"num_cpus": run.num_cpus, "num_gpus": run.num_gpus},
+        ray_actor_options={"num_cpus": run.num_cpus, "num_gpus": run.num_gpus, "resources": dict(run.resources)},
+        **_how_many(run),
         **OPTIONS,
     )
     return deployment(ServeReplica).bind(arguments["directory"], arguments["control"], arguments["settings"])
+
+
+def _how_many(run: ModelSettings) -> dict[str, Any]:
+    if run.autoscaling is None:
+        return {"num_replicas": run.replicas}
+    return {"autoscaling_config": {**run.autoscaling.model_dump(), "policy": {"policy_function": POLICY}}}
