@@ -10,7 +10,7 @@ GENERATED := services/headrace/v1 services/headrace/keda
 BASELINE := protos/baseline.binpb
 IMAGE = $(BIN)/buf build protos --exclude-source-info -o
 
-.PHONY: help setup demo demo-shadow serve test check format bench-setup bench soak train protos protos-baseline clean
+.PHONY: help setup demo demo-shadow serve test test-scaling check format bench-setup bench soak train protos protos-baseline clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,8 +31,11 @@ demo-shadow: $(RUN) ## Compare two challengers on simulated traffic: one takes o
 serve: $(RUN) ## Serve the shipped models on 8001 (gRPC) and 8002 (metrics) until Ctrl-C
 	@$(BIN)/headrace serve
 
-test: $(RUN) ## Run every test
+test: $(RUN) ## Run every test but that of test-scaling
 	@$(BIN)/python -m pytest
+
+test-scaling: $(RUN) ## Replicas follow the load on a Ray cluster of several nodes: a minute, on a machine that does nothing else
+	@$(BIN)/python -m pytest -m scaling
 
 check: $(RUN) ## Format, lint, types, import contracts, protos (lint, breaking changes, generated code in sync), spelling
 	@$(BIN)/ruff format --check $(SOURCES)

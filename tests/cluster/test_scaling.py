@@ -7,7 +7,9 @@ do twice as much here as on machines of their own. All else is real: nodes, Serv
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,8 +30,8 @@ from headrace.serving.deploy_ray import ENVIRONMENT
 from headrace_models import writing
 
 pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.slow,
+    pytest.mark.scaling,
+    pytest.mark.timeout(400),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Ray's own
 ]
 RUN_S: Final = 0.05
@@ -38,6 +40,8 @@ ROWS: Final = 4
 LOAD: Final = 46.0
 """Rows a second: 0.58 of a replica. Twice as many are 1.15, which one can't answer and two can."""
 DEADLINE_S: Final = 0.5
+SETTLED_S: Final = 20.0
+"""By then a load is no rush any more: what it asked for ahead has come and gone again."""
 GROUP: Final = "headrace-sleepers"
 MODULE: Final = f"""
 import time
@@ -80,6 +84,20 @@ def folder() -> Iterator[str]:
     shutil.rmtree(found, ignore_errors=True)
 
 
+def small() -> dict[str, int]:
+    """Little memory; and the agents' ports, as a node gives up on agents that are slow to say theirs."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(4)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        ports = [probe.getsockname()[1] for probe in probes]
+    agents = ("metrics_agent", "metrics_export", "dashboard_agent_listen", "runtime_env_agent")
+    return {
+        "object_store_memory": 80 << 20,
+        **{f"{agent}_port": port for agent, port in zip(agents, ports, strict=True)},
+    }
+
+
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch, folder: str) -> Iterator[None]:
     """A head that runs no replica, and two nodes with room for one each."""
@@ -87,12 +105,11 @@ def nodes(monkeypatch: pytest.MonkeyPatch, folder: str) -> Iterator[None]:
         monkeypatch.setenv(name, value)
     from ray.cluster_utils import Cluster as Nodes  # noqa: PLC0415  only now are its variables set
 
-    small = {"object_store_memory": 80 << 20}
     found = Nodes(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "temp_dir": folder, **small}
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "temp_dir": folder, **small()}
     )
     for _ in range(2):
-        found.add_node(num_cpus=1, resources={GROUP: 1000}, **small)
+        found.add_node(num_cpus=1, resources={GROUP: 1000}, **small())
     monkeypatch.setenv("RAY_ADDRESS", found.address)
     yield
     found.shutdown()
@@ -169,9 +186,9 @@ def test_replicas_follow_a_doubled_load_within_its_deadlines_and_go_when_it_ends
         async with Cluster(settings) as cluster:
             callers = Callers(cluster.address)
             calling = asyncio.create_task(callers.run())
-            begun = time.monotonic()
-            await asyncio.sleep(6)
-            alone = len(await ready_replicas(cluster, "sleeper"))
+            await asyncio.sleep(SETTLED_S)
+            alone = await until(cluster, 1)
+            await asyncio.sleep(2)
             callers.rows_s = 2 * LOAD
             doubled = time.monotonic()
             followed = await until(cluster, 2)
@@ -182,8 +199,7 @@ def test_replicas_follow_a_doubled_load_within_its_deadlines_and_go_when_it_ends
             await calling
             shrunk = await until(cluster, 1)
         return {
-            "replicas before": alone,
-            "missed before, %": 100 * callers.missed(begun + 1, doubled),
+            "missed before, %": 100 * callers.missed(alone, doubled),
             "second replica ready, s": followed - doubled,
             "missed before it was, %": 100 * callers.missed(doubled, followed),
             "missed from 10 s on, %": 100 * callers.missed(doubled + 10, ended),
@@ -191,12 +207,10 @@ def test_replicas_follow_a_doubled_load_within_its_deadlines_and_go_when_it_ends
             "shrunk, s": shrunk - ended,
         }
 
-    found = run(main(), timeout_s=150)
+    found = run(main(), timeout_s=300)
     for name, figure in found.items():
         record_property(name, round(figure, 2))
-        print(name, round(figure, 2))  # noqa: T201
 
-    assert found["replicas before"] == 1
     assert found["missed before, %"] < 1
     assert found["missed from 10 s on, %"] < 1
     assert found["replicas under it"] == 2
