@@ -142,8 +142,8 @@ class _UntilClosed(asyncio.Protocol):
 def leave_group() -> None:
     """In a child, before anything else: Ctrl-C is for the supervisor to pass on.
 
-    A group of processes and no session: where Linux schedules sessions as groups (autogroup), how nice or idle a process
-    is counts within its session alone. By the child, because not every event loop can have it done on the way.
+    A group of processes and no session: where Linux schedules sessions as groups (autogroup), how nice or idle a
+    process is counts within its session alone. By the child, because not every event loop can have it done on the way.
     """
     if os.environ.get(SUPERVISED):
         with contextlib.suppress(OSError):  # it leads a session: whoever started it saw to that
