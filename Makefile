@@ -10,7 +10,7 @@ GENERATED := services/headrace/v1 services/headrace/keda
 BASELINE := protos/baseline.binpb
 IMAGE = $(BIN)/buf build protos --exclude-source-info -o
 
-.PHONY: help setup demo demo-shadow serve test test-scaling check format bench-setup bench soak train protos protos-baseline clean
+.PHONY: help setup demo demo-shadow serve test test-scaling check format bench-setup bench soak train protos protos-baseline clean chart-tools chart-test chart-docs
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,8 @@ demo-shadow: $(RUN) ## Compare two challengers on simulated traffic: one takes o
 serve: $(RUN) ## Serve the shipped models on 8001 (gRPC) and 8002 (metrics) until Ctrl-C
 	@$(BIN)/headrace serve
 
-test: $(RUN) ## Run every test but that of test-scaling
+test: TOOLS = --optional
+test: chart-tools ## Run every test, but those that take minutes (chart-test, test-scaling)
 	@$(BIN)/python -m pytest
 
 test-scaling: $(RUN) ## Replicas follow the load on a Ray cluster of several nodes: a minute, on a machine that does nothing else
@@ -52,6 +53,15 @@ check: $(RUN) ## Format, lint, types, import contracts, protos (lint, breaking c
 format: $(RUN) ## Format the code and mend what ruff can
 	@$(BIN)/ruff format $(SOURCES)
 	@$(BIN)/ruff check --fix $(SOURCES)
+
+chart-tools: $(RUN) ## Fetch helm 4, helm 3 and kubectl for the tests of the chart: build/tools/ (Linux, x86-64)
+	@$(BIN)/python tests/helm/tools.py $(TOOLS)
+
+chart-test: chart-tools ## Run every test of the chart: hundreds of values, both helms, installs (HEADRACE_CRD_DIR: schemas of the CRDs)
+	@$(BIN)/python -m pytest tests/helm -m ''
+
+chart-docs: $(RUN) ## Regenerate the table in helm/headrace/README.md from the comments of values.yaml
+	@$(BIN)/python -m tests.helm.readme
 
 bench-setup: $(RUN) ## Make the peers' environments, once: build/bench/ (Ray Serve, MLServer, Triton)
 	@$(BIN)/python benchmarks/environments.py
