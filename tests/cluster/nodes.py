@@ -1,0 +1,37 @@
+"""A Ray cluster as pods would make it, in a process of its own: a head without processors, a node for each group.
+
+`python tests/cluster/nodes.py DASHBOARD_PORT '{"headrace-cpu": 4}'` prints a line when all nodes are there, and ends,
+its nodes with it, when its standard input does. The number is the group's processors.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from ray.cluster_utils import Cluster
+
+PLACES = 1000
+"""Of a group's resource on each of its pods, as the chart declares it."""
+STORE_BYTES = 100 << 20
+
+
+def main(dashboard_port: int, groups: dict[str, int]) -> None:
+    head = {
+        "num_cpus": 0,
+        "include_dashboard": True,
+        "dashboard_port": dashboard_port,
+        "object_store_memory": STORE_BYTES,
+    }
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        for place, processors in groups.items():
+            cluster.add_node(num_cpus=processors, resources={place: PLACES}, object_store_memory=STORE_BYTES)
+        print(cluster.address, flush=True)  # noqa: T201
+        sys.stdin.read()
+    finally:
+        cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), json.loads(sys.argv[2]))
