@@ -65,7 +65,7 @@ class AutoscalingSettings(Section):
     look_back_period_s: float = Field(2, gt=0)
     """Seconds over which what replicas report is averaged. Shorter is faster, and follows noise."""
     metrics_interval_s: float = Field(0.5, gt=0)
-    """Seconds between two reports of a replica, each a call to Serve's controller. Raise it for hundreds of replicas."""
+    """Seconds between two reports of a replica: each is a call to Serve's controller. Raise it for hundreds of them."""
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
@@ -95,7 +95,7 @@ class ModelSettings(Section):
     """CPU share Ray reserves for a replica. 0 on a laptop, where shares only get in the way."""
     num_gpus: float = Field(0, ge=0)
     resources: Mapping[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    """What else of a Ray node a replica takes, by Ray's names: a name that only some nodes have says where it may run."""
+    """What else of a Ray node a replica takes, by Ray's names. One that only some nodes have says where it may run."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(1, ge=1)
     """torch threads of a replica. Small models gain nothing from more."""

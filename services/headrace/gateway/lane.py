@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from headrace.config import BatchingSettings
+from headrace.core import demand
 from headrace.core.batch import Batch, split
 from headrace.core.clock import Clock
 from headrace.core.cost import TRUSTED_AFTER, CostModel
+from headrace.core.demand import Arrivals, Demand
 from headrace.core.forecast import Forecast
 from headrace.core.inference import Answer, Inference
 from headrace.core.ordering import Ordering
@@ -98,6 +99,7 @@ class Lane:
             preferred=settings.preferred_batch_size,
         )
         self._ordering = Ordering() if settings.preserve_ordering else None
+        self._arrivals = Arrivals(clock.now())
         self._clock = clock
         self._pressure = pressure
         self._on_batch = on_batch
@@ -128,6 +130,7 @@ class Lane:
         # Whoever finds a free replica is never refused: a forecast that has gone wrong is only mended by answers.
         if ahead_s and self.forecast.misses(ahead_s + self.cost.predict_s(0), deadline - now):
             refusal = DeadlinePassed("Request timeout expired: what waits would take longer than its deadline allows")
+            self._arrivals.add_unseen()
             self._tell_refused(refusal)
             raise refusal
         return ahead_s
@@ -203,6 +206,7 @@ class Lane:
         inference, record, now = rider.inference, rider.record, self._clock.now()
         record.rows, record.tokens, record.priority = inference.rows, inference.tokens, inference.priority
         record.queue_depth = self.queue.rows
+        self._arrivals.add(inference.rows, inference.tokens)
         rider.queued_until = now + self.queue.policy_of(rider.level).timeout_of(inference.timeout_s)
         self.queue.push(rider, now)
         record.queued_ns = self._clock.now_ns()
@@ -264,7 +268,7 @@ class Lane:
         riders = take(self.queue, self._budget, room, self.cost, now)
         if not riders:
             return
-        batch = Batch(self.spec, riders, self._record(reason, riders))
+        batch = Batch(self.spec, riders, self._record(reason, riders), self._demand(now))
         flight = self.dispatcher.book(batch)
         task = asyncio.get_running_loop().create_task(self._run(batch, flight), name=f"batch-{batch.rows}")
         self._running.add(task)
@@ -293,7 +297,7 @@ class Lane:
 
     async def _run(self, batch: Batch, flight: Flight) -> None:
         try:
-            answer = await self.dispatcher.dispatch(batch, flight, self.backlog_s())
+            answer = await self.dispatcher.dispatch(batch, flight)
             if batch.riders:
                 self._settle(batch, answer)
                 self._learn(batch, flight, answer.stamps)
@@ -355,9 +359,17 @@ class Lane:
         return self._clock.now() - self._alive_at
 
     def backlog_s(self) -> float:
-        """Replica-seconds of work that wait here: full batches of what is queued."""
-        rows, tokens = self.queue.rows, self.queue.tokens
-        return self.cost.drain_s(math.ceil(self._budget.batches(rows, tokens)), tokens) if rows else 0.0
+        """Replica-seconds of work that wait here."""
+        return demand.backlog_s(self.queue, self._budget, self.cost)
+
+    def _demand(self, now: float) -> Demand:
+        """What is asked of its replicas besides the batch that leaves now."""
+        return Demand(
+            self.backlog_s(),
+            demand.slack_s(self.queue, self._budget, self.cost, now),
+            demand.work(self._arrivals, self._budget, self.cost, now),
+            self.dispatcher.replicas,
+        )
 
     async def close(self) -> None:
         """Cancel what runs, settle what waits, close the channels."""

@@ -46,6 +46,10 @@ class ServeReplica:
         """Raises three times in a row: Serve replaces the replica."""
         self.replica.assert_healthy()
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve scales this version by. A coroutine: others would run in a thread, beside the loop that counts."""
+        return self.replica.demand.report()
+
     async def pid(self) -> int:
         """The actor's process, for tests that kill it."""
         return os.getpid()
