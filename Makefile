@@ -9,7 +9,7 @@ PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos --python_out=services --py
 BASELINE := protos/baseline.binpb
 IMAGE = $(BIN)/buf build protos --exclude-source-info -o
 
-.PHONY: help setup demo demo-shadow serve test check format bench-setup bench soak train protos protos-baseline clean
+.PHONY: help setup demo demo-shadow serve test check format chart-tools chart-test chart-docs bench-setup bench soak train protos protos-baseline clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +30,8 @@ demo-shadow: $(RUN) ## Compare two challengers on simulated traffic: one takes o
 serve: $(RUN) ## Serve the shipped models on 8001 (gRPC) and 8002 (metrics) until Ctrl-C
 	@$(BIN)/headrace serve
 
-test: $(RUN) ## Run every test
+test: TOOLS = --optional
+test: chart-tools ## Run every test, but the longest of the chart
 	@$(BIN)/python -m pytest
 
 check: $(RUN) ## Format, lint, types, import contracts, protos (lint, breaking changes, generated code in sync), spelling
@@ -48,6 +49,15 @@ check: $(RUN) ## Format, lint, types, import contracts, protos (lint, breaking c
 format: $(RUN) ## Format the code and mend what ruff can
 	@$(BIN)/ruff format $(SOURCES)
 	@$(BIN)/ruff check --fix $(SOURCES)
+
+chart-tools: $(RUN) ## Fetch helm 4, helm 3 and kubectl for the tests of the chart: build/tools/ (Linux, x86-64)
+	@$(BIN)/python tests/helm/tools.py $(TOOLS)
+
+chart-test: chart-tools ## Run every test of the chart: hundreds of values, both helms, installs (HEADRACE_CRD_DIR: schemas of the CRDs)
+	@$(BIN)/python -m pytest tests/helm -m ''
+
+chart-docs: $(RUN) ## Regenerate the table in helm/headrace/README.md from the comments of values.yaml
+	@$(BIN)/python -m tests.helm.readme
 
 bench-setup: $(RUN) ## Make the peers' environments, once: build/bench/ (Ray Serve, MLServer, Triton)
 	@$(BIN)/python benchmarks/environments.py
