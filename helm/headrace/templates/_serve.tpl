@@ -16,7 +16,6 @@ the other. The only thing that changes when a model version comes or goes.
 {{- define "headrace.serve.application" -}}
 {{- $run := fromYaml (include "headrace.serve.run" .) -}}
 {{- $settings := deepCopy (pick .tree "replica" "telemetry" "tls" "access") -}}
-{{- $_ := set $settings.replica "shutdown_s" (int64 .root.Values.ray.gracefulShutdownSeconds) -}}
 {{- $_ := set $settings "models" (dict .model.name $run) -}}
 {{- $path := default (printf "%s/%s" .model.name .model.version) .model.path -}}
 {{- $arguments := dict

@@ -25,6 +25,7 @@ control:
 replica:
   host: 0.0.0.0
   ports: [{{ int64 .Values.ray.replicaPorts.first }}, {{ int64 .Values.ray.replicaPorts.last }}]
+  shutdown_s: {{ int64 .Values.ray.gracefulShutdownSeconds }}
 telemetry:
   otlp_endpoint: {{ include "headrace.otlpEndpoint" . | quote }}
   sampling: {{ .Values.telemetry.sampling }}
