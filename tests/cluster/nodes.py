@@ -1,7 +1,7 @@
 """A Ray cluster as pods would make it, in a process of its own: a head without processors, a node for each group.
 
-`python tests/cluster/nodes.py DASHBOARD_PORT '{"headrace-cpu": 4}'` prints a line when all nodes are there, and ends,
-its nodes with it, when its standard input does. The number is the group's processors.
+`python tests/cluster/nodes.py '{"headrace-cpu": 4}'` prints the head's address when all nodes are there, and ends with
+them when its standard input does. The number is the group's processors.
 """
 
 from __future__ import annotations
@@ -16,13 +16,8 @@ PLACES = 1000
 STORE_BYTES = 100 << 20
 
 
-def main(dashboard_port: int, groups: dict[str, int]) -> None:
-    head = {
-        "num_cpus": 0,
-        "include_dashboard": True,
-        "dashboard_port": dashboard_port,
-        "object_store_memory": STORE_BYTES,
-    }
+def main(groups: dict[str, int]) -> None:
+    head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE_BYTES}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         for place, processors in groups.items():
@@ -34,4 +29,4 @@ def main(dashboard_port: int, groups: dict[str, int]) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), json.loads(sys.argv[2]))
+    main(json.loads(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""What the chart tells Ray Serve runs as it is: the way the operator sends it, on nodes with the groups' resources.
+"""What the chart tells Ray Serve runs as it is, on nodes that have the resources of its groups.
 
 Only control's address is another one: the Service that the chart names is a name in a Kubernetes cluster.
 """
@@ -61,7 +61,7 @@ def free_ports(count: int) -> list[int]:
 def test_the_chart_s_applications_start_where_their_groups_are_and_score_a_payment(
     run: Callable[..., Any], release: Release, tmp_path: Path
 ) -> None:
-    control_port, gateway_port, metrics_port, dashboard_port = free_ports(4)
+    control_port, gateway_port, metrics_port = free_ports(3)
     said = release.ray_service["spec"]["serveConfigV2"]
     assert said.count(CONTROL) == len(release.applications)
     file = tmp_path / "serve.yaml"
@@ -82,8 +82,8 @@ def test_the_chart_s_applications_start_where_their_groups_are_and_score_a_payme
     }
 
     async def main() -> tuple[str, list[control_pb2.Registration]]:
-        async with processes(settings, tmp_path), nodes(environment, dashboard_port, {"headrace-cpu": 4}):
-            await asyncio.to_thread(deploy, environment, dashboard_port, file)
+        async with processes(settings, tmp_path), nodes(environment, {"headrace-cpu": 4}) as head:
+            await asyncio.to_thread(deploy, environment, head, file)
             ready = await until_ready(f"127.0.0.1:{control_port}", wanted)
             await until_serving(f"127.0.0.1:{gateway_port}", wanted)
             return await asyncio.to_thread(score, f"127.0.0.1:{gateway_port}"), ready
@@ -113,11 +113,11 @@ async def processes(settings: Settings, folder: Path) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def nodes(environment: Mapping[str, str], dashboard_port: int, groups: dict[str, int]) -> AsyncIterator[None]:
+async def nodes(environment: Mapping[str, str], groups: dict[str, int]) -> AsyncIterator[str]:
+    """A Ray cluster; the address of its head."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(NODES),
-        str(dashboard_port),
         json.dumps(groups),
         env=environment,
         stdin=asyncio.subprocess.PIPE,
@@ -127,26 +127,26 @@ async def nodes(environment: Mapping[str, str], dashboard_port: int, groups: dic
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        assert await process.stdout.readline(), "the nodes did not start"
-        yield
+        address = (await process.stdout.readline()).decode().strip()
+        assert address, "the nodes did not start"
+        yield address
     finally:
         process.stdin.close()
         await process.wait()
 
 
-def deploy(environment: Mapping[str, str], dashboard_port: int, file: Path) -> None:
-    """As the operator does it: PUT to the head's dashboard."""
+def deploy(environment: Mapping[str, str], head: str, file: Path) -> None:
+    """With Serve's own command. It does not wait for replicas."""
     serve = Path(sys.executable).with_name("serve")
-    address = f"http://127.0.0.1:{dashboard_port}"
     done = subprocess.run(
-        [str(serve), "deploy", "--address", address, str(file)],
+        [str(serve), "run", "--non-blocking", "--address", head, str(file)],
         env=dict(environment),
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Submitted deploy config successfully" in done.stdout + done.stderr, done.stdout + done.stderr
 
 
 async def until_ready(control: str, wanted: Counter[str]) -> list[control_pb2.Registration]:
