@@ -31,21 +31,11 @@ imagePullSecrets:
 
 {{/* Where: .Values.gateway or .Values.control. */}}
 {{- define "headrace.pod.placement" -}}
-{{- with .priorityClassName }}
-priorityClassName: {{ . }}
-{{- end }}
-{{- with .nodeSelector }}
-nodeSelector:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .affinity }}
-affinity:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .tolerations }}
-tolerations:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
+{{- $said := dict -}}
+{{- range $field := list "priorityClassName" "nodeSelector" "affinity" "tolerations" -}}
+{{- with get $ $field }}{{ $_ := set $said $field . }}{{ end -}}
+{{- end -}}
+{{- with $said }}{{ toYaml . }}{{ end -}}
 {{- end }}
 
 {{- define "headrace.container" -}}

@@ -58,12 +58,12 @@ them, by the name in their certificate, last, so that whoever describes them bet
 {{ toYaml $access }}
 {{- end }}
 
-{{/* Name → its section. Versions of one name share it: what one of them says holds for all. */}}
+{{/* Name → what gateways and control read of its section; versions share it. The rest goes with each version to its replicas. */}}
 {{- define "headrace.settings.models" -}}
 {{- $models := dict -}}
 {{- range .Values.models -}}
-{{- $own := deepCopy (default (dict) .settings) -}}
-{{- $_ := set $models .name (mustMergeOverwrite (default (dict) (get $models .name)) $own) -}}
+{{- $shared := pick (default (dict) .settings) "batching" "primary_version" "traffic" -}}
+{{- $_ := set $models .name (merge (default (dict) (get $models .name)) $shared) -}}
 {{- end -}}
 {{ toYaml $models }}
 {{- end }}
