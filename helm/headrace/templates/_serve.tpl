@@ -36,11 +36,11 @@ the other. The only thing that changes when a model version comes or goes.
 {{- end }}
 
 {{/*
-How its replicas run: `models.NAME` of headrace.yaml, which versions share, less what only gateways and control read of it;
-how many and where is each version's own. The resource is one that only the pods of its group have.
+How its replicas run: each version says it for itself, except for what gateways and control read of a model, which it
+shares with the others. The resource is one that only the pods of its group have.
 */}}
 {{- define "headrace.serve.run" -}}
-{{- $run := deepCopy (omit (get .tree.models .model.name) "batching" "primary_version" "traffic") -}}
+{{- $run := deepCopy (omit (default (dict) .model.settings) "batching" "primary_version" "traffic") -}}
 {{- $_ := set $run "num_cpus" (default 0 .model.numCpus) -}}
 {{- $_ := set $run "num_gpus" (default 0 .model.numGpus) -}}
 {{- $_ := set $run "resources" (dict (printf "headrace-%s" .model.group) 0.001) -}}
