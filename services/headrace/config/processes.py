@@ -85,6 +85,14 @@ class ReplicaSettings(Section):
     """How long a stopping replica finishes what it holds."""
     notice_s: float = Field(0.3, ge=0)
     """Between DRAINING and closing the port: gateways read the change meanwhile."""
+    shutdown_s: float = Field(20, gt=0)
+    """How long Ray Serve waits for one to stop before it kills it: more than `notice_s` and `grace_s` together."""
+
+    @model_validator(mode="after")
+    def _unhurried(self) -> Self:
+        if self.shutdown_s <= self.notice_s + self.grace_s:
+            raise ValueError(f"shutdown_s {self.shutdown_s:g} must be more than notice_s and grace_s together")
+        return self
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:
