@@ -98,10 +98,17 @@ def test_it_listens_where_the_pod_says_and_gateways_send(rendered: Rendered, cas
     assert told == {name: f"0.0.0.0:{pod.port(name)}" for name in told}
     assert reader["pull"]["exporter"]["prometheus"]["port"] == pod.port("metrics")
     assert release.settings["telemetry"]["otlp_endpoint"] == address
-    assert release.settings["telemetry"]["slow_ms"] == 100  # so that the gateway marks a slow request and its batch
     assert pod.spec["automountServiceAccountToken"] is False
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert pod.main[probe]["httpGet"]["port"] == "health"
+
+
+def test_gateways_mark_what_it_calls_slow(rendered: Rendered) -> None:
+    """A policy by latency would keep the request and not its batch: the gateway marks both."""
+    slow = rendered(merged(ONE, {"telemetry": {"collector": {"slowMilliseconds": 80}}}))
+
+    assert slow.settings["telemetry"]["slow_ms"] == 80
+    assert "latency" not in str(config(slow))
 
 
 def test_without_exporters_it_still_starts(rendered: Rendered) -> None:
