@@ -1,4 +1,4 @@
-"""Every alert fires in a world that is wrong, and is silent in one that is nearly so: promtool evaluates the real rules.
+"""Every alert fires in a world that is wrong, and is silent in one that is nearly so: promtool evaluates the rules.
 
 A world is a healthy one, two gateways and two versions of a model, with some of its series changed. What is expected is
 always the whole set of alerts that fire.
@@ -46,7 +46,7 @@ class Change(NamedTuple):
 
     name: str
     values: str | None
-    labels: Mapping[str, str] = {}  # noqa: RUF012  nobody writes into it
+    labels: Mapping[str, str] = {}
 
 
 def each_gateway() -> Iterable[Line]:
@@ -68,7 +68,9 @@ def each_gateway() -> Iterable[Line]:
     yield Line("headrace_replicas", {**TWO, "state": "ready"}, "1x200")
     yield Line("headrace_replicas", {**ONE, "state": "evicted"}, "0x200")
     yield Line("headrace_evictions_total", ONE, "4x200")
-    yield Line("headrace_replica_stage_duration_seconds_sum", {**ONE, "path": "primary", "stage": "forward"}, "0+20x200")
+    yield Line(
+        "headrace_replica_stage_duration_seconds_sum", {**ONE, "path": "primary", "stage": "forward"}, "0+20x200"
+    )
     yield Line("headrace_replica_stage_duration_seconds_sum", {**ONE, "path": "primary", "stage": "wait"}, "0+600x200")
     for cause in CAUSES:
         yield Line("headrace_backlog_seconds", {**ONE, "cause": cause}, "0.005x200")
@@ -76,8 +78,10 @@ def each_gateway() -> Iterable[Line]:
         yield Line(LAG, {"le": le}, "0+3000x200")
 
 
-def requests(ok: str, fast: str, failed: str = "0x5000", door: str = "0x5000", theirs: str = "0+600x5000") -> list[Line]:
-    """Of one gateway: answered, answered in time, failed by our doing, refused at the door, the callers' own mistakes."""
+def requests(
+    ok: str, fast: str, failed: str = "0x5000", door: str = "0x5000", theirs: str = "0+600x5000"
+) -> list[Line]:
+    """Of one gateway: answered, answered in time, failed by our doing, refused at the door, callers' own mistakes."""
     answered = {**ONE, "path": "primary", "code": "OK"}
     return [
         Line(f"{REQUESTS}_count", answered, ok),
@@ -330,7 +334,7 @@ def test_another_releases_trouble_is_not_ours(rendered: Rendered, tmp_path: Path
     assert promtool.difference(promtool.write(ours, tmp_path), both, "12m", []) == ""
 
 
-# Budgets ---------------------------------------------------------------------------------------------------------------
+# Budgets --------------------------------------------------------------------------------------------------------------
 
 
 class Burn(NamedTuple):

@@ -117,11 +117,11 @@ def test_without_exporters_it_still_starts(rendered: Rendered) -> None:
     assert pipelines(found)["traces"]["exporters"] == ["debug"]
 
 
-# What it keeps ---------------------------------------------------------------------------------------------------------
+# What it keeps --------------------------------------------------------------------------------------------------------
 
 
 def condition_holds(condition: str, span: Told) -> bool:
-    """OTTL, as much as we use: attributes compared with words, joined by `and`. What is not there differs from every word."""
+    """OTTL, as much as we use: attributes compared with words, joined by `and`. One that is not there equals none."""
     for part in condition.split(" and "):
         matched = re.fullmatch(r'attributes\["([^"]+)"\] (==|!=|<) "([^"]*)"', part)
         assert matched, part

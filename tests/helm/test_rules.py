@@ -118,7 +118,9 @@ def test_every_alert_says_how_bad_it_is_what_it_means_and_what_to_do(release: Re
 
 def test_the_documents_table_has_every_alert(release: Release, root: Path) -> None:
     section = (root / "docs" / "operations.md").read_text().split("\n## Alerts\n")[1].split("\n## ")[0]
-    told = {name for row in section.splitlines() if row.startswith("| `") for name in re.findall(r"`(Headrace\w+)`", row)}
+    told = {
+        name for row in section.splitlines() if row.startswith("| `") for name in re.findall(r"`(Headrace\w+)`", row)
+    }
 
     assert told == {rule["alert"] for rule in promtool.alerts(release)}
     for row in section.splitlines():
@@ -139,15 +141,15 @@ def leaves(kind: type[HeadraceError]) -> Iterator[type[HeadraceError]]:
 
 def codes(error: type[HeadraceError]) -> set[str]:
     """Every status a caller may read for it."""
-    return {
-        status_of(error(), oip=oip, status_codes=words) for oip in (False, True) for words in ("triton", "grpc")
-    }
+    return {status_of(error(), oip=oip, status_codes=words) for oip in (False, True) for words in ("triton", "grpc")}
 
 
 def test_a_request_counts_against_availability_when_it_is_the_servers_doing(release: Release) -> None:
     ours = {*leaves(Failed), *(named(name) for name in metrics.SHED)}
     theirs = set(leaves(HeadraceError)) - ours
-    (failed, *_) = (rule for rule in promtool.rules(release) if rule.get("record", "").startswith("model:headrace_failed"))
+    (failed, *_) = (
+        rule for rule in promtool.rules(release) if rule.get("record", "").startswith("model:headrace_failed")
+    )
     counted = {frozenset(found.split("|")) for found in re.findall(r'code=~"([^"]*)"', failed["expr"])}
     faults = min(counted, key=len)
 
