@@ -194,12 +194,15 @@ def score(
     address: AddressOption = "127.0.0.1:8001",
     model: Annotated[str, typer.Option(help="The model to ask.")] = "fraud-tx",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")] = False,  # noqa: FBT002
+    wait: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Wait so long for the model to be ready.")] = 0,
     *,
     credentials: ClientCredentials,
 ) -> None:
     """Score payments from a file."""
-    from headrace.score_file import run  # noqa: PLC0415
+    from headrace.score_file import run, wait_ready  # noqa: PLC0415
 
+    if wait:
+        wait_ready(address, model, wait, credentials)
     sys.exit(run(file, address, model, as_json=as_json, credentials=credentials))
 
 
