@@ -324,6 +324,7 @@ def test_keda_s_maximum_counts_as_well(rendered: Rendered, tmp_path: Path) -> No
     assert firing(release, tmp_path, world(*found.bad), found.at, found.fires) == ""
 
 
+@needs_promtool
 def test_another_releases_trouble_is_not_ours(rendered: Rendered, tmp_path: Path) -> None:
     """Its series stand in the same Prometheus, under another job."""
     ours, theirs = rendered(VALUES), rendered(VALUES, name="other")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from tests.helm import chart, promtool
 from tests.helm.chart import CHART, Refusal, merged
 from tests.helm.conftest import Rendered
@@ -187,4 +186,3 @@ def test_nothing_is_installed_unasked(rendered: Rendered) -> None:
 
     assert not [one for one in release.objects if one["apiVersion"].startswith("monitoring.coreos.com")]
     assert not release.pods_of("collector")
-    assert yaml.safe_load((CHART / "rules" / "causes.yaml").read_text())["groups"]
