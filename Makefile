@@ -9,7 +9,7 @@ PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos --python_out=services --py
 BASELINE := protos/baseline.binpb
 IMAGE = $(BIN)/buf build protos --exclude-source-info -o
 
-.PHONY: help setup demo demo-shadow serve test check format bench-setup bench soak train protos protos-baseline clean
+.PHONY: help setup demo demo-shadow serve test check format bench-setup bench scale-sim soak train protos protos-baseline clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ bench-setup: $(RUN) ## Make the peers' environments, once: build/bench/ (Ray Ser
 
 bench: $(RUN) ## Measure headrace beside its peers: build/bench/results.json, report.md (QUICK=1: within ten minutes)
 	@$(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick)
+
+scale-sim: $(RUN) ## Replay a day, a sale and outages at up to 100,000 requests/s against each scaling policy: build/scale-sim (QUICK=1)
+	@$(BIN)/python benchmarks/scale_simulation.py $(if $(QUICK),--quick)
 
 soak: $(RUN) ## Load fraud-tx for MINUTES (default 10); the gateway's memory must not grow: build/bench/soak.json
 	@$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),10)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import multiprocessing
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from scale_sim import pictures
 from scale_sim.curves import GOOD, Curve, compared, curves
-from scale_sim.policies import CONTENDERS, OURS, Contender
+from scale_sim.policies import CONTENDERS, OURS
 from scale_sim.replay import Replayed, replay
 from scale_sim.traces import TRACES, Trace
 from scale_sim.world import CPU, GPU, World
@@ -94,11 +93,7 @@ def _sums(replayed: Replayed, run: int) -> dict[str, list[float]]:
 
 def sheet(found: list[Found]) -> Sheet:
     columns = ("trace", "policy", "replica-hours", "missed, %", "lowest–highest", f"÷ {OURS}", f"hours for {GOOD:.1%}")
-    rows = [
-        row
-        for trace, _, drawn in found
-        for row in rows_of(trace.name, compared(drawn, scaling.BUSY))
-    ]
+    rows = [row for trace, _, drawn in found for row in rows_of(trace.name, compared(drawn, scaling.BUSY))]
     return Sheet("Misses at equal replica-hours, each policy at its best setting", columns, rows)
 
 
@@ -124,7 +119,9 @@ def draw_flash(path: Path, world: World, found: list[Found]) -> None:
     shown, begin = [], 0
     for curve in drawn:
         at = int(np.abs(np.log(curve.hours[:, 0] / ours)).argmin())
-        label = f"{curve.name}, {curve.knob} {curve.settings[at]:g}: {curve.hours[at, 0]:.1f} h, {curve.missed[at, 0]:.2%}"
+        label = (
+            f"{curve.name}, {curve.knob} {curve.settings[at]:g}: {curve.hours[at, 0]:.1f} h, {curve.missed[at, 0]:.2%}"
+        )
         shown.append((begin + at, label))
         begin += len(curve.settings)
     pictures.draw_time(path, trace, replayed, shown, world.cost.full_row_s)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
 from scale_sim.policies import OURS, Contender
 from scale_sim.replay import Replayed
 
@@ -30,7 +31,7 @@ class Curve:
     """Share of the requests that were refused or late."""
 
     def missed_at(self, hours: Array) -> Array:
-        """Of each seed at its `hours`, the best tuning: on a line between settings; NaN where it can't do with so few."""
+        """Of each seed at its `hours`, at best: on a line between settings; NaN where it can't do with so few."""
         return np.array([self._at(seed, float(wanted)) for seed, wanted in enumerate(hours)])
 
     def _at(self, seed: int, wanted: float) -> float:

@@ -1,4 +1,4 @@
-"""The lanes' rules played one request at a time: what the flow of `lanes.py` is held against, at a rate that this can play.
+"""The lanes' rules played one request at a time: what the flow of `lanes.py` is held against, at rates it can play.
 
 First come first served, work-conserving, at most `max_rows` a batch; a request is refused when the work before it would
 make it late, and told late when its batch could not bring it back in time.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from scale_sim.world import World
 
 

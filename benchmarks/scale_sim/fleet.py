@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
 from scale_sim.world import TICK_S, World
 
 Array = NDArray[np.float64]

@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+
 from scale_sim.world import STEP_S, World
 
 Array = NDArray[np.float64]

@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
 from scale_sim.curves import LEAST, Curve
 from scale_sim.policies import OURS
 from scale_sim.replay import Replayed
@@ -40,7 +41,9 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str, shipped: flo
     missed = np.maximum(curve.missed, FLOOR)
     middle = np.median(missed, axis=1)
     bars = np.stack([middle - missed.min(axis=1), missed.max(axis=1) - middle])
-    axes.errorbar(hours, middle, bars, color=colour, marker=marker, markersize=4.5, lw=1.4, elinewidth=0.8, label=curve.name)
+    axes.errorbar(
+        hours, middle, bars, color=colour, marker=marker, markersize=4.5, lw=1.4, elinewidth=0.8, label=curve.name
+    )
     if curve.name == OURS:
         at = curve.settings.index(shipped)
         axes.plot(hours[at], middle[at], "o", markersize=11, mfc="none", mec=colour, label="headrace as shipped")
@@ -66,7 +69,9 @@ def draw_time(path: Path, trace: Trace, replayed: Replayed, shown: list[tuple[in
         below.plot(seconds[:: round(5 / TICK_S)], np.maximum(missed, LEAST), color=colour, lw=1.5)
     above.set(ylabel="replicas that serve", ylim=(0, None), title=f"{trace.name}: {trace.says}")
     above.legend(loc="upper right", frameon=False)
-    below.set(xlabel="seconds", ylabel="missed a second (of 5 s)", yscale="symlog", ylim=(0, 1.2e5), xlim=(0, seconds[-1]))
+    below.set(
+        xlabel="seconds", ylabel="missed a second (of 5 s)", yscale="symlog", ylim=(0, 1.2e5), xlim=(0, seconds[-1])
+    )
     for axes in (above, below):
         axes.grid(alpha=0.25)
     figure.savefig(path, dpi=110)

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
 from scale_sim.fleet import Fleet
 from scale_sim.lanes import Lanes
 from scale_sim.policies import Contender

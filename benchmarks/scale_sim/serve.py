@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from types import ModuleType
 from typing import Any, Final
 from unittest import mock
 
@@ -29,15 +28,15 @@ from ray.serve._private.common import (
     ReplicaMetricReport,
     TimeStampedValue,
 )
-from ray.serve._private.constants import SERVE_LOGGER_NAME
 from ray.serve._private.config import DeploymentConfig, ReplicaConfig
+from ray.serve._private.constants import SERVE_LOGGER_NAME
 from ray.serve._private.deployment_info import DeploymentInfo
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
-from scale_sim.seen import Seen
-from scale_sim.world import TICK_S, World
 
 from headrace.serving import scaling
 from headrace.serving.scaling import BACKLOG, SLACK, WORK
+from scale_sim.seen import Seen
+from scale_sim.world import TICK_S, World
 
 log = logging.getLogger(SERVE_LOGGER_NAME)
 
@@ -66,21 +65,24 @@ CLOCK: Final = SimulatedTime()
 @contextmanager
 def simulated_time() -> Iterator[SimulatedTime]:
     """Serve's clocks show `CLOCK`, and its gauges stay where they are: nobody scrapes a simulation."""
-    modules: tuple[ModuleType, ...] = (autoscaling_policy, autoscaling_state)
-    patches = [mock.patch.object(module, "time", CLOCK) for module in modules]
-    patches.append(mock.patch.object(autoscaling_state.metrics, "Gauge", mock.MagicMock))
-    patches.append(
-        mock.patch.object(
-            autoscaling_state.DeploymentAutoscalingState, "record_autoscaling_metrics", lambda *_, **__: None
-        )
-    )
+    state = autoscaling_state.DeploymentAutoscalingState
+    patches: list[tuple[Any, str, Any]] = [
+        (autoscaling_policy, "time", CLOCK),
+        (autoscaling_state, "time", CLOCK),
+        (autoscaling_state.metrics, "Gauge", mock.MagicMock),
+        (state, "record_autoscaling_metrics", _unseen),
+    ]
     with ExitStack() as stack:
-        for patch in patches:
-            stack.enter_context(patch)
+        for owner, name, stand_in in patches:
+            stack.enter_context(mock.patch.object(owner, name, stand_in))
         level = log.level
         log.setLevel(logging.WARNING)  # a line for each policy made
         yield CLOCK
         log.setLevel(level)
+
+
+def _unseen(*_: object) -> None:
+    """Instead of what Serve does for its gauges."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,12 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
 from scale_sim.world import STEP_S, TICK_S
 
 Array = NDArray[np.float64]
 SETTLE_S: Final = 300.0
+DAY_S: Final = 3_600.0
 PEAK: Final = 100_000.0
 WANDER: Final = 0.06
 """Standard deviation of a rate's logarithm around what the trace says."""
@@ -65,15 +67,11 @@ def wander(ticks: int, seed: int) -> Array:
     return values
 
 
-def day(length_s: float) -> Callable[[Array], Array]:
-    """Night, a steep morning, noon, a higher evening: a day pressed into `length_s`."""
+def day(seconds: Array) -> Array:
+    """Night, a steep morning, noon, a higher evening: a day pressed into `DAY_S`."""
     hours = np.array([0, 3, 5, 7, 9, 12, 14, 17, 19.5, 21, 22.5, 24])
-    share = np.array([0.18, 0.10, 0.12, 0.35, 0.62, 0.80, 0.70, 0.78, 1.00, 0.75, 0.35, 0.18]) * 0.9
-
-    def rate(seconds: Array) -> Array:
-        return PEAK * np.interp(seconds / length_s * 24, hours, share)
-
-    return rate
+    share = np.array([0.18, 0.10, 0.12, 0.35, 0.62, 0.80, 0.70, 0.78, 1.00, 0.75, 0.35, 0.18])
+    return 0.9 * PEAK * np.interp(seconds / DAY_S * 24, hours, share)
 
 
 def flash(seconds: Array) -> Array:
@@ -96,10 +94,15 @@ def steady(seconds: Array) -> Array:
     return np.full_like(seconds, 0.6 * PEAK)
 
 
-DAY_S: Final = 3_600.0
 TRACES: Final = (
-    Trace("diurnal", "a day in an hour: slopes 24 times as steep", DAY_S, day(DAY_S)),
+    Trace("diurnal", "a day in an hour: slopes 24 times as steep", DAY_S, day),
     Trace("flash-sale", "22,000/s, four times that within ten seconds, for three minutes", 900.0, flash),
     Trace("outage", "callers away for eight minutes, back at 1.8 times the usual", 900.0, outage),
-    Trace("node-loss", "60,000/s; a third of the replicas lost with their nodes, twice", 720.0, steady, ((120.0, 1 / 3), (420.0, 1 / 3))),
+    Trace(
+        "node-loss",
+        "60,000/s; a third of the replicas lost with their nodes, twice",
+        720.0,
+        steady,
+        ((120.0, 1 / 3), (420.0, 1 / 3)),
+    ),
 )

@@ -1,6 +1,6 @@
 """The world that every policy lives in: what a batch costs, how patient callers are, how long a replica takes to come.
 
-Seconds everywhere. The costs are this repository's own on a processor core (docs/benchmarks.md); `GPU` is an assumption.
+Seconds everywhere. Costs are this repository's own on a processor core (docs/benchmarks.md); `GPU` is an assumption.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from scale_sim import hpa
 from scale_sim.exact import Exact
 from scale_sim.fleet import Fleet
 from scale_sim.lanes import Lanes
-from scale_sim.seen import Seen
+from scale_sim.seen import Policy, Seen
 from scale_sim.serve import AS_IT_COMES, PROMPT, OngoingRequests, Reported, simulated_time
 from scale_sim.traces import PEAK, TRACES
 from scale_sim.world import CPU, STEP_S, TICK_S, World
@@ -76,7 +76,7 @@ def test_the_flow_agrees_with_every_request_played(replicas: int, load: float) -
     assert lanes.arrived[0] == exact.arrived
     missed = (lanes.refused[0] + lanes.late[0]) / exact.arrived
     assert missed == pytest.approx((exact.refused + exact.late) / exact.arrived, abs=0.04)
-    assert lanes.busy_s[0] == pytest.approx(exact.busy_s, rel=0.1)
+    assert lanes.busy_s[0] == pytest.approx(exact.busy_s, rel=0.15)
 
 
 def steps_of(times: NDArray[np.float64]) -> list[float]:
@@ -90,7 +90,7 @@ def test_overload_is_refused_at_the_door_and_what_is_let_in_is_answered() -> Non
         lanes.step(np.array([2 * 10 * FULL * STEP_S]), np.array([10.0]))
 
     assert lanes.answered[0] / lanes.arrived[0] == pytest.approx(0.5, abs=0.02)
-    assert lanes.late[0] < 0.01 * lanes.refused[0]
+    assert lanes.late[0] < 0.05 * lanes.refused[0]
 
 
 def test_lost_replicas_make_those_late_who_were_let_in() -> None:
@@ -170,31 +170,45 @@ def test_the_hpa_at_most_doubles_in_a_quarter_of_a_minute_and_shrinks_after_five
     assert 300 <= shrunk_at - 60 <= 350
 
 
+def followed(policy: Policy, figures: list[dict[str, float]]) -> list[int]:
+    """What is decided tick by tick, while ten replicas serve."""
+    target, decided = 10, []
+    with simulated_time():
+        for tick, figure in enumerate(figures):
+            target = policy.decide(seen(tick * TICK_S, target=target, **figure)) or target
+            decided.append(target)
+    return decided
+
+
 def test_serves_policy_follows_its_target_of_ongoing_requests() -> None:
     with simulated_time():
         policy = OngoingRequests(WORLD, PROMPT, 2.0, 10)
-        decided = [policy.decide(seen(tick * TICK_S, ongoing=40.0)) for tick in range(20)]
-    assert decided[0] == 10
-    assert decided[-1] == 20
+    decided = followed(policy, [{"ongoing": 40.0}] * 20)
+    assert (decided[0], decided[-1]) == (10, 20)
 
 
 def test_serve_as_it_comes_waits_for_half_a_minute() -> None:
     with simulated_time():
         policy = OngoingRequests(WORLD, AS_IT_COMES, 2.0, 10)
-        decided = [policy.decide(seen(tick * TICK_S, ongoing=40.0)) for tick in range(200)]
-    grown_s = TICK_S * next(tick for tick, number in enumerate(decided) if number > 10)
-    assert 30 <= grown_s <= 50
+    decided = followed(policy, [{"ongoing": 40.0}] * 200)
+    assert 30 <= TICK_S * decided.index(20) <= 50
 
 
-def test_headraces_policy_answers_a_step_within_two_seconds_and_a_half() -> None:
-    """What was measured on Ray: 1.5 to 1.7 s until the first replicas were asked for."""
+def test_headraces_policy_answers_a_step_within_two_seconds() -> None:
+    """On Ray it took 1.5 to 1.7 s until the first replicas were asked for."""
     with simulated_time():
-        policy = Reported(WORLD, PROMPT, 10, {})
-        work = [5.0] * 20 + [12.0] * 20
-        decided = [policy.decide(seen(tick * TICK_S, work=each)) for tick, each in enumerate(work)]
+        policy = Reported(WORLD, PROMPT, 10, {"BUSY": 0.7})
+    decided = followed(policy, [{"work": 5.0}] * 20 + [{"work": 12.0}] * 20)
     assert set(decided[:20]) == {10}
     grown_s = TICK_S * (next(tick for tick, number in enumerate(decided) if number > 10) - 20)
-    assert 0.5 <= grown_s <= 2.5
+    assert 0.5 <= grown_s <= 2.0
+
+
+def test_a_setting_travels_with_the_policy_and_stays_with_it() -> None:
+    with simulated_time():
+        careful, bold = (Reported(WORLD, PROMPT, 10, {"BUSY": busy}) for busy in (0.5, 0.9))
+    work = [{"work": 9.0}] * 20
+    assert (followed(careful, work)[-1], followed(bold, work)[-1]) == (18, 10)
 
 
 @pytest.mark.parametrize("trace", TRACES, ids=lambda trace: trace.name)
