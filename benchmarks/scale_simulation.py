@@ -29,13 +29,14 @@ from headrace.serving import scaling
 SEEDS: Final = (1, 2, 3)
 PROCESSES: Final = 2
 FLASH: Final = "flash-sale"
+HURRY_S: Final = 60.0
 Found = tuple[Trace, Replayed, list[Curve]]
 
 
 def main() -> None:
     asked = _arguments()
     world = World(cost=GPU if asked.gpu else CPU, warm_pods=24 if asked.cold else 1_000)
-    traces = tuple(shorter(trace) for trace in TRACES) if asked.quick else TRACES
+    traces = tuple(trace.within(HURRY_S, HURRY_S / 2) for trace in TRACES) if asked.quick else TRACES
     found = run(world, traces, (1,) if asked.quick else SEEDS)
     asked.out.mkdir(parents=True, exist_ok=True)
     for trace, replayed, drawn in found:
@@ -47,16 +48,11 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a twentieth of each trace, one seed")
+    parser.add_argument("--quick", action="store_true", help="each trace hurried through within a minute, one seed")
     parser.add_argument("--out", type=Path, default=Path("build/scale-sim"), help="folder of figures and pictures")
     parser.add_argument("--gpu", action="store_true", help="costs of a GPU that nobody has measured")
     parser.add_argument("--cold", action="store_true", help="24 pods are warm: those of new nodes take three minutes")
     return parser.parse_args()
-
-
-def shorter(trace: Trace) -> Trace:
-    """The first twentieth: enough to see that everything runs, too little to say anything."""
-    return dataclasses.replace(trace, length_s=max(30.0, trace.length_s / 20))
 
 
 def run(world: World, traces: tuple[Trace, ...], seeds: tuple[int, ...]) -> list[Found]:

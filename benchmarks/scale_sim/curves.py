@@ -40,6 +40,13 @@ class Curve:
             return math.nan
         return float(np.exp(np.interp(wanted, hours, np.log(missed))))
 
+    def best(self) -> tuple[Array, Array]:
+        """Hours and shares of the settings that no other beats, at the medians of the seeds."""
+        hours, missed = np.median(self.hours, axis=1), np.median(self.missed, axis=1)
+        order = np.lexsort((missed, hours))
+        kept = [at for n, at in enumerate(order) if not n or missed[at] < missed[order[:n]].min()]
+        return hours[kept], missed[kept]
+
     def hours_for(self, share: float) -> Array:
         """Replica-hours that keep misses at `share`, of each seed; NaN where no setting does."""
         return np.array([self._for(seed, share) for seed in range(self.hours.shape[1])])

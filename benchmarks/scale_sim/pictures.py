@@ -23,54 +23,68 @@ mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.righ
 
 
 def draw_curves(path: Path, found: list[tuple[Trace, list[Curve]]], shipped: float) -> None:
-    figure = Figure(figsize=(10, 7.6), layout="constrained")
+    figure = Figure(figsize=(10, 8), layout="constrained")
     for axes, (trace, curves) in zip(figure.subplots(2, 2).flat, found, strict=True):
         for curve, (colour, marker) in zip(curves, STYLES, strict=True):
             _draw_curve(axes, curve, colour, marker, shipped)
         axes.set(xscale="log", yscale="log", ylim=(FLOOR / 1.6, 1.0), xlabel="replica-hours", ylabel="share missed")
-        axes.set_title(f"{trace.name}: {trace.says}", fontsize=9, loc="left", wrap=True)
+        axes.set_title(f"{trace.name}: {trace.says}", fontsize=9, loc="left")
         axes.grid(which="major", alpha=0.25)
         _plain_hours(axes)
     lines, labels = axes.get_legend_handles_labels()
-    figure.legend(lines, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.legend(lines, labels, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=110)
 
 
 def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str, shipped: float) -> None:
+    """Every setting, its seeds from lowest to highest, and a line through the settings that no other beats."""
     hours = np.median(curve.hours, axis=1)
     missed = np.maximum(curve.missed, FLOOR)
     middle = np.median(missed, axis=1)
     bars = np.stack([middle - missed.min(axis=1), missed.max(axis=1) - middle])
-    axes.errorbar(
-        hours, middle, bars, color=colour, marker=marker, markersize=4.5, lw=1.4, elinewidth=0.8, label=curve.name
+    axes.errorbar(hours, middle, bars, color=colour, marker=marker, markersize=4.5, lw=0, elinewidth=0.8, alpha=0.75)
+    best_hours, best = curve.best()
+    axes.plot(
+        best_hours, np.maximum(best, FLOOR), color=colour, marker=marker, markersize=4.5, lw=1.4, label=curve.name
     )
     if curve.name == OURS:
         at = curve.settings.index(shipped)
-        axes.plot(hours[at], middle[at], "o", markersize=11, mfc="none", mec=colour, label="headrace as shipped")
+        ring = {"markersize": 11, "mfc": "none", "mec": colour, "lw": 0}
+        axes.plot(hours[at], middle[at], marker="o", label="headrace as shipped", **ring)
 
 
 def _plain_hours(axes: Axes) -> None:
     """Few round numbers instead of powers of ten: the range is less than a decade."""
     low, high = axes.get_xlim()
-    ticks = [tick for tick in (2, 3, 5, 7, 10, 15, 20, 30, 40, 60, 80, 100, 150, 200, 300, 400) if low <= tick <= high]
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    ticks = [
+        tick
+        for tick in (0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 60, 80, 100, 150, 200, 300, 400)
+        if low <= tick <= high
+    ]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
 
 
 def draw_time(path: Path, trace: Trace, replayed: Replayed, shown: list[tuple[int, str]], needed: float) -> None:
     """`shown` are entries of the runs and their labels; `needed` is how many replicas a request a second keeps busy."""
-    figure = Figure(figsize=(10, 6.4), layout="constrained")
+    figure = Figure(figsize=(10, 7.2), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     seconds = np.arange(len(replayed.rates)) * TICK_S
-    above.fill_between(seconds, replayed.rates * needed, color="0.88", label="full batches would keep busy")
+    above.fill_between(
+        seconds, replayed.rates * needed, color="0.88", label="replicas that full batches would keep busy"
+    )
     for (run, label), (colour, _) in zip(shown, STYLES, strict=True):
         above.plot(seconds, replayed.serving[:, run], color=colour, lw=1.5, drawstyle="steps-post", label=label)
         missed = replayed.missed[:, run].reshape(-1, round(5 / TICK_S)).sum(axis=1) / 5
         below.plot(seconds[:: round(5 / TICK_S)], np.maximum(missed, LEAST), color=colour, lw=1.5)
     above.set(ylabel="replicas that serve", ylim=(0, None), title=f"{trace.name}: {trace.says}")
-    above.legend(loc="upper right", frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     below.set(
-        xlabel="seconds", ylabel="missed a second (of 5 s)", yscale="symlog", ylim=(0, 1.2e5), xlim=(0, seconds[-1])
+        xlabel="seconds",
+        ylabel="missed a second (means of 5 s)",
+        yscale="symlog",
+        ylim=(0, 1.2e5),
+        xlim=(0, seconds[-1]),
     )
     for axes in (above, below):
         axes.grid(alpha=0.25)

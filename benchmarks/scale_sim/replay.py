@@ -15,7 +15,7 @@ from scale_sim.lanes import Lanes
 from scale_sim.policies import Contender
 from scale_sim.seen import Policy, Seen
 from scale_sim.serve import simulated_time
-from scale_sim.traces import SETTLE_S, Trace
+from scale_sim.traces import Trace
 from scale_sim.world import TICK_S, World
 
 Array = NDArray[np.float64]
@@ -69,7 +69,7 @@ class _Replay:
         settled = self._figures()
         rates, serving, missed = [], [], []
         for tick, arriving in enumerate(self._trace.arrivals(self._seeds)):
-            now_s = tick * TICK_S - SETTLE_S
+            now_s = tick * TICK_S - self._trace.settle_s
             if now_s == 0.0:
                 settled = self._figures()
             if (share := losses.get(now_s)) is not None:
@@ -89,7 +89,7 @@ class _Replay:
     def _figures(self) -> tuple[Array, ...]:
         lanes = self._lanes
         return (
-            lanes.arrived.copy(),
+            lanes.arrived - lanes.waiting,  # whoever waits as the settling ends belongs to what is counted
             lanes.answered.copy(),
             lanes.refused.copy(),
             lanes.late.copy(),

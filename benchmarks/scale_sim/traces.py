@@ -1,13 +1,13 @@
 """What callers do: rates over time, at most 100,000 requests a second, and rows that arrive in steps, by a seed.
 
-A trace begins with `SETTLE_S` of its first rate, which nobody counts. Rates wander (`WANDER`, an assumption): an
+A trace begins with `settle_s` of its first rate, which nobody counts. Rates wander (`WANDER`, an assumption): an
 exponential of an autoregressive process, and Poisson arrivals on top of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from scale_sim.world import STEP_S, TICK_S
 
 Array = NDArray[np.float64]
-SETTLE_S: Final = 300.0
 DAY_S: Final = 3_600.0
 PEAK: Final = 100_000.0
 WANDER: Final = 0.06
@@ -35,14 +34,21 @@ class Trace:
     rate: Callable[[Array], Array]
     losses: tuple[tuple[float, float], ...] = ()
     """(second, share): so many of the replicas, and their nodes, are gone from one moment to the next."""
+    settle_s: float = 300.0
+
+    def within(self, seconds: float, settle_s: float) -> Trace:
+        """The same, hurried: to see that everything runs, not what comes of it."""
+        pace = self.length_s / seconds
+        losses = tuple((round(at / pace / TICK_S) * TICK_S, share) for at, share in self.losses)
+        return replace(self, length_s=seconds, rate=Hurried(self.rate, pace), losses=losses, settle_s=settle_s)
 
     def rates(self, seed: int) -> Array:
         """Requests a second in each tick, the settling included."""
-        ticks = int((SETTLE_S + self.length_s) / TICK_S)
-        seconds = np.arange(ticks) * TICK_S - SETTLE_S
+        ticks = int((self.settle_s + self.length_s) / TICK_S)
+        seconds = np.arange(ticks) * TICK_S - self.settle_s
         plan = self.rate(np.maximum(seconds, 0.0))
         # Replicas come before the traffic does: nobody begins with an overload.
-        plan = plan * np.minimum(1.0, 0.5 + 0.5 * (seconds + SETTLE_S) / (SETTLE_S / 2))
+        plan = plan * np.minimum(1.0, 0.5 + (seconds + self.settle_s) / self.settle_s)
         return np.minimum(PEAK, plan * np.exp(wander(ticks, seed)))
 
     def arrivals(self, seeds: tuple[int, ...]) -> Iterator[Array]:
@@ -53,6 +59,15 @@ class Trace:
         for now in rates:
             columns = [draw.poisson(rate * STEP_S, steps) for draw, rate in zip(draws, now, strict=True)]
             yield np.stack(columns, axis=-1).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Hurried:
+    rate: Callable[[Array], Array]
+    pace: float
+
+    def __call__(self, seconds: Array) -> Array:
+        return self.rate(seconds * self.pace)
 
 
 def wander(ticks: int, seed: int) -> Array:
@@ -96,11 +111,11 @@ def steady(seconds: Array) -> Array:
 
 TRACES: Final = (
     Trace("diurnal", "a day in an hour: slopes 24 times as steep", DAY_S, day),
-    Trace("flash-sale", "22,000/s, four times that within ten seconds, for three minutes", 900.0, flash),
-    Trace("outage", "callers away for eight minutes, back at 1.8 times the usual", 900.0, outage),
+    Trace("flash-sale", "four times 22,000/s within ten seconds", 900.0, flash),
+    Trace("outage", "callers away for eight minutes, back at 1.8 times", 900.0, outage),
     Trace(
         "node-loss",
-        "60,000/s; a third of the replicas lost with their nodes, twice",
+        "60,000/s; a third of the replicas lost, twice",
         720.0,
         steady,
         ((120.0, 1 / 3), (420.0, 1 / 3)),

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import scale_simulation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scale_sim import hpa
+from scale_sim.curves import Curve
 from scale_sim.exact import Exact
 from scale_sim.fleet import Fleet
 from scale_sim.lanes import Lanes
+from scale_sim.policies import CONTENDERS
 from scale_sim.seen import Policy, Seen
 from scale_sim.serve import AS_IT_COMES, PROMPT, OngoingRequests, Reported, simulated_time
 from scale_sim.traces import PEAK, TRACES
@@ -218,3 +224,33 @@ def test_a_seed_is_a_trace_and_none_is_faster_than_the_peak(trace: object) -> No
     assert (rates == trace.rates(3)).all()
     assert (rates != trace.rates(4)).any()
     assert 0 <= rates.min() <= rates.max() <= PEAK
+
+
+@pytest.mark.slow
+def test_the_quick_run_draws_and_keeps_its_books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["scale_simulation.py", "--quick", "--out", str(tmp_path)])
+    scale_simulation.main()
+
+    assert {path.name for path in tmp_path.glob("*.png")} == {"misses.png", "flash-sale.png"}
+    for trace in TRACES:
+        told = json.loads((tmp_path / f"{trace.name}.json").read_text())
+        assert {run["policy"] for run in told["runs"]} == {contender.name for contender in CONTENDERS}
+        for run in told["runs"]:
+            kept = zip(run["answered"], run["refused"], run["late"], strict=True)
+            assert run["arrived"] == pytest.approx([sum(parts) for parts in kept], abs=0.01)
+
+
+CURVE = Curve("x", "knob", (3.0, 2.0, 1.0), np.array([[10.0], [20.0], [15.0]]), np.array([[1e-1], [1e-3], [2e-1]]))
+
+
+def test_a_policy_is_compared_at_its_best_settings() -> None:
+    assert CURVE.missed_at(np.array([15.0]))[0] == pytest.approx(1e-1)  # 2e-1 is nobody's choice
+    assert CURVE.missed_at(np.array([17.5]))[0] == pytest.approx(1e-2)  # on the line between
+    assert CURVE.hours_for(1e-2)[0] == pytest.approx(17.5)
+    hours, missed = CURVE.best()
+    assert (hours.tolist(), missed.tolist()) == ([10.0, 20.0], [1e-1, 1e-3])
+
+
+def test_what_a_policy_cannot_do_has_no_figure() -> None:
+    assert np.isnan(CURVE.missed_at(np.array([9.0]))[0])
+    assert np.isnan(CURVE.hours_for(1e-5)[0])
