@@ -75,19 +75,19 @@ def curves(replayed: Replayed, contenders: tuple[Contender, ...]) -> list[Curve]
 
 
 def compared(found: list[Curve], shipped: float) -> list[dict[str, Any]]:
-    """Each contender at the replica-hours of headrace's shipped setting, seed by seed, and what a good day costs it."""
+    """Each contender at the replica-hours of headrace's shipped setting, or at its own least where that is more."""
     ours = next(curve for curve in found if curve.name == OURS)
-    hours = ours.hours[ours.settings.index(shipped)]
-    return [
-        {
-            "policy": curve.name,
-            "hours": spread(hours),
-            "missed": spread(curve.missed_at(hours)),
-            "least_hours": spread(curve.hours.min(axis=0)),
-            "hours_for_good": spread(curve.hours_for(GOOD)),
-        }
-        for curve in found
-    ]
+    given = ours.hours[ours.settings.index(shipped)]
+    return [_at(curve, np.maximum(given, curve.hours.min(axis=0))) | {"policy": curve.name} for curve in found]
+
+
+def _at(curve: Curve, hours: Array) -> dict[str, Any]:
+    return {
+        "hours": spread(hours),
+        "least": bool((hours <= curve.hours.min(axis=0)).any()),
+        "missed": spread(curve.missed_at(hours)),
+        "hours_for_good": spread(curve.hours_for(GOOD)),
+    }
 
 
 def spread(values: Array) -> list[float] | None:

@@ -34,6 +34,8 @@ LEAST_SLACK_S: Final = 0.005
 """A rider that is late anyway asks for no more replicas than one that has so long."""
 LEAP: Final = 1.5
 """Backlog asks for at most so many times the replicas that serve: one step, and another when those have come."""
+KEEP: Final = 0.5
+"""Share of the replicas that one decision keeps at least: callers who are all gone at once come back at once."""
 MOST: Final = 100_000
 """Replicas that no figure can exceed."""
 USUAL: Final = "usual"
@@ -70,7 +72,8 @@ def _follow(context: Any) -> tuple[int, dict[str, Any]]:
     slack_s = min(filter(_sound, reported.get(SLACK, {}).values()), default=math.inf)
     usual = _usual(context.policy_state, work, context.current_time)
     wanted = replicas_wanted(backlog_s, work, slack_s, usual, context.current_num_replicas)
-    return wanted, {USUAL: usual, SINCE: context.current_time}
+    kept = math.ceil(KEEP * context.target_num_replicas)
+    return max(wanted, kept), {USUAL: usual, SINCE: context.current_time}
 
 
 def _latest(series: Iterable[Sequence[Any]]) -> float | None:

@@ -112,8 +112,9 @@ def test_silence_holds_what_there_is() -> None:
         assert follow_deadlines(context(**said))[0] == 7
 
 
-def test_no_work_in_figures_is_no_work() -> None:
-    assert follow_deadlines(context(work=[0.0, 0.0]))[0] == 1
+@pytest.mark.parametrize(("target", "kept"), [(40, 20), (7, 4), (3, 2), (2, 1), (1, 1)])
+def test_no_work_halves_what_there_is(target: int, kept: int) -> None:
+    assert follow_deadlines(context(work=[0.0, 0.0], target_num_replicas=target))[0] == kept
 
 
 def test_what_is_usual_is_remembered_and_fades() -> None:
