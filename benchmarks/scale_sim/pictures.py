@@ -19,6 +19,7 @@ from scale_sim.world import TICK_S
 STYLES: Final = (("#0b6e4f", "o"), ("#c1121f", "s"), ("#e09f3e", "D"), ("#8d6a9f", "v"), ("#3d5a98", "^"))
 """Colour and marker of each contender: told apart in grey as well."""
 FLOOR: Final = 1e-6
+"""Where shares below it are drawn: less than a hundred requests of a day."""
 mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "headrace"})
 
 
@@ -27,10 +28,10 @@ def draw_curves(path: Path, found: list[tuple[Trace, list[Curve]]], shipped: flo
     for axes, (trace, curves) in zip(figure.subplots(2, 2).flat, found, strict=True):
         for curve, (colour, marker) in zip(curves, STYLES, strict=True):
             _draw_curve(axes, curve, colour, marker, shipped)
-        axes.set(xscale="log", yscale="log", ylim=(FLOOR / 1.6, 1.0), xlabel="replica-hours", ylabel="share missed")
+        axes.set(xscale="log", yscale="log", ylim=(FLOOR / 1.6, 1.0), xlabel="replica-hours", ylabel="requests missed")
         axes.set_title(f"{trace.name}: {trace.says}", fontsize=9, loc="left")
         axes.grid(which="major", alpha=0.25)
-        _plain_hours(axes)
+        _plain(axes)
     lines, labels = axes.get_legend_handles_labels()
     figure.legend(lines, labels, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=110)
@@ -53,16 +54,15 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str, shipped: flo
         axes.plot(hours[at], middle[at], marker="o", label="headrace as shipped", **ring)
 
 
-def _plain_hours(axes: Axes) -> None:
-    """Few round numbers instead of powers of ten: the range is less than a decade."""
+def _plain(axes: Axes) -> None:
+    """Few round numbers instead of powers of ten."""
     low, high = axes.get_xlim()
-    ticks = [
-        tick
-        for tick in (0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 60, 80, 100, 150, 200, 300, 400)
-        if low <= tick <= high
-    ]
+    ticks = [tick for tick in (0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 80, 150, 300) if low <= tick <= high]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
+    shares = 10.0 ** np.arange(-5, 1)
+    axes.set_yticks([FLOOR, *shares], ["none", *(f"{share:.3g} %" for share in 100 * shares)])
+    axes.set_yticks([], minor=True)
 
 
 def draw_time(path: Path, trace: Trace, replayed: Replayed, shown: list[tuple[int, str]], needed: float) -> None:
