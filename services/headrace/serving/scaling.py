@@ -68,8 +68,8 @@ def _follow(context: Any) -> tuple[int, dict[str, Any]]:
     work = _latest((context.raw_metrics or {}).get(WORK, {}).values())
     if work is None:
         return context.target_num_replicas, {}
-    backlog_s = math.fsum(filter(_sound, reported.get(BACKLOG, {}).values()))
-    slack_s = min(filter(_sound, reported.get(SLACK, {}).values()), default=math.inf)
+    backlog_s = math.fsum(_sound(reported.get(BACKLOG, {}).values()))
+    slack_s = min(_sound(reported.get(SLACK, {}).values()), default=math.inf)
     usual = _usual(context.policy_state, work, context.current_time)
     wanted = replicas_wanted(backlog_s, work, slack_s, usual, context.current_num_replicas)
     kept = math.ceil(KEEP * context.target_num_replicas)
@@ -77,17 +77,17 @@ def _follow(context: Any) -> tuple[int, dict[str, Any]]:
 
 
 def _latest(series: Iterable[Sequence[Any]]) -> float | None:
-    """The sum of what each replica said last; None where nobody has said anything."""
+    """The sum of what each replica said last; None where nobody has said anything. A mean would tell a step late."""
     parts = [values[-1].value for values in series if values]
-    return math.fsum(filter(_sound, parts)) if parts else None
+    return math.fsum(_sound(parts)) if parts else None
 
 
 def _usual(state: Mapping[str, Any], work: float, now: float) -> float:
     """The work of the last seconds, fading by `USUAL_S`."""
-    usual = state.get(USUAL, work)
+    usual: float = state.get(USUAL, work)
     keep = math.exp(-max(0.0, now - state.get(SINCE, now)) / USUAL_S)
     return keep * usual + (1 - keep) * work
 
 
-def _sound(figure: float) -> bool:
-    return math.isfinite(figure) and figure >= 0
+def _sound(figures: Iterable[float]) -> list[float]:
+    return [figure for figure in figures if math.isfinite(figure) and figure >= 0]
