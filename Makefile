@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(VENV)/.installed
 SOURCES := services models tests benchmarks
-PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos --python_out=services --pyi_out=services --grpc_python_out=services protos/headrace/v1/*.proto
+PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos --python_out=services --pyi_out=services --grpc_python_out=services protos/headrace/*/*.proto
+GENERATED := services/headrace/v1 services/headrace/keda
 BASELINE := protos/baseline.binpb
 IMAGE = $(BIN)/buf build protos --exclude-source-info -o
 
-.PHONY: help setup demo demo-shadow serve test check format bench-setup bench scale-sim soak train protos protos-baseline clean
+.PHONY: help setup demo demo-shadow serve test test-scaling check format bench-setup bench scale-sim soak train protos protos-baseline clean chart-tools chart-test chart-docs
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,8 +31,12 @@ demo-shadow: $(RUN) ## Compare two challengers on simulated traffic: one takes o
 serve: $(RUN) ## Serve the shipped models on 8001 (gRPC) and 8002 (metrics) until Ctrl-C
 	@$(BIN)/headrace serve
 
-test: $(RUN) ## Run every test
+test: TOOLS = --optional
+test: chart-tools ## Run every test, but those that take minutes (chart-test, test-scaling)
 	@$(BIN)/python -m pytest
+
+test-scaling: $(RUN) ## Replicas follow the load on a Ray cluster of several nodes: a minute, on a machine that does nothing else
+	@$(BIN)/python -m pytest -m scaling
 
 check: $(RUN) ## Format, lint, types, import contracts, protos (lint, breaking changes, generated code in sync), spelling
 	@$(BIN)/ruff format --check $(SOURCES)
@@ -42,12 +47,21 @@ check: $(RUN) ## Format, lint, types, import contracts, protos (lint, breaking c
 	@$(BIN)/buf breaking protos --against $(BASELINE)
 	@$(IMAGE) - | cmp -s - $(BASELINE) || (echo "$(BASELINE) is not what protos/ says: run make protos, commit" && false)
 	@$(PROTOC)
-	@git diff --exit-code -- services/headrace/v1 || (echo "services/headrace/v1 is not what protos/ generates: run make protos, commit" && false)
+	@git diff --exit-code -- $(GENERATED) || (echo "$(GENERATED) are not what protos/ generates: run make protos, commit" && false)
 	@$(BIN)/codespell
 
 format: $(RUN) ## Format the code and mend what ruff can
 	@$(BIN)/ruff format $(SOURCES)
 	@$(BIN)/ruff check --fix $(SOURCES)
+
+chart-tools: $(RUN) ## Fetch helm 4, helm 3 and kubectl for the tests of the chart: build/tools/ (Linux, x86-64)
+	@$(BIN)/python tests/helm/tools.py $(TOOLS)
+
+chart-test: chart-tools ## Run every test of the chart: hundreds of values, both helms, installs (HEADRACE_CRD_DIR: schemas of the CRDs)
+	@$(BIN)/python -m pytest tests/helm -m ''
+
+chart-docs: $(RUN) ## Regenerate the table in helm/headrace/README.md from the comments of values.yaml
+	@$(BIN)/python -m tests.helm.readme
 
 bench-setup: $(RUN) ## Make the peers' environments, once: build/bench/ (Ray Serve, MLServer, Triton)
 	@$(BIN)/python benchmarks/environments.py
@@ -64,7 +78,7 @@ soak: $(RUN) ## Load fraud-tx for MINUTES (default 10); the gateway's memory mus
 train: $(RUN) ## Train MODEL (default fraud-tx) on simulated payments, or on EVENTS=file.csv|file.parquet
 	@$(BIN)/headrace train --model $(or $(MODEL),fraud-tx) $(if $(EVENTS),--events $(EVENTS)) --out $(or $(OUT),build/models)
 
-protos: $(RUN) ## Regenerate services/headrace/v1 from protos/, and renew the baseline unless something breaks
+protos: $(RUN) ## Regenerate services/headrace/v1 and keda from protos/, and renew the baseline unless something breaks
 	@$(BIN)/buf breaking protos --against $(BASELINE)
 	@$(IMAGE) $(BASELINE)
 	@$(PROTOC)

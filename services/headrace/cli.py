@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from headrace import config
+from headrace.children import leave_group, stop_with_supervisor
 from headrace.credentials import ClientCredentials
 from headrace.errors import HeadraceError, StartupError
 from headrace.experiment_cli import experiment_app, traffic_app
@@ -62,6 +63,7 @@ AddressOption = Annotated[str, typer.Option(help="host:port of a gateway.")]
 
 def main() -> None:
     """Run a command. A StartupError is one line on stderr and exit code 78; another of ours is one line and 1."""
+    leave_group()
     try:
         app()
     except StartupError as error:
@@ -79,8 +81,6 @@ def _run(serve: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
     """
     os.umask(OWN_FILES)
     import uvloop  # noqa: PLC0415  only servers need a loop
-
-    from headrace.children import stop_with_supervisor  # noqa: PLC0415
 
     async def until_signalled() -> None:
         stopped = asyncio.Event()
@@ -194,12 +194,15 @@ def score(
     address: AddressOption = "127.0.0.1:8001",
     model: Annotated[str, typer.Option(help="The model to ask.")] = "fraud-tx",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")] = False,  # noqa: FBT002
+    wait: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Wait so long for the model to be ready.")] = 0,
     *,
     credentials: ClientCredentials,
 ) -> None:
     """Score payments from a file."""
-    from headrace.score_file import run  # noqa: PLC0415
+    from headrace.score_file import run, wait_ready  # noqa: PLC0415
 
+    if wait:
+        wait_ready(address, model, wait, credentials)
     sys.exit(run(file, address, model, as_json=as_json, credentials=credentials))
 
 
