@@ -10,7 +10,7 @@ GENERATED := services/headrace/v1 services/headrace/keda
 BASELINE := protos/baseline.binpb
 IMAGE = $(BIN)/buf build protos --exclude-source-info -o
 
-.PHONY: help setup demo demo-shadow serve test test-scaling check format bench-setup bench soak train protos protos-baseline clean chart-tools chart-test chart-docs
+.PHONY: help setup demo demo-shadow serve test test-scaling check format bench-setup bench scale-sim soak train protos protos-baseline clean chart-tools chart-test chart-docs
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ bench-setup: $(RUN) ## Make the peers' environments, once: build/bench/ (Ray Ser
 
 bench: $(RUN) ## Measure headrace beside its peers: build/bench/results.json, report.md (QUICK=1: within ten minutes)
 	@$(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick)
+
+scale-sim: $(RUN) ## Replay a day, a sale and outages at up to 100,000 requests/s against each scaling policy: build/scale-sim (QUICK=1)
+	@$(BIN)/python benchmarks/scale_simulation.py $(if $(QUICK),--quick)
 
 soak: $(RUN) ## Load fraud-tx for MINUTES (default 10); the gateway's memory must not grow: build/bench/soak.json
 	@$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),10)
