@@ -46,6 +46,7 @@ BREAKS: Final[dict[str, tuple[str, str, Path, Any]]] = {
     ),
     "pods_keep_to_themselves": ("Deployment", "", (*TEMPLATE, "hostNetwork"), True),
     "the_settings_load": ("ConfigMap", "-settings", ("data", "headrace.yaml", "gateway", "prot"), 1),
+    "whole_numbers_are_written_out": ("Deployment", "", (*MAIN, "env", 0), {"name": "A", "value": "1e+07"}),
     "variables_are_settings": ("Deployment", "", (*MAIN, "env", 0, "name"), "HEADRACE_GATEWAY__PROT"),
     "serve_waits_longer_for_a_replica_than_that_takes": (
         "RayService", "", ("spec", "serveConfigV2", *DEPLOYMENT, "graceful_shutdown_timeout_s"), 1,

@@ -122,7 +122,7 @@ class Release:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """headrace.yaml of gateways and control."""
-        tree: dict[str, Any] = yaml.safe_load(self.one("ConfigMap", "-settings")["data"]["headrace.yaml"]) or {}
+        tree: dict[str, Any] = _tree(self.one("ConfigMap", "-settings")["data"]["headrace.yaml"]) or {}
         return tree
 
     @cached_property
@@ -131,7 +131,7 @@ class Release:
 
     @cached_property
     def serve_config(self) -> dict[str, Any]:
-        tree: dict[str, Any] = yaml.safe_load(self.ray_service["spec"]["serveConfigV2"])
+        tree: dict[str, Any] = _tree(self.ray_service["spec"]["serveConfigV2"])
         return tree
 
     @property
@@ -146,6 +146,10 @@ class Release:
     @property
     def worker_groups(self) -> list[Mapping[str, Any]]:
         return list(self.ray_service["spec"]["rayClusterConfig"]["workerGroupSpecs"])
+
+
+def _tree(text: str) -> Any:
+    return yaml.load(text, Loader=yaml.CSafeLoader)
 
 
 def component_of(found: Object) -> str:

@@ -25,6 +25,9 @@ CRD_DIR: Final = "HEADRACE_CRD_DIR"
 FREE: Final = frozenset({"args", "user_config", "resources", "env_vars", "policy_kwargs", "logging_config"})
 """Keys of a Serve configuration below which every key is the user's."""
 
+# It reads more than a megabyte of JSON anew for each object.
+kubernetes_validate.utils.schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)
+
 
 def crd_dir() -> Path | None:
     found = os.environ.get(CRD_DIR)
@@ -81,7 +84,7 @@ def serve_complaints(config: str) -> list[str]:
     """What Serve would refuse, and what it would silently ignore: it takes unknown keys on every level."""
     from ray.serve.schema import ServeDeploySchema  # noqa: PLC0415 - takes a second: only where a RayService is checked
 
-    tree = yaml.safe_load(config)
+    tree = yaml.load(config, Loader=yaml.CSafeLoader)
     try:
         ServeDeploySchema.model_validate(tree)
     except pydantic.ValidationError as error:

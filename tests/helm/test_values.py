@@ -102,7 +102,7 @@ def test_every_value_has_a_type() -> None:
     loose = []
     for parameter in documented():
         odd = [at(parameter.path, value) for value in (["a", ["b"]], "a string", {"a": {"b": [1]}}, 3.5)]
-        wrong = [error for tree in odd for error in validator.iter_errors(merged(defaults(), tree))]
+        wrong = [error for tree in odd for error in validator.iter_errors(tree)]
         if parameter.path not in {tuple(error.absolute_path)[: len(parameter.path)] for error in wrong}:
             loose.append(parameter.dotted)
 
@@ -113,7 +113,7 @@ def test_no_mapping_of_values_takes_a_key_that_it_does_not_know() -> None:
     validator = jsonschema.validators.validator_for(chart.schema())(chart.schema())
     known = {parameter.path for parameter in documented()}
     holders = {path[:length] for path in known for length in range(len(path))} - known
-    deaf = [path for path in holders if validator.is_valid(merged(defaults(), at((*path, "unheardOf"), 1)))]
+    deaf = [path for path in holders if validator.is_valid(at((*path, "unheardOf"), 1))]
 
     assert deaf == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -10,7 +11,7 @@ from typing import Any, Final
 import pydantic
 import typer
 from tests.helm.invariants.laws import law
-from tests.helm.release import Pod, Release
+from tests.helm.release import Pod, Release, title
 
 from headrace import cli, config
 
@@ -22,6 +23,14 @@ def command_line(pod: Pod) -> list[str]:
     """As the process sees it; the image's entry point is `headrace`."""
     words = [*pod.main.get("command", []), *pod.main.get("args", [])]
     return words[1:] if words and words[0] == "headrace" else words
+
+
+@law
+def whole_numbers_are_written_out(release: Release) -> None:
+    """helm reads numbers as floats: what a template prints as it is becomes 1e+07 from a million on."""
+    for found in release.objects:
+        powers = re.findall(r"\b\d(?:\.\d+)?e\+\d+", json.dumps(found))
+        assert not powers, f"{title(found)}: {powers}"
 
 
 def loaded(tree: Mapping[str, Any]) -> config.Settings:
