@@ -1,7 +1,7 @@
 """A Ray cluster of one node, in a process of its own: what is to run on it comes from outside, as an operator's does.
 
-`python tests/cluster/node.py FOLDER '{"headrace-cpu": 1000}'` prints its address when it is there, and ends with it when
-its standard input does. The mapping is what the node has beside processors.
+`python tests/cluster/node.py FOLDER '{"headrace-cpu": 1000}'` prints its address when it is there, and ends
+with it when its standard input does. The mapping is what the node has beside processors.
 """
 
 from __future__ import annotations
