@@ -9,7 +9,7 @@ PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos --python_out=services --py
 BASELINE := protos/baseline.binpb
 IMAGE = $(BIN)/buf build protos --exclude-source-info -o
 
-.PHONY: help setup demo demo-shadow serve test check format chart-tools chart-test chart-docs bench-setup bench soak train protos protos-baseline clean
+.PHONY: help setup demo demo-shadow serve test test-scaling check format chart-tools chart-test chart-docs bench-setup bench soak train protos protos-baseline clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,8 +31,11 @@ serve: $(RUN) ## Serve the shipped models on 8001 (gRPC) and 8002 (metrics) unti
 	@$(BIN)/headrace serve
 
 test: TOOLS = --optional
-test: chart-tools ## Run every test, but the longest of the chart
+test: chart-tools ## Run every test, but the longest of the chart and that of test-scaling
 	@$(BIN)/python -m pytest
+
+test-scaling: $(RUN) ## Replicas follow the load on a Ray cluster of several nodes: a minute, on a machine that does nothing else
+	@$(BIN)/python -m pytest -m scaling
 
 check: $(RUN) ## Format, lint, types, import contracts, protos (lint, breaking changes, generated code in sync), spelling
 	@$(BIN)/ruff format --check $(SOURCES)

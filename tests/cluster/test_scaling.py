@@ -28,8 +28,8 @@ from headrace.serving.deploy_ray import ENVIRONMENT
 from headrace_models import writing
 
 pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.slow,
+    pytest.mark.scaling,
+    pytest.mark.timeout(400),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Ray's own
 ]
 RUN_S: Final = 0.05
@@ -38,6 +38,8 @@ ROWS: Final = 4
 LOAD: Final = 46.0
 """Rows a second: 0.58 of a replica. Twice as many are 1.15, which one can't answer and two can."""
 DEADLINE_S: Final = 0.5
+SETTLED_S: Final = 20.0
+"""By then a load is no rush any more: what it asked for ahead has come and gone again."""
 GROUP: Final = "headrace-sleepers"
 MODULE: Final = f"""
 import time
@@ -73,13 +75,20 @@ def models(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def folder() -> Iterator[str]:
+    """For sockets and logs of Ray: not below TMPDIR, as paths of sockets must be short."""
+    found = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    yield found
+    shutil.rmtree(found, ignore_errors=True)
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch, folder: str) -> Iterator[None]:
     """A head that runs no replica, and two nodes with room for one each."""
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     from ray.cluster_utils import Cluster as Nodes  # noqa: PLC0415  only now are its variables set
 
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # not below TMPDIR: paths of sockets must be short
     small = {"object_store_memory": 80 << 20}
     found = Nodes(
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "temp_dir": folder, **small}
@@ -89,7 +98,6 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("RAY_ADDRESS", found.address)
     yield
     found.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -163,9 +171,9 @@ def test_replicas_follow_a_doubled_load_within_its_deadlines_and_go_when_it_ends
         async with Cluster(settings) as cluster:
             callers = Callers(cluster.address)
             calling = asyncio.create_task(callers.run())
-            begun = time.monotonic()
-            await asyncio.sleep(6)
-            alone = len(await ready_replicas(cluster, "sleeper"))
+            await asyncio.sleep(SETTLED_S)
+            alone = await until(cluster, 1)
+            await asyncio.sleep(2)
             callers.rows_s = 2 * LOAD
             doubled = time.monotonic()
             followed = await until(cluster, 2)
@@ -176,8 +184,7 @@ def test_replicas_follow_a_doubled_load_within_its_deadlines_and_go_when_it_ends
             await calling
             shrunk = await until(cluster, 1)
         return {
-            "replicas before": alone,
-            "missed before, %": 100 * callers.missed(begun + 1, doubled),
+            "missed before, %": 100 * callers.missed(alone, doubled),
             "second replica ready, s": followed - doubled,
             "missed before it was, %": 100 * callers.missed(doubled, followed),
             "missed from 10 s on, %": 100 * callers.missed(doubled + 10, ended),
@@ -185,12 +192,10 @@ def test_replicas_follow_a_doubled_load_within_its_deadlines_and_go_when_it_ends
             "shrunk, s": shrunk - ended,
         }
 
-    found = run(main(), timeout_s=150)
+    found = run(main(), timeout_s=300)
     for name, figure in found.items():
         record_property(name, round(figure, 2))
-        print(name, round(figure, 2))  # noqa: T201
 
-    assert found["replicas before"] == 1
     assert found["missed before, %"] < 1
     assert found["missed from 10 s on, %"] < 1
     assert found["replicas under it"] == 2

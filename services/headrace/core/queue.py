@@ -222,7 +222,7 @@ class RiderQueue:
 
     def tightest(self) -> float:
         """When the first of those who wait is lost: answered too late, or refused; infinity where nobody waits."""
-        return min([level.tightest() for level in self._levels])
+        return min([level.tightest() for level in self._levels]) if self.rows else float("inf")
 
     def _pay(self, rider: Rider) -> None:
         """Whoever goes before the lowest level owes it its share; whoever goes from there has had it."""

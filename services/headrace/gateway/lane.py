@@ -50,6 +50,8 @@ ROW_ERRORS: Final[dict[int, tuple[type[HeadraceError], str]]] = {
 SETTLE_EARLY_S: Final = 0.001
 """A rider's timer ends this long before its caller's: the caller hears why from us, not from its own clock."""
 HANDFUL: Final = 8
+REFUSED_S: Final = 0.1
+"""Overload refuses more often than that; copies that are let in between would refuse more."""
 CLOCKS_SHARE: Final = 0.9
 """Of its time: whoever leaves later was told to by its own clock, which began earlier than ours."""
 TIMER_STEP_S: Final = 0.001
@@ -105,6 +107,7 @@ class Lane:
         self._on_batch = on_batch
         self._running: set[asyncio.Task[None]] = set()
         self._alive_at = clock.now()
+        self._refused_at = -math.inf
         self._pump_planned = False
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -114,9 +117,14 @@ class Lane:
 
     @property
     def strained(self) -> bool:
-        """More waits for it than it has at its replicas: one turn of them will not do. A handful always goes soon."""
+        """Somebody was refused a moment ago, or more waits than is at the replicas: one turn of them will not do.
+
+        A handful always goes soon. Refusals keep a queue short that many more would like to be in.
+        """
         waiting, running = self.queue.rows, self.dispatcher.rows
-        return waiting > max(running, HANDFUL) and running > 0
+        if waiting > max(running, HANDFUL) and running > 0:
+            return True
+        return self._clock.now() - self._refused_at < REFUSED_S
 
     def foresee(self, deadline: float, priority: int) -> float:
         """Seconds that the replicas will be busy with what goes before one who comes now. Asked before any decoding.
@@ -136,6 +144,7 @@ class Lane:
         return ahead_s
 
     def _tell_refused(self, refusal: HeadraceError) -> None:
+        self._refused_at = self._clock.now()
         for one in self.copying:
             one.refused(refusal)
 
