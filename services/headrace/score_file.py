@@ -71,7 +71,7 @@ def print_models(address: str, credentials: ClientCredentials = NOBODY) -> None:
 
 
 def _watch(channel: grpc.Channel, model: str, deadline: float) -> bool:
-    """Whether the model became ready before the watch broke off. Raises: NotServing when that is hopeless, or too late."""
+    """Whether the model became ready before the watch broke off. Raises: NotServing, too late or hopeless."""
     asked = health_pb2.HealthCheckRequest(service=model)
     left_s = deadline - time.monotonic()
     try:

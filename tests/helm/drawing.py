@@ -6,7 +6,6 @@ where the schema says only "an object", the table FREE says what people put ther
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from tests.helm.chart import at, merged
 
 Draw = st.SearchStrategy[Any]
+PRINTABLE: Final = "".join(map(chr, range(32, 127)))
 WORDS: Final = st.sampled_from(
     ["true", "no", "null", "~", "1e6", "0x1f", "0o17", "12345678", "007", "a: b", "- a", "#a", "'", '"', "{{ a }}", "%",
      "ü", "a\\b", "@a", "*a", "&a", "!a", "1.0", "=", "<<"]
@@ -32,7 +32,7 @@ RESTRICTED: Final = {
 TOLERATION: Final = st.fixed_dictionaries(
     {"key": NAMES, "operator": st.just("Exists")}, optional={"effect": st.sampled_from(["NoSchedule", "NoExecute"])}
 )
-QUANTITY: Final = st.sampled_from(["1", "2", 4, "1500m", 0.5, "2000m"])
+QUANTITY: Final = st.sampled_from(["1", "2", 4, "1500m", "500m", "2000m"])
 MEMORY: Final = st.sampled_from(["4Gi", "8Gi", "6144Mi", 8589934592])
 RESOURCES: Final = st.fixed_dictionaries(
     {"requests": st.fixed_dictionaries({"cpu": QUANTITY, "memory": MEMORY}), "limits": st.fixed_dictionaries({"memory": MEMORY})}
@@ -68,16 +68,17 @@ WHOLE: Final = frozenset({"models", "groups"})
 """Lists that are drawn together, in `cluster`."""
 
 
-def values(schema: Mapping[str, Any], bases: Mapping[str, Mapping[str, Any]]) -> Draw:
-    """A case, a few values changed, and often another cluster."""
+def parts(schema: Mapping[str, Any], bases: Mapping[str, Mapping[str, Any]]) -> Draw:
+    """The name of a case, and what is laid over it: often another cluster, and a few values."""
     paths = dict(leaves(schema, schema))
-    changes = st.lists(st.sampled_from(sorted(paths)).flatmap(lambda path: _changed(path, paths[path])), max_size=6)
-    return st.builds(
-        lambda base, clusters, changed: merged(bases[base], *clusters, *changed),
-        st.sampled_from(sorted(bases)),
-        st.lists(cluster(), max_size=1),
-        changes,
-    )
+    change = st.sampled_from(sorted(paths)).flatmap(lambda path: _changed(path, paths[path]))
+    over = st.builds(list.__add__, st.lists(cluster(), max_size=1), st.lists(change, max_size=6))
+    return st.tuples(st.sampled_from(sorted(bases)), over)
+
+
+def values(schema: Mapping[str, Any], bases: Mapping[str, Mapping[str, Any]]) -> Draw:
+    """The same, merged."""
+    return parts(schema, bases).map(lambda drawn: merged(bases[drawn[0]], *drawn[1]))
 
 
 def _changed(path: tuple[str, ...], drawn: Draw) -> Draw:
@@ -139,9 +140,14 @@ def _number(schema: Mapping[str, Any], _: Any, __: Any) -> Draw:
 
 
 def _string(schema: Mapping[str, Any], _: Any, __: Any) -> Draw:
+    drawn = _text(schema)
+    return drawn.filter(lambda text: text != schema["not"]["const"]) if "not" in schema else drawn
+
+
+def _text(schema: Mapping[str, Any]) -> Draw:
     low, high = schema.get("minLength", 0), schema.get("maxLength", 40)
     if "pattern" in schema:
-        return st.from_regex(schema["pattern"], alphabet=string.ascii_letters + string.digits + "-._/:@ $").filter(
+        return st.from_regex(schema["pattern"], alphabet=PRINTABLE).filter(
             lambda text: low <= len(text) <= high and "\n" not in text
         )
     return (WORDS | NAMES).filter(lambda text: low <= len(text) <= high)
@@ -201,12 +207,14 @@ def _model(draw: st.DrawFn, group: Mapping[str, Any]) -> dict[str, Any]:
     how_many = draw(
         st.sampled_from([{"replicas": least}, {"autoscaling": {"minReplicas": least, "maxReplicas": least + draw(st.integers(0, 4))}}])
     )
+    version = str(draw(st.integers(1, 10_000_000)))
+    below = NAMES.map(lambda prefix: f"{prefix}/{name}/{version}")
     return {
         "name": name,
-        "version": str(draw(st.integers(1, 10_000_000))),
+        "version": version,
         "group": group["name"],
         "numCpus": draw(st.sampled_from([0, 0.5, 1])),
         "numGpus": draw(st.sampled_from([0, 0.5, 1, group["gpus"]])),
         **how_many,
-        **draw(st.fixed_dictionaries({}, optional={"path": NAMES, "settings": st.just({"threads": 2})})),
+        **draw(st.fixed_dictionaries({}, optional={"path": below, "settings": st.just({"threads": 2})})),
     }

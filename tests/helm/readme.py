@@ -1,7 +1,7 @@
 """Writes the table of values in helm/headrace/README.md, from the comments of values.yaml. `make chart-docs` calls it.
 
-The comments are those of Bitnami's readme-generator (`## @section`, `## @param`), and so is the table. All above the
-heading "Parameters" is written by hand.
+The comments are those that charts have had since Bitnami's: `## @section`, `## @param`. All above the heading
+"Parameters" is written by hand.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ def table() -> str:
 def _rows(parameters: Sequence[Parameter]) -> Iterator[str]:
     tree = defaults()
     cells = [(f"`{one.dotted}`", one.said.replace("|", "\\|"), _shown(value_at(tree, one.path))) for one in parameters]
-    widths = [max(map(len, column)) for column in zip(COLUMNS, *cells, strict=True)]
-    for row in (COLUMNS, tuple("-" * width for width in widths), *cells):
-        yield "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+    for row in (COLUMNS, ("---",) * len(COLUMNS), *cells):
+        yield "| " + " | ".join(row) + " |"
 
 
 def _shown(value: Any) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jsonschema
 import pytest
-from tests.helm import chart, parameters
+from tests.helm import chart
 from tests.helm.cases import CASES, EVERYTHING
 from tests.helm.chart import Refusal, at, defaults, leaves, merged, render
-from tests.helm.parameters import documented, value_at
+from tests.helm.conftest import Rendered
+from tests.helm.parameters import Parameter, documented, value_at
 from tests.helm.release import Release
 
 ODD = {
@@ -53,23 +55,27 @@ def settings_of(path: tuple[str, ...]) -> Iterator[tuple[Mapping[str, Any], Any]
             yield case, default
 
 
+def test_every_value_is_mentioned_in_a_template() -> None:
+    """By its path, or by its last word where a template has taken up its section."""
+    text = "".join(file.read_text() for file in (chart.CHART / "templates").rglob("*") if file.is_file())
+    words = set(re.findall(r"[A-Za-z]+", text))
+
+    assert [one.dotted for one in documented() if one.path[-1] not in words] == []
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("helm_4")
-def test_every_value_changes_what_is_rendered() -> None:
+@pytest.mark.chart
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("parameter", documented(), ids=lambda parameter: parameter.dotted)
+def test_a_value_changes_what_is_rendered(rendered: Rendered, parameter: Parameter) -> None:
     """With all else as in a case: back at its default it makes other objects, or none, refused on purpose."""
-    unused = [parameter.dotted for parameter in documented() if not _is_used(parameter.path)]
-
-    assert unused == []
+    assert any(_changes(rendered, case, parameter.path, default) for case, default in settings_of(parameter.path))
 
 
-def _is_used(path: tuple[str, ...]) -> bool:
-    for case, default in settings_of(path):
-        before, after = render(case), render(_replaced(case, path, default))
-        assert isinstance(before, Release), before.said
-        if before != after:
-            assert isinstance(after, Release) or after.deliberate, after.said
-            return True
-    return False
+def _changes(rendered: Rendered, case: Mapping[str, Any], path: tuple[str, ...], default: Any) -> bool:
+    after = render(_replaced(case, path, default))
+    assert isinstance(after, Release) or after.deliberate, after.said
+    return after != rendered(case)
 
 
 def _replaced(tree: Mapping[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:

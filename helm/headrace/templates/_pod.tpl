@@ -16,7 +16,7 @@ annotations:
 
 {{/* No token of the API server's, and no variables of Services: theirs begin with the release's name, as ours do. */}}
 {{- define "headrace.pod.identity" -}}
-serviceAccountName: {{ include "headrace.gateway.serviceAccount" . }}
+serviceAccountName: {{ include "headrace.gateway.serviceAccount" . | quote }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext:
@@ -24,7 +24,7 @@ securityContext:
 {{- with .Values.global.imagePullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- end }}
@@ -39,7 +39,7 @@ imagePullSecrets:
 {{- end }}
 
 {{- define "headrace.container" -}}
-image: {{ include "headrace.image" (dict "root" . "image" .Values.image.gateway) }}
+image: {{ include "headrace.image" (dict "root" . "image" .Values.image.gateway) | quote }}
 imagePullPolicy: {{ .Values.image.gateway.pullPolicy }}
 securityContext:
   {{- toYaml .Values.containerSecurityContext | nindent 2 }}
@@ -89,7 +89,7 @@ process reads the certificate again. (dict "root" $ "configMap" "…").
       - configMap: {name: {{ .configMap }}}
       {{- with .root.Values.tls.secretName }}
       - secret:
-          name: {{ . }}
+          name: {{ . | quote }}
           items:
             - {key: tls.crt, path: tls/tls.crt}
             - {key: tls.key, path: tls/tls.key}

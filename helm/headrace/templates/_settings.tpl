@@ -30,6 +30,9 @@ telemetry:
   otlp_endpoint: {{ include "headrace.otlpEndpoint" . | quote }}
   sampling: {{ .Values.telemetry.sampling }}
   trace_dir: /tmp/traces
+  {{- if .Values.telemetry.collector.enabled }}
+  slow_ms: {{ int64 .Values.telemetry.collector.slowMilliseconds }}  # the collector keeps what gateways mark
+  {{- end }}
 {{- if .Values.tls.secretName }}
 tls:
   certificate: /etc/headrace/tls/tls.crt

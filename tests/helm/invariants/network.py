@@ -68,6 +68,8 @@ def callers_reach_whom_they_call(release: Release) -> None:
             assert _open(release, gateway, worker, first), f"gateways do not reach {worker}"
             assert _open(release, gateway, worker, last), f"gateways do not reach {worker}"
         assert _open(release, gateway, control, grpc), "gateways do not reach control"
+        for peer in release.settings["gateway"].get("peers") or []:
+            assert _open(release, gateway, gateway, int(peer.rpartition(":")[2])), f"gateways do not reach {peer}"
 
 
 def _open(release: Release, caller: Pod, called: Pod, port: int) -> bool:
