@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+import jsonschema
 from hypothesis import strategies as st
 from tests.helm.chart import at, merged
 
@@ -29,13 +30,18 @@ RESTRICTED: Final = {
     "capabilities": {"drop": ["ALL"]},
     "seccompProfile": {"type": "RuntimeDefault"},
 }
+BOUNDS: Final = {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "1Gi"}}
+SIDECAR: Final = {"name": "s", "image": "s:1", "securityContext": RESTRICTED, "resources": BOUNDS}
 TOLERATION: Final = st.fixed_dictionaries(
     {"key": NAMES, "operator": st.just("Exists")}, optional={"effect": st.sampled_from(["NoSchedule", "NoExecute"])}
 )
 QUANTITY: Final = st.sampled_from(["1", "2", 4, "1500m", "500m", "2000m"])
 MEMORY: Final = st.sampled_from(["4Gi", "8Gi", "6144Mi", 8589934592])
 RESOURCES: Final = st.fixed_dictionaries(
-    {"requests": st.fixed_dictionaries({"cpu": QUANTITY, "memory": MEMORY}), "limits": st.fixed_dictionaries({"memory": MEMORY})}
+    {
+        "requests": st.fixed_dictionaries({"cpu": QUANTITY, "memory": MEMORY}),
+        "limits": st.fixed_dictionaries({"memory": MEMORY}),
+    }
 )
 VARIABLE: Final = st.fixed_dictionaries({"name": st.from_regex(r"EXTRA_[A-Z]{1,6}", fullmatch=True), "value": WORDS})
 FREE: Final[Mapping[str, Draw]] = {
@@ -52,17 +58,28 @@ FREE: Final[Mapping[str, Draw]] = {
     "extraEnv": st.lists(VARIABLE, max_size=2, unique_by=lambda one: one["name"]),
     "extraVolumes": st.just([{"name": "extra", "emptyDir": {}}]),
     "extraVolumeMounts": st.just([]),
-    "sidecars": st.just([{"name": "s", "image": "s:1", "securityContext": RESTRICTED, "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "1Gi"}}}]),
+    "sidecars": st.just([SIDECAR]),
     "extraDeploy": st.just([{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "my-extra"}}]),
     "imagePullSecrets": st.lists(NAMES, max_size=2, unique=True),
-    "settings": st.sampled_from([{}, {"gateway": {"max_riders": 10_000_000}}, {"risk": {"normal": 20}}, {"telemetry": {"log_level": "DEBUG"}}]),
+    "settings": st.sampled_from(
+        [{}, {"gateway": {"max_riders": 10_000_000}}, {"risk": {"normal": 20}}, {"telemetry": {"log_level": "DEBUG"}}]
+    ),
     "behavior": st.sampled_from([{}, {"scaleUp": {"stabilizationWindowSeconds": 10}}]),
     "exporters": st.sampled_from([{}, {"otlp/store": {"endpoint": "store:4317"}}]),
     "egress": st.just([{"ports": [{"port": 443, "protocol": "TCP"}]}]),
-    "parentRefs": st.lists(st.fixed_dictionaries({"name": NAMES}), min_size=1, max_size=2, unique_by=lambda one: one["name"]),
-    "podSecurityContext": st.just({"runAsNonRoot": True, "runAsUser": 3_000_000, "fsGroup": 3_000_000, "seccompProfile": {"type": "RuntimeDefault"}}),
+    "parentRefs": st.lists(
+        st.fixed_dictionaries({"name": NAMES}), min_size=1, max_size=2, unique_by=lambda one: one["name"]
+    ),
+    "podSecurityContext": st.just(
+        {
+            "runAsNonRoot": True,
+            "runAsUser": 3_000_000,
+            "fsGroup": 3_000_000,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+    ),
     "containerSecurityContext": st.just({key: value for key, value in RESTRICTED.items() if key != "seccompProfile"}),
-}  # fmt: skip
+}
 """Name of a value that is Kubernetes' or the user's own → what may stand there."""
 WHOLE: Final = frozenset({"models", "groups"})
 """Lists that are drawn together, in `cluster`."""
@@ -135,26 +152,22 @@ def _integer(schema: Mapping[str, Any], _: Any, __: Any) -> Draw:
 def _number(schema: Mapping[str, Any], _: Any, __: Any) -> Draw:
     low = schema.get("minimum", schema.get("exclusiveMinimum", 0))
     high = schema.get("maximum", schema.get("exclusiveMaximum", 1_000_000))
-    drawn = st.floats(low, high, allow_nan=False, exclude_min="exclusiveMinimum" in schema, exclude_max="exclusiveMaximum" in schema)
+    drawn = st.floats(
+        low, high, allow_nan=False, exclude_min="exclusiveMinimum" in schema, exclude_max="exclusiveMaximum" in schema
+    )
     return drawn.map(lambda value: round(value, 4)).filter(lambda value: low < value < high) | st.just((low + high) / 2)
 
 
 def _string(schema: Mapping[str, Any], _: Any, __: Any) -> Draw:
-    drawn = _text(schema)
-    return drawn.filter(lambda text: text != schema["not"]["const"]) if "not" in schema else drawn
-
-
-def _text(schema: Mapping[str, Any]) -> Draw:
-    low, high = schema.get("minLength", 0), schema.get("maxLength", 40)
-    if "pattern" in schema:
-        return st.from_regex(schema["pattern"], alphabet=PRINTABLE).filter(
-            lambda text: low <= len(text) <= high and "\n" not in text
-        )
-    return (WORDS | NAMES).filter(lambda text: low <= len(text) <= high)
+    legal = jsonschema.Draft202012Validator({key: value for key, value in schema.items() if key != "$ref"}).is_valid
+    drawn = st.from_regex(schema["pattern"], alphabet=PRINTABLE) if "pattern" in schema else WORDS | NAMES
+    return drawn.filter(lambda text: "\n" not in text and len(text) <= 63 and legal(text))
 
 
 def _array(schema: Mapping[str, Any], whole: Mapping[str, Any], path: tuple[str, ...]) -> Draw:
-    return st.lists(drawn_from(schema["items"], whole, path), min_size=schema.get("minItems", 0), max_size=2, unique=True)
+    return st.lists(
+        drawn_from(schema["items"], whole, path), min_size=schema.get("minItems", 0), max_size=2, unique=True
+    )
 
 
 SIMPLE: Final[Mapping[str, Any]] = {
@@ -205,7 +218,12 @@ def _model(draw: st.DrawFn, group: Mapping[str, Any]) -> dict[str, Any]:
     name = draw(st.sampled_from(["fraud-tx", "fraud-gru", "acceptance"]))
     least = draw(st.integers(1, 3))
     how_many = draw(
-        st.sampled_from([{"replicas": least}, {"autoscaling": {"minReplicas": least, "maxReplicas": least + draw(st.integers(0, 4))}}])
+        st.sampled_from(
+            [
+                {"replicas": least},
+                {"autoscaling": {"minReplicas": least, "maxReplicas": least + draw(st.integers(0, 4))}},
+            ]
+        )
     )
     version = str(draw(st.integers(1, 10_000_000)))
     below = NAMES.map(lambda prefix: f"{prefix}/{name}/{version}")

@@ -165,8 +165,6 @@ def _holds(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
     match expression["operator"]:
         case "In":
             return found in values
-        case "NotIn":
-            return found not in values
         case "Exists":
             return found is not None
         case "DoesNotExist":

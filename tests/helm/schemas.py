@@ -1,4 +1,4 @@
-"""Whether an API server would take an object: Kubernetes' own schemas, those of CRDs, and Serve's of what a RayService runs.
+"""Whether an API server would take an object: by the schemas of Kubernetes, of CRDs, and of what Serve is to run.
 
 Strict everywhere: a key that nobody knows is an error, and so is an object that has no schema at all.
 """

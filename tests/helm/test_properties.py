@@ -17,7 +17,9 @@ from tests.helm.invariants.laws import ADVICE
 
 pytestmark = pytest.mark.usefixtures("crds", "helm_4")
 FEW, MANY = 30, 500
-RELEASES = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,51}[a-z0-9])?(\.[a-z0-9]+)?", fullmatch=True).filter(lambda name: len(name) <= 53)
+RELEASES = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,51}[a-z0-9])?(\.[a-z0-9]+)?", fullmatch=True).filter(
+    lambda name: len(name) <= 53
+)
 
 
 def holds(values: Mapping[str, Any], *, which: str = "helm-4", kube_version: str = "1.33", name: str = "risk") -> bool:

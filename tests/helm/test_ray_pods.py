@@ -55,7 +55,9 @@ def test_a_new_version_of_the_chart_builds_no_second_cluster(rendered: Rendered,
         {"networkPolicy": {"enabled": False}},
         {"settings": {"gateway": {"max_riders": 77}}},
     ],
-    ids=lambda change: "-".join(f"{key}.{'.'.join(value) if isinstance(value, dict) else len(value)}" for key, value in change.items()),
+    ids=lambda change: "-".join(
+        f"{key}.{'.'.join(value) if isinstance(value, dict) else len(value)}" for key, value in change.items()
+    ),
 )
 def test_a_change_elsewhere_builds_no_second_cluster(rendered: Rendered, change: Mapping[str, Any]) -> None:
     after = rendered(merged(EVERYTHING, change))

@@ -61,7 +61,11 @@ def test_operators_take_every_object_of_theirs(rendered: Rendered, case: str) ->
 def test_everything_is_everything(rendered: Rendered) -> None:
     """No kind that the chart can make has escaped the cases."""
     made = {found["kind"] for case in CASES.values() for found in rendered(case).objects}
-    known = {kind for file in CHART.glob("templates/**/*.yaml") for kind in re.findall(r"^kind: (\w+)", file.read_text(), re.M)}
+    known = {
+        kind
+        for file in CHART.glob("templates/**/*.yaml")
+        for kind in re.findall(r"^kind: (\w+)", file.read_text(), re.MULTILINE)
+    }
 
     assert made >= CRD_KINDS - {"ServiceMonitor"} | known
 
@@ -70,10 +74,14 @@ def test_everything_is_everything(rendered: Rendered) -> None:
 @pytest.mark.parametrize(
     ("kind", "path", "value"),
     [
-        ("RayService", ("spec", "serveConfigV2"), "applications: [{name: a, import_path: headrace.serving.app:build, nmae: b}]"),
+        (
+            "RayService",
+            ("spec", "serveConfigV2"),
+            "applications: [{name: a, import_path: headrace.serving.app:build, named: b}]",
+        ),
         ("RayService", ("spec", "rayClusterConfig", "minReplcas"), 1),
         ("Deployment", ("spec", "template", "spec", "terminationGracePeriod"), 1),
-        ("NoSuchKind", ("spec",), {}),
+        ("NoSuchKind", ("kind",), "NoSuchKind"),
     ],
 )
 def test_a_typo_is_found_wherever_it_stands(rendered: Rendered, kind: str, path: tuple[str, ...], value: Any) -> None:
@@ -84,7 +92,8 @@ def test_a_typo_is_found_wherever_it_stands(rendered: Rendered, kind: str, path:
         part = part[key]
     part[path[-1]] = value
 
-    assert schemas.complaints(whole, "1.33")
+    (said,) = schemas.complaints(whole, "1.33")
+    assert {"serveConfigV2": "named"}.get(path[-1], path[-1] if path != ("kind",) else "no schema") in said
 
 
 def test_the_notes_tell_how_to_call_and_how_to_test(which: str, tmp_path: Path) -> None:

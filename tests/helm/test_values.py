@@ -113,7 +113,7 @@ def test_no_mapping_of_values_takes_a_key_that_it_does_not_know() -> None:
     validator = jsonschema.validators.validator_for(chart.schema())(chart.schema())
     known = {parameter.path for parameter in documented()}
     holders = {path[:length] for path in known for length in range(len(path))} - known
-    deaf = [path for path in holders if validator.is_valid(merged(defaults(), at((*path, "tpyo"), 1)))]
+    deaf = [path for path in holders if validator.is_valid(merged(defaults(), at((*path, "unheardOf"), 1)))]
 
     assert deaf == []
 
@@ -143,7 +143,7 @@ def test_no_mapping_of_values_takes_a_key_that_it_does_not_know() -> None:
     ids=lambda part: ".".join(part) if isinstance(part, tuple) else str(part),
 )
 def test_helm_refuses_by_path(which: str, path: tuple[str, ...], value: Any) -> None:
-    """The sentence differs from helm to helm; the path, or at an unknown key the path of its holder and the key, does not."""
+    """Sentences differ from helm to helm. The path does not, nor that of the holder of an unknown key."""
     found = render(at(path, value), which=which)
 
     assert isinstance(found, Refusal)
@@ -158,8 +158,14 @@ def test_helm_refuses_by_path(which: str, path: tuple[str, ...], value: Any) -> 
         ({"name": "Fraud TX", "version": "1", "group": "cpu"}, "name"),
         ({"name": "fraud-tx", "version": 1, "group": "cpu"}, "version"),
         ({"name": "fraud-tx", "version": "1"}, "group"),
-        ({"name": "fraud-tx", "version": "1", "group": "cpu", "autoscaling": {"minReplicas": 0, "maxReplicas": 1}}, "minReplicas"),
-        ({"name": "fraud-tx", "version": "1", "group": "cpu", "autoscaling": {"minReplicas": 1, "maxReplcas": 1}}, "maxReplcas"),
+        (
+            {"name": "fraud-tx", "version": "1", "group": "cpu", "autoscaling": {"minReplicas": 0, "maxReplicas": 1}},
+            "minReplicas",
+        ),
+        (
+            {"name": "fraud-tx", "version": "1", "group": "cpu", "autoscaling": {"minReplicas": 1, "maxReplcas": 1}},
+            "maxReplcas",
+        ),
         ({"name": "fraud-tx", "version": "1", "group": "cpu", "gpus": 1}, "gpus"),
     ],
 )
@@ -204,7 +210,9 @@ MODEL = {"name": "fraud-tx", "version": "1", "group": "cpu"}
         ({"grpcRoute": {"enabled": True}}, "grpcRoute.parentRefs"),
     ],
 )
-def test_values_that_contradict_each_other_are_refused_in_a_sentence(which: str, values: Mapping[str, Any], said: str) -> None:
+def test_values_that_contradict_each_other_are_refused_in_a_sentence(
+    which: str, values: Mapping[str, Any], said: str
+) -> None:
     found = render(values, which=which)
 
     assert isinstance(found, Refusal)

@@ -100,7 +100,14 @@ def replicas_listen_in_the_range_that_is_open(release: Release) -> None:
     for application in release.applications:
         assert application["args"]["settings"]["replica"]["ports"] == said, application["name"]
     for pod in release.pods_of("ray-worker"):
-        taken = {port["containerPort"] for port in pod.ports if port.get("name") != "replicas"} | {6379, 8000, 8080, 8265, 10001, 52365}
+        taken = {port["containerPort"] for port in pod.ports if port.get("name") != "replicas"} | {
+            6379,
+            8000,
+            8080,
+            8265,
+            10001,
+            52365,
+        }
         assert not [port for port in taken if said[0] <= port <= said[1]], str(pod)
         assert said[1] < 10001, "Ray's workers listen from 10002 on"
     for policy in release.of("NetworkPolicy"):

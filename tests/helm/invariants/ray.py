@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
 from tests.helm.invariants.laws import advice, law
 from tests.helm.release import GROUP, Pod, Release
 
@@ -147,8 +146,3 @@ def redis_is_named_in_one_place(release: Release) -> None:
     (head,) = release.pods_of("ray-head")
     assert not [name for name in head.environment if name.startswith(("RAY_REDIS", "REDIS"))]
     assert not [name for name in cluster["headGroupSpec"]["rayStartParams"] if "redis" in name]
-
-
-@law
-def serve_configuration_is_a_mapping(release: Release) -> None:
-    assert isinstance(yaml.safe_load(release.ray_service["spec"]["serveConfigV2"]), dict)

@@ -104,5 +104,6 @@ def a_scaled_object_speaks_to_the_gateways_themselves(release: Release) -> None:
             if trigger["type"].startswith("external"):
                 host, _, port = trigger["metadata"]["scalerAddress"].partition(":")
                 name, space, *_ = host.split(".")
+                assert name in services, f"{title(scaler)}: {host}"
                 ports = [one["port"] for one in services[name]["spec"]["ports"]]
                 assert (space, int(port) in ports) == (release.namespace, True), title(scaler)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from tests.helm.invariants.laws import law
-from tests.helm.release import COMPONENT, GROUP, Pod, Release, component_of, matches, title
+from tests.helm.release import COMPONENT, GROUP, Pod, Release, component_of, title
 
 NAME: Final = "app.kubernetes.io/name"
 INSTANCE: Final = "app.kubernetes.io/instance"
@@ -68,14 +68,6 @@ def a_disruption_budget_guards_one_kind_of_pod(release: Release) -> None:
     for budget in release.of("PodDisruptionBudget"):
         guarded = {(pod.component, pod.group) for pod in release.selected(budget["spec"]["selector"])}
         assert len(guarded) == 1, f"{title(budget)} guards {sorted(guarded)}"
-
-
-@law
-def a_service_monitor_finds_a_service(release: Release) -> None:
-    for monitor in release.of("ServiceMonitor"):
-        selector = monitor["spec"]["selector"]
-        found = [one for one in release.of("Service") if matches(selector, one["metadata"]["labels"])]
-        assert found, f"{title(monitor)} finds no Service"
 
 
 @law

@@ -7,11 +7,12 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+import pydantic
 import typer
-
-from headrace import cli, config
 from tests.helm.invariants.laws import law
 from tests.helm.release import Pod, Release
+
+from headrace import cli, config
 
 FILE: Final = "/etc/headrace/headrace.yaml"
 COMMANDS: Final[Any] = typer.main.get_command(cli.app)
@@ -23,16 +24,22 @@ def command_line(pod: Pod) -> list[str]:
     return words[1:] if words and words[0] == "headrace" else words
 
 
+def loaded(tree: Mapping[str, Any]) -> config.Settings:
+    try:
+        return config.Settings.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise AssertionError(str(error)) from error
+
+
 @law
 def the_settings_load(release: Release) -> None:
-    config.Settings.model_validate(release.settings)
+    loaded(release.settings)
 
 
 @law
 def the_settings_of_every_replica_load_and_are_those_of_the_gateways(release: Release) -> None:
     for application in release.applications:
-        told = config.Settings.model_validate(application["args"]["settings"])
-        ours = config.Settings.model_validate(release.settings)
+        told, ours = loaded(application["args"]["settings"]), loaded(release.settings)
         assert told.replica.model_copy(update={"shutdown_s": ours.replica.shutdown_s}) == ours.replica
         for section in ("tls", "access", "telemetry"):
             assert getattr(told, section) == getattr(ours, section), f"{application['name']}: {section}"

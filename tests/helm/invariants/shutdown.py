@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from headrace.config import BatchingSettings, ReplicaSettings
 from tests.helm.invariants.laws import law
 from tests.helm.release import Release
+
+from headrace.config import BatchingSettings, ReplicaSettings
 
 MARGIN_S: Final = 10
 """Between the last thing a process does and the kill."""
