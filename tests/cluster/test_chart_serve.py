@@ -1,4 +1,4 @@
-"""What the chart tells Ray Serve runs as it is, on nodes that have the resources of its groups.
+"""What the chart tells Ray Serve runs as it is, on a node that has the resources of its groups.
 
 Only control's address is another one: the Service that the chart names is a name in a Kubernetes cluster.
 """
@@ -12,6 +12,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -32,8 +33,8 @@ from headrace.config import Settings
 from headrace.serving import serve_config
 from headrace.v1 import control_pb2, control_pb2_grpc
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
-NODES = Path(__file__).with_name("nodes.py")
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(500)]
+NODE = Path(__file__).with_name("node.py")
 PAYMENT = {"event_id": "p", "ts": "2026-03-01T12:00:00Z", "card_id": "c", "merchant_id": "m", "amount": 1.0}
 PAYMENT |= {"currency": "EUR", "mcc": 5411, "country": "FR", "channel": "chip"}
 CONTROL = "risk-headrace-control.payments.svc:8100"
@@ -82,13 +83,13 @@ def test_the_chart_s_applications_start_where_their_groups_are_and_score_a_payme
     }
 
     async def main() -> tuple[str, list[control_pb2.Registration]]:
-        async with processes(settings, tmp_path), nodes(environment, {"headrace-cpu": 4}) as head:
+        async with processes(settings, tmp_path), node(environment, {"headrace-cpu": 1000}) as head:
             await asyncio.to_thread(deploy, environment, head, file)
             ready = await until_ready(f"127.0.0.1:{control_port}", wanted)
             await until_serving(f"127.0.0.1:{gateway_port}", wanted)
             return await asyncio.to_thread(score, f"127.0.0.1:{gateway_port}"), ready
 
-    model, ready = run(main(), timeout_s=240)
+    model, ready = run(main(), timeout_s=450)
 
     assert model == "fraud-tx"
     first, last = release.settings["replica"]["ports"]
@@ -113,26 +114,29 @@ async def processes(settings: Settings, folder: Path) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def nodes(environment: Mapping[str, str], groups: dict[str, int]) -> AsyncIterator[str]:
-    """A Ray cluster; the address of its head."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(NODES),
-        json.dumps(groups),
-        env=environment,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        address = (await process.stdout.readline()).decode().strip()
-        assert address, "the nodes did not start"
-        yield address
-    finally:
-        process.stdin.close()
-        await process.wait()
+async def node(environment: Mapping[str, str], resources: dict[str, float]) -> AsyncIterator[str]:
+    """A Ray cluster; its address."""
+    # Not below the test's folder: paths of sockets must be short.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(NODE),
+            folder,
+            json.dumps(resources),
+            env=environment,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            address = (await process.stdout.readline()).decode().strip()
+            assert address, "the node did not start"
+            yield address
+        finally:
+            process.stdin.close()
+            await process.wait()
 
 
 def deploy(environment: Mapping[str, str], head: str, file: Path) -> None:
