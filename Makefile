@@ -9,7 +9,7 @@ PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos --python_out=services --py
 BASELINE := protos/baseline.binpb
 IMAGE = $(BIN)/buf build protos --exclude-source-info -o
 
-.PHONY: help setup demo demo-shadow serve test check format bench-setup bench soak train protos protos-baseline clean
+.PHONY: help setup demo demo-shadow serve test check format bench-setup bench soak train protos protos-baseline image-test wheel-test sbom dist clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,11 +33,15 @@ serve: $(RUN) ## Serve the shipped models on 8001 (gRPC) and 8002 (metrics) unti
 test: $(RUN) ## Run every test
 	@$(BIN)/python -m pytest
 
-check: $(RUN) ## Format, lint, types, import contracts, protos (lint, breaking changes, generated code in sync), spelling
+check: $(RUN) ## Format, lint, types, import contracts, images, workflows, protos (lint, breaking changes, generated code in sync), spelling
 	@$(BIN)/ruff format --check $(SOURCES)
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/hadolint services/Dockerfile
+	@$(BIN)/shellcheck .ci/run
+	@$(BIN)/zizmor --offline --no-progress --quiet .github
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(BIN)/buf lint protos
 	@$(BIN)/buf breaking protos --against $(BASELINE)
 	@$(IMAGE) - | cmp -s - $(BASELINE) || (echo "$(BASELINE) is not what protos/ says: run make protos, commit" && false)
@@ -69,6 +73,18 @@ protos: $(RUN) ## Regenerate services/headrace/v1 from protos/, and renew the ba
 protos-baseline: $(RUN) ## The same, accepting what breaks (protos/README.md says when)
 	@$(IMAGE) $(BASELINE)
 	@$(PROTOC)
+
+image-test: $(RUN) ## Build both images and try them (Docker, or buildah and debootstrap as root); takes minutes
+	@$(BIN)/python -m pytest -m image tests/image
+
+wheel-test: $(RUN) ## Build the wheel, install it alone, score a payment with it
+	@$(BIN)/python -m pytest -m wheel tests/wheel
+
+sbom: $(RUN) ## List what each image holds: build/sbom/*.json (CycloneDX)
+	@$(BIN)/python services/sbom.py
+
+dist: $(RUN) ## Build the source archive and the wheel: build/dist/
+	@$(BIN)/python services/dist.py
 
 clean: ## Remove what the targets made, the environment too
 	@rm -rf build $(VENV)
