@@ -75,10 +75,10 @@ protos-baseline: $(RUN) ## The same, accepting what breaks (protos/README.md say
 	@$(PROTOC)
 
 image-test: $(RUN) ## Build both images and try them (Docker, or buildah and debootstrap as root); takes minutes
-	@$(BIN)/python -m pytest -m image tests/image
+	@$(BIN)/python -m pytest -m image -o faulthandler_timeout=0 tests/image
 
 wheel-test: $(RUN) ## Build the wheel, install it alone, score a payment with it
-	@$(BIN)/python -m pytest -m wheel tests/wheel
+	@$(BIN)/python -m pytest -m wheel -o faulthandler_timeout=0 tests/wheel
 
 sbom: $(RUN) ## List what each image holds: build/sbom/*.json (CycloneDX)
 	@$(BIN)/python services/sbom.py

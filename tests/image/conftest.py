@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,3 +19,33 @@ def engine() -> engines.Engine:
     if isinstance(found, str):
         pytest.skip(found)
     return found
+
+
+@pytest.fixture(scope="session")
+def build(engine: engines.Engine) -> Callable[[str], str]:
+    """Builds the image of a target, once; the target."""
+
+    @functools.cache
+    def once(target: str) -> str:
+        engine.build(target)
+        return target
+
+    return once
+
+
+@pytest.fixture(scope="session", params=["gateway", "replica"])
+def target(request: pytest.FixtureRequest, build: Callable[[str], str]) -> str:
+    """Either image, built."""
+    return build(request.param)
+
+
+@pytest.fixture(scope="session")
+def gateway(build: Callable[[str], str]) -> str:
+    """The gateway's image, built."""
+    return build("gateway")
+
+
+@pytest.fixture(scope="session")
+def replica(build: Callable[[str], str]) -> str:
+    """The replica's image, built."""
+    return build("replica")

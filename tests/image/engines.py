@@ -5,6 +5,7 @@ Both run it as the chart does: its own user, a root that cannot be written to, n
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -35,7 +36,8 @@ exec setpriv --no-new-privs chroot --userspec=10001:10001 "$root" env -C /var/li
 class Engine(Protocol):
     """Images by the name of their target."""
 
-    def build(self, target: str) -> None: ...
+    def build(self, target: str) -> None:
+        """Before anything else is asked of it."""
 
     def configuration(self, target: str) -> Mapping[str, Any]:
         """As in Docker's format: User, Entrypoint, Cmd, Env, StopSignal, Healthcheck."""
@@ -43,8 +45,8 @@ class Engine(Protocol):
     def start(self, target: str, *command: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Run a command in a container of its own; both its outputs are one."""
 
-    def terminate(self, process: subprocess.Popen[str]) -> None:
-        """SIGTERM to the container's first process."""
+    def signal(self, process: subprocess.Popen[str], number: int) -> None:
+        """To the container's first process, if it still runs."""
 
 
 def run(engine: Engine, target: str, *command: str) -> str:
@@ -86,8 +88,8 @@ class Docker:
         image = f"--entrypoint={command[0]}", f"headrace-test:{target}", *command[1:]
         return _start("docker", "run", "--rm", *hardened, *folders, *variables, *image)
 
-    def terminate(self, process: subprocess.Popen[str]) -> None:
-        process.terminate()
+    def signal(self, process: subprocess.Popen[str], number: int) -> None:
+        process.send_signal(signal.SIGTERM if number == signal.SIGKILL else number)  # its client passes on all but that
 
 
 class Buildah:
@@ -125,9 +127,10 @@ class Buildah:
         apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", IN_THE_IMAGE, "sh"]
         return _start(*apart, str(self._roots[target]), *variables, *command)
 
-    def terminate(self, process: subprocess.Popen[str]) -> None:
-        (first,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        os.kill(int(first), signal.SIGTERM)
+    def signal(self, process: subprocess.Popen[str], number: int) -> None:
+        if process.poll() is None:
+            for first in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+                os.kill(int(first), number)
 
     def _buildah(self, *arguments: str) -> str:
         places = ["--root", str(self._folder / "storage"), "--runroot", str(self._folder / "run")]
@@ -143,16 +146,22 @@ class Buildah:
             "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Codename: bookworm"
         )
         container = self._buildah("from", "scratch")
-        _call("debootstrap", *wanted, self._buildah("mount", container), found.split()[0])
+        mounted = self._buildah("mount", container)
+        _call("debootstrap", *wanted, mounted, found.split()[0])
+        _call("find", f"{mounted}/var/lib/apt/lists", f"{mounted}/var/cache/apt", "-type", "f", "-delete")
         self._buildah("commit", "--rm", container, "headrace-base")
 
     def _wheels(self, target: str) -> Path:
-        """What the environment and our own wheel are made of."""
-        folder = self._folder / f"wheels-{target}"
-        builder = tomllib.loads((self._root / "pyproject.toml").read_text())["build-system"]["requires"]
-        wanted = [f".[{','.join(sbom.TARGETS[target])}]", *builder]
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--constraint", "requirements.lock"]
-        _call(*pip, "--dest", str(folder), *wanted, cwd=self._root)
+        """What the environment and our own wheel are made of; fetched anew when what is wanted has changed."""
+        project = tomllib.loads((self._root / "pyproject.toml").read_text())
+        wanted = [f".[{','.join(sbom.TARGETS[target])}]", *project["build-system"]["requires"]]
+        asked = json.dumps([project["project"], wanted]) + (self._root / "requirements.lock").read_text()
+        folder = self._folder / f"wheels-{target}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+        if not folder.exists():
+            part = folder.with_suffix(".part")
+            pip = [sys.executable, "-m", "pip", "download", "-qqq", "--constraint", "requirements.lock"]
+            _call(*pip, "--dest", str(part), *wanted, cwd=self._root)
+            part.rename(folder)
         return folder
 
 

@@ -43,16 +43,21 @@ def test_a_bill_names_every_locked_package_of_its_image_at_its_locked_version(ro
     assert str(root) not in json.dumps(bill)
 
 
+@pytest.fixture(scope="module")
+def interpreter() -> Path:
+    """The interpreter of an environment as the gateway's image has it."""
+    return sbom.environment("gateway")
+
+
 @pytest.mark.image
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("command", ["gateway", "control"])
-def test_what_a_gateway_installs_is_enough_to_start_it(tmp_path: Path, command: str) -> None:
-    python = sbom.environment("gateway")
+def test_what_a_gateway_installs_is_enough_to_start_it(interpreter: Path, tmp_path: Path, command: str) -> None:
     free = {f"HEADRACE_{name}": "0" for name in ("GATEWAY__PORT", "GATEWAY__METRICS_PORT", "CONTROL__PORT")}
 
-    absent = subprocess.run([python, "-Ic", "import ray"], capture_output=True, check=False)
+    absent = subprocess.run([interpreter, "-Ic", "import ray"], capture_output=True, check=False)
     process = subprocess.Popen(
-        [python, "-Im", "headrace", command], cwd=tmp_path, env=free, stderr=subprocess.PIPE, text=True
+        [interpreter, "-Im", "headrace", command], cwd=tmp_path, env=free, stderr=subprocess.PIPE, text=True
     )
     try:
         assert process.stderr is not None
