@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,12 +13,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
-def engine() -> engines.Engine:
+def engine() -> Iterator[engines.Engine]:
     """Skips where nothing can build an image, and says why."""
     found = engines.choose(ROOT)
     if isinstance(found, str):
         pytest.skip(found)
-    return found
+    yield found
+    found.close()
 
 
 @pytest.fixture(scope="session")

@@ -48,6 +48,9 @@ class Engine(Protocol):
     def signal(self, process: subprocess.Popen[str], number: int) -> None:
         """To the container's first process, if it still runs."""
 
+    def close(self) -> None:
+        """Keep what makes the next build fast, nothing else."""
+
 
 def run(engine: Engine, target: str, *command: str) -> str:
     """What a command in the image prints. Fails where its exit code is not 0."""
@@ -91,6 +94,9 @@ class Docker:
     def signal(self, process: subprocess.Popen[str], number: int) -> None:
         process.send_signal(signal.SIGTERM if number == signal.SIGKILL else number)  # its client passes on all but that
 
+    def close(self) -> None:
+        """Its containers are gone when they end, and its layers are its own business."""
+
 
 class Buildah:
     """On a base of Debian's packages, from wheels that pip has fetched before: a build needs no registry of images."""
@@ -131,6 +137,10 @@ class Buildah:
         if process.poll() is None:
             for first in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
                 os.kill(int(first), number)
+
+    def close(self) -> None:
+        self._buildah("rm", "--all")
+        self._roots.clear()
 
     def _buildah(self, *arguments: str) -> str:
         places = ["--root", str(self._folder / "storage"), "--runroot", str(self._folder / "run")]
