@@ -10,7 +10,7 @@ GENERATED := services/headrace/v1 services/headrace/keda
 BASELINE := protos/baseline.binpb
 IMAGE = $(BIN)/buf build protos --exclude-source-info -o
 
-.PHONY: help setup demo demo-shadow serve test test-scaling check format bench-setup bench scale-sim soak train protos protos-baseline clean chart-tools chart-test chart-docs
+.PHONY: help setup demo demo-shadow serve test test-scaling check format bench-setup bench scale-sim soak train protos protos-baseline clean chart-tools chart-test chart-docs image-test wheel-test sbom dist
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,11 +38,15 @@ test: chart-tools ## Run every test, but those that take minutes (chart-test, te
 test-scaling: $(RUN) ## Replicas follow the load on a Ray cluster of several nodes: a minute, on a machine that does nothing else
 	@$(BIN)/python -m pytest -m scaling
 
-check: $(RUN) ## Format, lint, types, import contracts, protos (lint, breaking changes, generated code in sync), spelling
+check: $(RUN) ## Format, lint, types, import contracts, images, workflows, protos (lint, breaking changes, generated code in sync), spelling
 	@$(BIN)/ruff format --check $(SOURCES)
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/hadolint services/Dockerfile
+	@$(BIN)/shellcheck .ci/run
+	@$(BIN)/zizmor --offline --no-progress --quiet .github
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(BIN)/buf lint protos
 	@$(BIN)/buf breaking protos --against $(BASELINE)
 	@$(IMAGE) - | cmp -s - $(BASELINE) || (echo "$(BASELINE) is not what protos/ says: run make protos, commit" && false)
@@ -86,6 +90,18 @@ protos: $(RUN) ## Regenerate services/headrace/v1 and keda from protos/, and ren
 protos-baseline: $(RUN) ## The same, accepting what breaks (protos/README.md says when)
 	@$(IMAGE) $(BASELINE)
 	@$(PROTOC)
+
+image-test: $(RUN) ## Build both images and try them (Docker, or buildah and debootstrap as root); takes minutes
+	@$(BIN)/python -m pytest -m image -o faulthandler_timeout=0 tests/image
+
+wheel-test: $(RUN) ## Build the wheel, install it alone, score a payment with it
+	@$(BIN)/python -m pytest -m wheel -o faulthandler_timeout=0 tests/wheel
+
+sbom: $(RUN) ## List what each image holds: build/sbom/*.json (CycloneDX)
+	@$(BIN)/python services/sbom.py
+
+dist: $(RUN) ## Build the source archive and the wheel: build/dist/
+	@$(BIN)/python services/dist.py
 
 clean: ## Remove what the targets made, the environment too
 	@rm -rf build $(VENV)

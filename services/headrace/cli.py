@@ -61,6 +61,22 @@ ControlOption = Annotated[str, typer.Option("--control", help="host:port of cont
 AddressOption = Annotated[str, typer.Option(help="host:port of a gateway.")]
 
 
+def _print_version(wanted: bool) -> None:  # noqa: FBT001  typer calls it with the flag
+    if wanted:
+        from importlib import metadata  # noqa: PLC0415
+
+        typer.echo(metadata.version("headrace"))
+        raise typer.Exit
+
+
+VersionFlag = typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+
+
+@app.callback()
+def about(_: Annotated[bool, VersionFlag] = False) -> None:  # noqa: FBT002  a flag with a default
+    """Take what is said of no command in particular."""
+
+
 def main() -> None:
     """Run a command. A StartupError is one line on stderr and exit code 78; another of ours is one line and 1."""
     leave_group()
