@@ -336,6 +336,38 @@ def speaks_six() -> bool:
     return True
 
 
+def test_replicas_that_share_an_address_have_a_port_of_the_range_each_and_one_too_many_says_so(
+    run: Run, model: Model, free_port: int
+) -> None:
+    """As several replicas of one pod start, all at once. The range is larger: somebody else may have a port of it."""
+    ports = free_port, free_port + 5
+    of_replica = ReplicaSettings(notice_s=0.0, ports=ports)
+
+    async def main() -> tuple[list[int], list[str], StartupError | None]:
+        found = weights.read(model.directory)
+        many = [ReplicaServer(found, of_replica, ModelSettings(), "") for _ in range(7)]
+        try:
+            outcomes = await asyncio.gather(*(one.start("127.0.0.1") for one in many), return_exceptions=True)
+            started = [one for one, outcome in zip(many, outcomes, strict=True) if outcome is None]
+            answers = []
+            for one in started:
+                async with aio.insecure_channel(f"127.0.0.1:{one.port}") as channel:
+                    addressee = {"replica_id": "nobody", "model": "obedient", "version": "1"}
+                    call = replica_pb2_grpc.ReplicaStub(channel).Execute(replica_pb2.PackedBatch(**addressee))
+                    answers.append((await call.details()).split(",")[0])
+            errors = [outcome for outcome in outcomes if isinstance(outcome, StartupError)]
+            return [one.port for one in started], answers, errors[0] if errors else None
+        finally:
+            await asyncio.gather(*(one.stop() for one in many))
+
+    taken, answers, error = run(main())
+
+    assert len(taken) == len(set(taken)) >= 2
+    assert all(ports[0] <= port <= ports[1] for port in taken)
+    assert len(set(answers)) == len(taken)  # each is itself behind its own port
+    assert "more replicas than ports" in str(error)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "one of its own", MAPPED])
 def test_a_replica_listens_where_it_says(run: Run, model: Model, host: str) -> None:
     """An address that the machine does not have is mapped to it: then it listens everywhere."""

@@ -20,6 +20,7 @@ from tests.shadowing import Sums, ask, policy, replica, right, running, shadow, 
 from headrace import top
 from headrace.gateway import shadow as gateway_shadow
 from headrace.gateway import telling
+from headrace.gateway.lane import REFUSED_S
 from headrace.telemetry import reading, waterfall
 from headrace.v1 import replica_pb2
 
@@ -328,6 +329,24 @@ def test_copies_give_way_while_payments_wait(run: Run, tmp_path: Path) -> None:
 
     assert answers == {"1": 400}
     assert sums.drops["load"] > 100
+
+
+def test_no_moment_for_copies_is_one_in_which_a_payment_was_refused(run: Run, tmp_path: Path) -> None:
+    async def main() -> tuple[Counter[str], list[bool]]:
+        async with replica("1") as one, replica("2") as two:
+            one.delay_s = 0.02
+            small = {"echo": {"batching": {"max_queue_rows": 4}}}
+            async with running(tmp_path, [one, two], policy(shadow()), models=small) as (gateway, _):
+                answers = await ask(gateway, range(200))
+                strained = [gateway.models.strained()]  # the queue is empty again: everybody has an answer
+                await asyncio.sleep(2 * REFUSED_S)
+                return answers, [*strained, gateway.models.strained()]
+
+    answers, strained = run(main())
+
+    assert answers["UNAVAILABLE"]
+    assert answers["1"]
+    assert strained == [True, False]
 
 
 def test_a_policy_is_swapped_under_load_without_a_lost_or_doubled_answer(run: Run, tmp_path: Path) -> None:

@@ -43,6 +43,25 @@ def write(tmp_path: Path, text: str) -> Path:
             "models.m: Value error, traffic.canary needs primary_version",
         ),
         ("models: {m: {traffic: {canary: {version: '2'}}}}", "models.m.traffic.canary.share: Field required"),
+        ("models: {m: {autoscaling: {}}}", "models.m.autoscaling.max_replicas: Field required"),
+        (
+            "models: {m: {autoscaling: {min_replicas: 3, max_replicas: 2}}}",
+            "models.m.autoscaling: Value error, min_replicas 3 is more than max_replicas 2",
+        ),
+        ("models: {m: {autoscaling: {min_replicas: 0, max_replicas: 2}}}", "models.m.autoscaling.min_replicas: Input"),
+        (
+            "models: {m: {autoscaling: {max_replicas: 2, look_back_period_s: 1, metrics_interval_s: 1}}}",
+            "look_back_period_s must hold more than one report",
+        ),
+        (
+            "models: {m: {replicas: 2, autoscaling: {max_replicas: 4}}}",
+            "models.m: Value error, replicas and autoscaling both say how many",
+        ),
+        ("models: {m: {resources: {GPU: 1}}}", "models.m: Value error, resources names GPU: say num_gpus instead"),
+        ("models: {m: {resources: {fast: 0}}}", "models.m.resources.fast: Input should be greater than 0"),
+        ("replica: {ports: [9199, 9100]}", "replica: Value error, ports: the first, 9199, is behind the last, 9100"),
+        ("replica: {ports: [0, 9100]}", "replica.ports.0: Input should be greater than or equal to 1"),
+        ("replica: {ports: [9100]}", "replica.ports.1: Field required"),
         ("- a", "expected a mapping of sections, got list"),
         ("a: [", "not valid YAML"),
     ],
@@ -56,6 +75,15 @@ def test_a_wrong_file_is_one_line_that_names_the_path(tmp_path: Path, text: str,
     assert sentence in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_parent_hands_on_as_json_means_the_same_to_its_child() -> None:
+    scaled = {"autoscaling": {"min_replicas": 2, "max_replicas": 4}, "resources": {"fast": 0.001}}
+    found = config.load(None, {}, replica__ports=[9100, 9199], models={"scaled": scaled, "fixed": {"replicas": 3}})
+
+    assert config.Settings.model_validate_json(found.model_dump_json()) == found
+    assert found.replica.ports == (9100, 9199)
+    assert [found.model(name).least_replicas for name in ("scaled", "fixed", "another")] == [2, 3, 1]
 
 
 HASH = "ab" * 32
@@ -185,6 +213,12 @@ def test_a_child_finds_the_ledger_wherever_it_is_started(ledger: str) -> None:
         ({"control__port": 8003, "gateway__processes": 2}, "control.port: 8003 is one of the gateways' metrics ports"),
         ({"gateway__port": 8002}, "gateway.port: 8002 is one of the gateways' metrics ports"),
         ({"control__port": 8001}, "control.port: 8001 is the gateway's"),
+        ({"gateway__health_port": 8001}, "gateway.port: 8001 is one of the gateways' health ports"),
+        (
+            {"gateway__health_port": 9003, "gateway__processes": 2, "control__health_port": 9004},
+            "control.health_port: 9004",
+        ),
+        ({"control__metrics_port": 8002}, "control.metrics_port: 8002 is one of the gateways' metrics ports"),
     ],
 )
 def test_ports_that_would_meet_stop_the_start(flags: dict[str, int], sentence: str) -> None:

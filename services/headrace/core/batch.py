@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headrace.core.demand import NONE, Demand
 from headrace.core.inference import Inference
 from headrace.core.records import BatchRecord
 from headrace.core.rider import Rider
@@ -26,6 +27,8 @@ class Batch:
     spec: ModelSpec
     riders: list[Rider]
     record: BatchRecord
+    demand: Demand = NONE
+    """What its lane asks of its replicas besides, as it leaves."""
     rows: int = field(init=False)
     tokens: int = field(init=False)
 

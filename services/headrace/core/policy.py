@@ -40,7 +40,7 @@ class Budget:
     preferred: tuple[int, ...] = ()
     """Rows that end the wait."""
 
-    def batches(self, rows: int, tokens: int) -> float:
+    def batches(self, rows: float, tokens: float) -> float:
         """How many full batches that makes."""
         return max(rows / self.rows, tokens / self.tokens)
 
@@ -107,7 +107,7 @@ def _latest_start(queue: RiderQueue, cost: CostModel) -> float:
 
     With one more prediction of slack: the batch must be back, not merely sent, and a prediction can be off.
     """
-    return queue.tightest - 2 * cost.predict_s(queue.tokens)
+    return queue.tightest() - 2 * cost.predict_s(queue.tokens)
 
 
 def take(queue: RiderQueue, budget: Budget, room: Room, cost: CostModel, now: float) -> list[Rider]:

@@ -67,20 +67,57 @@ class Line:
             self.dead = 0
 
 
+class Soonest:
+    """Who of a level is lost first, wherever it stands: a step a rider, for most come in the order they are lost in.
+
+    Of two, the one who comes later and is lost sooner hides the other one. If it leaves early, the other is seen again
+    when it stands in front.
+    """
+
+    __slots__ = ("_riders",)
+
+    def __init__(self) -> None:
+        self._riders: deque[Rider] = deque()
+
+    def add(self, rider: Rider, rows: int) -> None:
+        """One more waits, in a level of so many rows: those who have left are swept when they are twice as many."""
+        riders, due = self._riders, rider.due
+        while riders and riders[-1].due >= due:
+            riders.pop()
+        riders.append(rider)
+        if len(riders) > SWEEP_AT + 2 * rows:
+            self._riders = deque(one for one in riders if one.queue is not None)
+
+    def first(self) -> Rider | None:
+        riders = self._riders
+        while riders and riders[0].queue is None:
+            riders.popleft()
+        return riders[0] if riders else None
+
+    def clear(self) -> None:
+        """Nobody waits: let go of those who did."""
+        self._riders.clear()
+
+
 class Level:
     """One priority level: those in time, and behind them those whose time is over and who are served all the same."""
 
-    __slots__ = ("late", "policy", "punctual", "rows", "tokens")
+    __slots__ = ("late", "policy", "punctual", "rows", "soonest", "tokens")
 
     def __init__(self, policy: LevelPolicy) -> None:
         self.policy = policy
         self.punctual = Line()
         self.late = Line()
+        self.soonest = Soonest()
         self.rows = 0
         self.tokens = 0
 
     def first(self) -> Rider | None:
         return self.punctual.first() or self.late.first()
+
+    def tightest(self) -> float:
+        firsts = self.soonest.first(), self.punctual.first(), self.late.first()
+        return min((first.due for first in firsts if first is not None), default=float("inf"))
 
 
 class RiderQueue:
@@ -98,8 +135,6 @@ class RiderQueue:
         """Rows that the lowest level has a right to before anybody else goes."""
         self.rows = 0
         self.tokens = 0
-        self.tightest = float("inf")
-        """No one who waits must leave before; it may have been somebody who has left since."""
 
     def __len__(self) -> int:
         return sum(len(line.riders) - line.dead for line in self._lines())
@@ -130,13 +165,14 @@ class RiderQueue:
         if self.rows + inference.rows > self._max_rows or (bound and level.rows + inference.rows > bound):
             raise Overloaded("Exceeds maximum queue size")
         rider.queued_at = now
+        rider.due = min(inference.deadline, rider.queued_until)
         rider.queue = self
         self._join(level.punctual, rider)
+        level.soonest.add(rider, level.rows)
         level.rows += inference.rows
         level.tokens += inference.tokens
         self.rows += inference.rows
         self.tokens += inference.tokens
-        self.tightest = min(self.tightest, inference.deadline, rider.queued_until)
 
     def forget(self, rider: Rider) -> None:
         """A rider leaves, to ride or settled where it waits: its rows are free at once."""
@@ -148,8 +184,8 @@ class RiderQueue:
         level.tokens -= inference.tokens
         self.rows -= inference.rows
         self.tokens -= inference.tokens
-        if not self.rows:
-            self.tightest = float("inf")
+        if not level.rows:
+            level.soonest.clear()
 
     def time_is_over(self, rider: Rider) -> None:
         """The rider has waited as long as it may: it is refused or, by its level's policy, goes behind the others."""
@@ -158,6 +194,7 @@ class RiderQueue:
             rider.settle(DeadlinePassed("Request timeout expired"))
         elif rider.line is level.punctual:
             rider.queued_until = float("inf")
+            rider.due = rider.inference.deadline
             level.punctual.leave(rider)
             self._join(level.late, rider)
 
@@ -182,6 +219,10 @@ class RiderQueue:
         """When the one came who has waited longest; infinity where nobody waits."""
         firsts = (line.first() for line in self._lines())
         return min((first.queued_at for first in firsts if first is not None), default=float("inf"))
+
+    def tightest(self) -> float:
+        """When the first of those who wait is lost: answered too late, or refused; infinity where nobody waits."""
+        return min([level.tightest() for level in self._levels]) if self.rows else float("inf")
 
     def _pay(self, rider: Rider) -> None:
         """Whoever goes before the lowest level owes it its share; whoever goes from there has had it."""

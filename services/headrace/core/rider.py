@@ -25,6 +25,7 @@ class Rider:
     __slots__ = (
         "_wake",
         "alarm",
+        "due",
         "ends",
         "expected_s",
         "inference",
@@ -49,6 +50,8 @@ class Rider:
         self.queued_at = 0.0
         self.queued_until = float("inf")
         """When it has waited long enough for a batch, by its level's policy."""
+        self.due = float("inf")
+        """When it is lost if it still waits: its deadline, or the end of `queued_until`, whichever is first."""
         self.ends: tuple[float, float, float] | None = None
         """Of the last in a batch: its first rider's `expected_s` and `queued_at`, and when the batch was answered."""
         self.expected_s = 0.0

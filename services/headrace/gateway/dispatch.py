@@ -113,6 +113,11 @@ class Dispatcher:
         return any(link.choosable for link in self._links.values())
 
     @property
+    def replicas(self) -> int:
+        """How many could take one."""
+        return sum([link.choosable for link in self._links.values()])
+
+    @property
     def flights(self) -> int:
         """Batches at replicas."""
         return sum(len(link.flights) for link in self.links)
@@ -232,9 +237,7 @@ class Dispatcher:
         assert link is not None, "This is a bug."
         return self._board(batch, link)
 
-    async def dispatch(
-        self, batch: Batch, flight: Flight, backlog_s: float, *, again: bool = True
-    ) -> replica_pb2.PackedAnswer:
+    async def dispatch(self, batch: Batch, flight: Flight, *, again: bool = True) -> replica_pb2.PackedAnswer:
         """Have the booked replica compute the batch; if that replica is lost and `again`, one other.
 
         Riders with values their model refuses are settled here and leave the batch, so do those who are settled
@@ -245,7 +248,7 @@ class Dispatcher:
         """
         self._budget.earn()
         try:
-            return await self._attempt(batch, flight, 1, backlog_s)
+            return await self._attempt(batch, flight, 1)
         except BatchLost as error:
             self._after_failure(error, flight.link)
             if not again and error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
@@ -257,7 +260,7 @@ class Dispatcher:
         self.retries += 1
         flight = await self._board_elsewhere(batch, flight.link)
         try:
-            return await self._attempt(batch, flight, 2, backlog_s)
+            return await self._attempt(batch, flight, 2)
         except BatchLost as error:
             self._after_failure(error, flight.link)
             if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
@@ -286,7 +289,7 @@ class Dispatcher:
         batch.drop_departed()
         return self._board(batch, link)
 
-    async def _attempt(self, batch: Batch, flight: Flight, attempt: int, backlog_s: float) -> replica_pb2.PackedAnswer:
+    async def _attempt(self, batch: Batch, flight: Flight, attempt: int) -> replica_pb2.PackedAnswer:
         link = flight.link
         begun_ns = self._clock.now_ns()
         try:
@@ -295,7 +298,7 @@ class Dispatcher:
                 return replica_pb2.PackedAnswer()
             record = DispatchRecord(context.new_id(), attempt, link.identity, self._clock.now_ns())
             batch.record.dispatches.append(record)
-            message = self._message(batch, packed, link, record, backlog_s)
+            message = self._message(batch, packed, link, record)
             record.payload_bytes = message.ByteSize()
             answer = await self._call(message, flight, record)
         finally:
@@ -327,7 +330,7 @@ class Dispatcher:
         return answer
 
     def _message(
-        self, batch: Batch, packed: Packed, link: ReplicaLink, record: DispatchRecord, backlog_s: float
+        self, batch: Batch, packed: Packed, link: ReplicaLink, record: DispatchRecord
     ) -> replica_pb2.PackedBatch:
         now = self._clock.now()
         spec = batch.spec
@@ -348,7 +351,10 @@ class Dispatcher:
             row_contexts=b"".join(contexts),
             context=context.pack(batch.record.trace_id, record.span_id, sampled=batch.record.sampled),
             batch_id=batch.record.span_id,
-            backlog_s=backlog_s,
+            backlog_s=batch.demand.backlog_s,
+            slack_s=batch.demand.slack_s,
+            work=batch.demand.work,
+            replicas=batch.demand.replicas,
             row_tracestates=_tracestates(batch),
             wants_extras=_wants_extras(batch),
             shadow=batch.record.path == "shadow",

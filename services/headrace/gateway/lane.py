@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from headrace.config import BatchingSettings
+from headrace.core import demand
 from headrace.core.batch import Batch, split
 from headrace.core.clock import Clock
 from headrace.core.cost import TRUSTED_AFTER, CostModel
+from headrace.core.demand import Arrivals, Demand
 from headrace.core.forecast import Forecast
 from headrace.core.inference import Answer, Inference
 from headrace.core.ordering import Ordering
@@ -49,6 +51,8 @@ ROW_ERRORS: Final[dict[int, tuple[type[HeadraceError], str]]] = {
 SETTLE_EARLY_S: Final = 0.001
 """A rider's timer ends this long before its caller's: the caller hears why from us, not from its own clock."""
 HANDFUL: Final = 8
+REFUSED_S: Final = 0.1
+"""Overload refuses more often than that; copies that are let in between would refuse more."""
 CLOCKS_SHARE: Final = 0.9
 """Of its time: whoever leaves later was told to by its own clock, which began earlier than ours."""
 TIMER_STEP_S: Final = 0.001
@@ -98,11 +102,13 @@ class Lane:
             preferred=settings.preferred_batch_size,
         )
         self._ordering = Ordering() if settings.preserve_ordering else None
+        self._arrivals = Arrivals(clock.now())
         self._clock = clock
         self._pressure = pressure
         self._on_batch = on_batch
         self._running: set[asyncio.Task[None]] = set()
         self._alive_at = clock.now()
+        self._refused_at = -math.inf
         self._pump_planned = False
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -112,9 +118,14 @@ class Lane:
 
     @property
     def strained(self) -> bool:
-        """More waits for it than it has at its replicas: one turn of them will not do. A handful always goes soon."""
+        """Somebody was refused a moment ago, or more waits than is at the replicas: one turn of them will not do.
+
+        A handful always goes soon. Refusals keep a queue short that many more would like to be in.
+        """
         waiting, running = self.queue.rows, self.dispatcher.rows
-        return waiting > max(running, HANDFUL) and running > 0
+        if waiting > max(running, HANDFUL) and running > 0:
+            return True
+        return self._clock.now() - self._refused_at < REFUSED_S
 
     def foresee(self, deadline: float, priority: int) -> float:
         """Seconds that the replicas will be busy with what goes before one who comes now. Asked before any decoding.
@@ -128,11 +139,13 @@ class Lane:
         # Whoever finds a free replica is never refused: a forecast that has gone wrong is only mended by answers.
         if ahead_s and self.forecast.misses(ahead_s + self.cost.predict_s(0), deadline - now):
             refusal = DeadlinePassed("Request timeout expired: what waits would take longer than its deadline allows")
+            self._arrivals.add_unseen()
             self._tell_refused(refusal)
             raise refusal
         return ahead_s
 
     def _tell_refused(self, refusal: HeadraceError) -> None:
+        self._refused_at = self._clock.now()
         for one in self.copying:
             one.refused(refusal)
 
@@ -203,6 +216,7 @@ class Lane:
         inference, record, now = rider.inference, rider.record, self._clock.now()
         record.rows, record.tokens, record.priority = inference.rows, inference.tokens, inference.priority
         record.queue_depth = self.queue.rows
+        self._arrivals.add(inference.rows, inference.tokens)
         rider.queued_until = now + self.queue.policy_of(rider.level).timeout_of(inference.timeout_s)
         self.queue.push(rider, now)
         record.queued_ns = self._clock.now_ns()
@@ -264,7 +278,7 @@ class Lane:
         riders = take(self.queue, self._budget, room, self.cost, now)
         if not riders:
             return
-        batch = Batch(self.spec, riders, self._record(reason, riders))
+        batch = Batch(self.spec, riders, self._record(reason, riders), self._demand(now))
         flight = self.dispatcher.book(batch)
         task = asyncio.get_running_loop().create_task(self._run(batch, flight), name=f"batch-{batch.rows}")
         self._running.add(task)
@@ -293,7 +307,7 @@ class Lane:
 
     async def _run(self, batch: Batch, flight: Flight) -> None:
         try:
-            answer = await self.dispatcher.dispatch(batch, flight, self.backlog_s())
+            answer = await self.dispatcher.dispatch(batch, flight)
             if batch.riders:
                 self._settle(batch, answer)
                 self._learn(batch, flight, answer.stamps)
@@ -355,9 +369,17 @@ class Lane:
         return self._clock.now() - self._alive_at
 
     def backlog_s(self) -> float:
-        """Replica-seconds of work that wait here: full batches of what is queued."""
-        rows, tokens = self.queue.rows, self.queue.tokens
-        return self.cost.drain_s(math.ceil(self._budget.batches(rows, tokens)), tokens) if rows else 0.0
+        """Replica-seconds of work that wait here."""
+        return demand.backlog_s(self.queue, self._budget, self.cost)
+
+    def _demand(self, now: float) -> Demand:
+        """What is asked of its replicas besides the batch that leaves now."""
+        return Demand(
+            self.backlog_s(),
+            demand.slack_s(self.queue, self._budget, self.cost, now),
+            demand.work(self._arrivals, self._budget, self.cost, now),
+            self.dispatcher.replicas,
+        )
 
     async def close(self) -> None:
         """Cancel what runs, settle what waits, close the channels."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections import deque
 from collections.abc import Callable
@@ -15,10 +16,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from headrace.core import demand
 from headrace.core.adapting import adapted
 from headrace.core.batch import Batch, split
 from headrace.core.clock import Clock
 from headrace.core.cost import CostModel
+from headrace.core.demand import Arrivals, Demand
 from headrace.core.inference import Answer, Inference
 from headrace.core.policy import Budget
 from headrace.core.records import BatchRecord, RpcRecord
@@ -102,6 +105,7 @@ class ShadowLane:
         self._shedding = shedding
         self._clock = around.clock
         self._cost = CostModel()
+        self._arrivals = Arrivals(self._clock.now())
         self._waiting: deque[Copy] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
@@ -145,6 +149,7 @@ class ShadowLane:
         if not is_evidence(outcome, record):
             return
         self.notes.sampled(inference.rows)
+        self._arrivals.add(inference.rows, inference.tokens)
         cause = self._in_the_way(inference.rows)
         if not cause:
             try:
@@ -243,7 +248,7 @@ class ShadowLane:
     def _launch(self) -> None:
         copies = self._pop()
         record = self._batch_record(copies)
-        batch = Batch(self.spec, [copy.rider for copy in copies], record)
+        batch = Batch(self.spec, [copy.rider for copy in copies], record, self._demand())
         flight = self.dispatcher.book(batch)
         task = asyncio.get_running_loop().create_task(self._run(copies, batch, flight), name=f"shadow-{batch.rows}")
         self._running.add(task)
@@ -259,6 +264,16 @@ class ShadowLane:
                 break
             copies.append(self._waiting.popleft())
         return copies
+
+    def _demand(self) -> Demand:
+        """Copies ask for replicas where nobody else does: steadily, as no one waits for them.
+
+        A version that answers payments is scaled by those alone: copies take what its replicas have left over.
+        """
+        if self.lane.answers:
+            return demand.NONE
+        work = demand.work(self._arrivals, self._budget, self._cost, self._clock.now())
+        return Demand(0.0, math.inf, work, self.dispatcher.replicas)
 
     def _too_long(self, tokens: int) -> bool:
         """For replicas that payments share with it: those of a version that answers some."""
@@ -290,7 +305,7 @@ class ShadowLane:
         latest_s = max(copy.rider.inference.deadline for copy in copies) - self._clock.now()
         over = loop.call_later(max(0.0, latest_s), self._fail, copies, DeadlinePassed("no answer in time"))
         try:
-            answer = await self.dispatcher.dispatch(batch, flight, 0.0, again=False)
+            answer = await self.dispatcher.dispatch(batch, flight, again=False)
             if batch.riders:
                 check_size(batch, answer)
                 self._settle(batch, answer)

@@ -86,7 +86,10 @@ class Port:
 
 
 def bind(address: str, *, share: bool) -> list[socket.socket]:
-    """A socket for each address that `HOST:PORT` stands for, all with one number. Raises: OSError when it is taken."""
+    """A socket for each address that `HOST:PORT` stands for, all with one number. Raises: OSError when it is taken.
+
+    Unless they `share` it they are the only ones from now on, and clients may come: they wait until somebody listens.
+    """
     host, _, port = address.rpartition(":")
     number = int(port)
     sockets: list[socket.socket] = []
@@ -100,6 +103,8 @@ def bind(address: str, *, share: bool) -> list[socket.socket]:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, len(found) > 1)  # "[::]" alone takes both
         try:
             bound.bind((where[0], number, *where[2:]))
+            if not share:
+                bound.listen(BACKLOG)  # one that is bound alone is not taken: another could be bound to it as well
         except OSError:
             for opened in (bound, *sockets):
                 opened.close()

@@ -49,7 +49,7 @@ class LocalDeployer:
 
     async def deploy(self, models: Sequence[FoundModel]) -> None:
         for model in models:
-            for number in range(self._settings.model(model.name).replicas):
+            for number in range(self._settings.model(model.name).least_replicas):
                 child = self._child(model, number)
                 self.children.append(child)
                 await child.start()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
 import logging
 import os
@@ -24,12 +23,13 @@ from grpc import aio
 from headrace import doors
 from headrace.channel import STAMPS
 from headrace.config import ModelSettings, ReplicaSettings
-from headrace.credentials import is_local
-from headrace.errors import Failed, HeadraceError, StartupError, status_of
+from headrace.errors import Failed, HeadraceError, status_of
 from headrace.rpc.call import Call
 from headrace.rpc.messages import STATUS
 from headrace.serving import weights
+from headrace.serving.demand import Demand
 from headrace.serving.health import ReplicaHealth
+from headrace.serving.listening import listen
 from headrace.serving.registration import RegistrationLoop
 from headrace.serving.runner import Runner, pick_device
 from headrace.serving.stopwatch import Stamps
@@ -70,6 +70,8 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
         self.registration = RegistrationLoop(
             control_address, self._registration_message, self._load, self._doors.credentials
         )
+        self.demand = Demand()
+        """What the gateways ask of this version: how Serve scales it."""
         self._health = ReplicaHealth()
         self._server = self._doors.server()
         self._thread = RunnerThread(settings.queue_batches)
@@ -83,11 +85,11 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
     # Life ---------------------------------------------------------------------------------------------------------
 
     async def start(self, address: str, cluster: str = "") -> None:
-        """Open the port on any free number, load, warm up, and be READY. Raises: StartupError."""
+        """Open a port, load, warm up, and be READY. Raises: StartupError."""
         replica_pb2_grpc.add_ReplicaServicer_to_server(self, self._server)
         self._health.join(self._server)
         host = f"[{address}]" if ":" in address else address
-        self.port = self._bind(host)
+        self.port = listen(self._doors, self._server, host, self._settings.ports)
         self._registration_message.endpoint = f"{host}:{self.port}"
         self._registration_message.cluster = cluster
         self._health.say(ready=False, live=True)
@@ -100,16 +102,6 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
         self._watch = asyncio.get_running_loop().create_task(self._watch_for_ever(), name="watch")
         self.registration.update(control_pb2.REPLICA_STATE_READY)
         log.info("replica %s is ready on %s:%d (%s)", self.replica_id, address, self.port, self._runner.device)
-
-    def _bind(self, host: str) -> int:
-        """Where it says; on all interfaces only if that is no address of this machine: a node's may be mapped."""
-        try:
-            return self._doors.open(self._server, f"{host}:0")
-        except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL or is_local(f"{host}:0"):
-                raise StartupError(f"replica.host: {host} can't be listened on ({error})") from error
-        log.warning("%s is no address of this machine: the replica listens on all it has", host)
-        return self._doors.open(self._server, "0.0.0.0:0")  # its registered address leads to one of them
 
     async def stop(self) -> None:
         """DRAINING, a moment for gateways to read it, finish what is here, then the port closes. Safe to call twice.
@@ -219,6 +211,7 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
             return _refusal(request, grpc.StatusCode.FAILED_PRECONDITION, sentence, stamps)
         if self._runner is None:
             return _refusal(request, grpc.StatusCode.UNAVAILABLE, "not ready", stamps)
+        self.demand.came(request)
         try:
             return await self._thread.run(partial(self._execute, request, stamps), spare=request.shadow)
         except HeadraceError as error:
@@ -230,6 +223,8 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
         except Exception:  # the outer guard: a gateway must never wait for a batch that nobody holds any more
             log.exception("a batch was lost to an error of ours", extra={"fields": _ids(request)})
             return _refusal(request, grpc.StatusCode.INTERNAL, "internal error", stamps)
+        finally:
+            self.demand.went(request)
 
     def _execute(self, request: replica_pb2.PackedBatch, stamps: Stamps) -> replica_pb2.PackedAnswer:
         """On the runner's thread. `stamps` is filled as far as the batch gets, whether or not it gets an answer."""

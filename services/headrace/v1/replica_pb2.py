@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19headrace/v1/replica.proto\x12\x0bheadrace.v1\"\x8a\x03\n\x0bPackedBatch\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x12\n\ngateway_id\x18\x04 \x01(\t\x12\x0c\n\x04rows\x18\x05 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x06 \x03(\x0c\x12\x0f\n\x07lengths\x18\x07 \x03(\x0c\x12\x13\n\x0bremaining_s\x18\x08 \x01(\x0c\x12\x14\n\x0crow_contexts\x18\t \x01(\x0c\x12\x0f\n\x07\x63ontext\x18\n \x01(\x0c\x12\x10\n\x08\x62\x61tch_id\x18\x0b \x01(\x06\x12\x11\n\tbacklog_s\x18\x0c \x01(\x01\x12\x14\n\x0cwants_extras\x18\x0e \x01(\x0c\x12\x45\n\x0frow_tracestates\x18\r \x03(\x0b\x32,.headrace.v1.PackedBatch.RowTracestatesEntry\x12\x0e\n\x06shadow\x18\x0f \x01(\x08\x1a\x35\n\x13RowTracestatesEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xac\x01\n\x0cPackedAnswer\x12\x0f\n\x07\x63olumns\x18\x01 \x03(\x0c\x12\x0e\n\x06status\x18\x02 \x01(\x0c\x12#\n\x06stamps\x18\x03 \x01(\x0b\x32\x13.headrace.v1.Stamps\x12\x0e\n\x06queued\x18\x04 \x01(\r\x12\x15\n\rpadded_tokens\x18\x05 \x01(\x04\x12\x10\n\x08\x62\x61tch_id\x18\x06 \x01(\x06\x12\x0c\n\x04\x63ode\x18\x07 \x01(\r\x12\x0f\n\x07message\x18\x08 \x01(\t\"\x95\x01\n\x06Stamps\x12\x13\n\x0breceived_ns\x18\x01 \x01(\x06\x12\x12\n\nstarted_ns\x18\x02 \x01(\x06\x12\x13\n\x0bunpacked_ns\x18\x03 \x01(\x06\x12\x11\n\tcopied_ns\x18\x04 \x01(\x06\x12\x13\n\x0b\x63omputed_ns\x18\x05 \x01(\x06\x12\x12\n\nfetched_ns\x18\x06 \x01(\x06\x12\x11\n\tpacked_ns\x18\x07 \x01(\x06*h\n\tRowStatus\x12\x11\n\rROW_STATUS_OK\x10\x00\x12\x16\n\x12ROW_STATUS_EXPIRED\x10\x01\x12\x19\n\x15ROW_STATUS_NOT_FINITE\x10\x02\x12\x15\n\x11ROW_STATUS_FAILED\x10\x03\x32\x93\x01\n\x07Replica\x12>\n\x07\x45xecute\x12\x18.headrace.v1.PackedBatch\x1a\x19.headrace.v1.PackedAnswer\x12H\n\rExecuteStream\x12\x18.headrace.v1.PackedBatch\x1a\x19.headrace.v1.PackedAnswer(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19headrace/v1/replica.proto\x12\x0bheadrace.v1\"\xbb\x03\n\x0bPackedBatch\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x12\n\ngateway_id\x18\x04 \x01(\t\x12\x0c\n\x04rows\x18\x05 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x06 \x03(\x0c\x12\x0f\n\x07lengths\x18\x07 \x03(\x0c\x12\x13\n\x0bremaining_s\x18\x08 \x01(\x0c\x12\x14\n\x0crow_contexts\x18\t \x01(\x0c\x12\x0f\n\x07\x63ontext\x18\n \x01(\x0c\x12\x10\n\x08\x62\x61tch_id\x18\x0b \x01(\x06\x12\x11\n\tbacklog_s\x18\x0c \x01(\x01\x12\x14\n\x0cwants_extras\x18\x0e \x01(\x0c\x12\x45\n\x0frow_tracestates\x18\r \x03(\x0b\x32,.headrace.v1.PackedBatch.RowTracestatesEntry\x12\x0e\n\x06shadow\x18\x0f \x01(\x08\x12\x0f\n\x07slack_s\x18\x10 \x01(\x01\x12\x0c\n\x04work\x18\x11 \x01(\x01\x12\x10\n\x08replicas\x18\x12 \x01(\r\x1a\x35\n\x13RowTracestatesEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xac\x01\n\x0cPackedAnswer\x12\x0f\n\x07\x63olumns\x18\x01 \x03(\x0c\x12\x0e\n\x06status\x18\x02 \x01(\x0c\x12#\n\x06stamps\x18\x03 \x01(\x0b\x32\x13.headrace.v1.Stamps\x12\x0e\n\x06queued\x18\x04 \x01(\r\x12\x15\n\rpadded_tokens\x18\x05 \x01(\x04\x12\x10\n\x08\x62\x61tch_id\x18\x06 \x01(\x06\x12\x0c\n\x04\x63ode\x18\x07 \x01(\r\x12\x0f\n\x07message\x18\x08 \x01(\t\"\x95\x01\n\x06Stamps\x12\x13\n\x0breceived_ns\x18\x01 \x01(\x06\x12\x12\n\nstarted_ns\x18\x02 \x01(\x06\x12\x13\n\x0bunpacked_ns\x18\x03 \x01(\x06\x12\x11\n\tcopied_ns\x18\x04 \x01(\x06\x12\x13\n\x0b\x63omputed_ns\x18\x05 \x01(\x06\x12\x12\n\nfetched_ns\x18\x06 \x01(\x06\x12\x11\n\tpacked_ns\x18\x07 \x01(\x06*h\n\tRowStatus\x12\x11\n\rROW_STATUS_OK\x10\x00\x12\x16\n\x12ROW_STATUS_EXPIRED\x10\x01\x12\x19\n\x15ROW_STATUS_NOT_FINITE\x10\x02\x12\x15\n\x11ROW_STATUS_FAILED\x10\x03\x32\x93\x01\n\x07Replica\x12>\n\x07\x45xecute\x12\x18.headrace.v1.PackedBatch\x1a\x19.headrace.v1.PackedAnswer\x12H\n\rExecuteStream\x12\x18.headrace.v1.PackedBatch\x1a\x19.headrace.v1.PackedAnswer(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,16 +33,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PACKEDBATCH_ROWTRACESTATESENTRY']._loaded_options = None
   _globals['_PACKEDBATCH_ROWTRACESTATESENTRY']._serialized_options = b'8\001'
-  _globals['_ROWSTATUS']._serialized_start=766
-  _globals['_ROWSTATUS']._serialized_end=870
+  _globals['_ROWSTATUS']._serialized_start=815
+  _globals['_ROWSTATUS']._serialized_end=919
   _globals['_PACKEDBATCH']._serialized_start=43
-  _globals['_PACKEDBATCH']._serialized_end=437
-  _globals['_PACKEDBATCH_ROWTRACESTATESENTRY']._serialized_start=384
-  _globals['_PACKEDBATCH_ROWTRACESTATESENTRY']._serialized_end=437
-  _globals['_PACKEDANSWER']._serialized_start=440
-  _globals['_PACKEDANSWER']._serialized_end=612
-  _globals['_STAMPS']._serialized_start=615
-  _globals['_STAMPS']._serialized_end=764
-  _globals['_REPLICA']._serialized_start=873
-  _globals['_REPLICA']._serialized_end=1020
+  _globals['_PACKEDBATCH']._serialized_end=486
+  _globals['_PACKEDBATCH_ROWTRACESTATESENTRY']._serialized_start=433
+  _globals['_PACKEDBATCH_ROWTRACESTATESENTRY']._serialized_end=486
+  _globals['_PACKEDANSWER']._serialized_start=489
+  _globals['_PACKEDANSWER']._serialized_end=661
+  _globals['_STAMPS']._serialized_start=664
+  _globals['_STAMPS']._serialized_end=813
+  _globals['_REPLICA']._serialized_start=922
+  _globals['_REPLICA']._serialized_end=1069
 # @@protoc_insertion_point(module_scope)

@@ -19,7 +19,7 @@ ROW_STATUS_NOT_FINITE: RowStatus
 ROW_STATUS_FAILED: RowStatus
 
 class PackedBatch(_message.Message):
-    __slots__ = ("replica_id", "model", "version", "gateway_id", "rows", "columns", "lengths", "remaining_s", "row_contexts", "context", "batch_id", "backlog_s", "wants_extras", "row_tracestates", "shadow")
+    __slots__ = ("replica_id", "model", "version", "gateway_id", "rows", "columns", "lengths", "remaining_s", "row_contexts", "context", "batch_id", "backlog_s", "wants_extras", "row_tracestates", "shadow", "slack_s", "work", "replicas")
     class RowTracestatesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +42,9 @@ class PackedBatch(_message.Message):
     WANTS_EXTRAS_FIELD_NUMBER: _ClassVar[int]
     ROW_TRACESTATES_FIELD_NUMBER: _ClassVar[int]
     SHADOW_FIELD_NUMBER: _ClassVar[int]
+    SLACK_S_FIELD_NUMBER: _ClassVar[int]
+    WORK_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
     replica_id: str
     model: str
     version: str
@@ -57,7 +60,10 @@ class PackedBatch(_message.Message):
     wants_extras: bytes
     row_tracestates: _containers.ScalarMap[int, str]
     shadow: bool
-    def __init__(self, replica_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., gateway_id: _Optional[str] = ..., rows: _Optional[int] = ..., columns: _Optional[_Iterable[bytes]] = ..., lengths: _Optional[_Iterable[bytes]] = ..., remaining_s: _Optional[bytes] = ..., row_contexts: _Optional[bytes] = ..., context: _Optional[bytes] = ..., batch_id: _Optional[int] = ..., backlog_s: _Optional[float] = ..., wants_extras: _Optional[bytes] = ..., row_tracestates: _Optional[_Mapping[int, str]] = ..., shadow: _Optional[bool] = ...) -> None: ...
+    slack_s: float
+    work: float
+    replicas: int
+    def __init__(self, replica_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., gateway_id: _Optional[str] = ..., rows: _Optional[int] = ..., columns: _Optional[_Iterable[bytes]] = ..., lengths: _Optional[_Iterable[bytes]] = ..., remaining_s: _Optional[bytes] = ..., row_contexts: _Optional[bytes] = ..., context: _Optional[bytes] = ..., batch_id: _Optional[int] = ..., backlog_s: _Optional[float] = ..., wants_extras: _Optional[bytes] = ..., row_tracestates: _Optional[_Mapping[int, str]] = ..., shadow: _Optional[bool] = ..., slack_s: _Optional[float] = ..., work: _Optional[float] = ..., replicas: _Optional[int] = ...) -> None: ...
 
 class PackedAnswer(_message.Message):
     __slots__ = ("columns", "status", "stamps", "queued", "padded_tokens", "batch_id", "code", "message")

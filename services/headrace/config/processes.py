@@ -1,0 +1,126 @@
+"""The processes: gateway, control, replica; and what all of them tell of themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from headrace.config.section import Section
+
+Number = Annotated[int, Field(ge=1, le=65535)]
+"""A port's."""
+
+
+class GatewaySettings(Section):
+    """The front door."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8001, ge=0, le=65535)
+    """gRPC. 0 = any free port."""
+    metrics_port: int = Field(8002, ge=0, le=65535)
+    status_codes: Literal["triton", "grpc"] = "triton"
+    """Codes for overload and deadlines on the Open Inference Protocol: Triton's UNAVAILABLE, or gRPC's own."""
+    max_riders: int = Field(8192, ge=1)
+    """Requests one gateway may hold, over all lanes."""
+    drain_s: float = Field(30, gt=0)
+    """How long a stopping gateway waits for what it has accepted."""
+    retire_after_s: float = Field(600, gt=0)
+    """A version without a replica for so long is forgotten, its metrics too."""
+    processes: int = Field(1, ge=1, le=64)
+    """Gateways that share the port on this machine; process i has its metrics on metrics_port + i."""
+    index: int = Field(0, ge=0)
+    """Which of them this one is."""
+    health_port: int = Field(0, ge=0, le=65535)
+    """Health and nothing else, in plain text whatever `tls` says, for probes; process i has it on health_port + i.
+    0 = none."""
+    required_models: tuple[str, ...] = ()
+    """Models that have had a ready replica before readiness says that callers may come; then it stays. Empty = any one,
+    and `control.lease_s` has passed: every living replica has come back by then, to a control that has just started."""
+    max_connection_age_s: float = Field(0, ge=0)
+    """A client whose connection is so old is told to make another, which may lead to another gateway: how long a new
+    one may wait for its share. A tenth more or less, so that they do not all come at once. 0 = for ever."""
+    max_connection_age_grace_s: float = Field(30, gt=0)
+    """What runs on it then may take so long. Raise it where callers wait longer for an answer."""
+    peers: tuple[Annotated[str, Field(pattern=r"^\S+:[0-9]{1,5}$")], ...] = ()
+    """HOST:PORT where gateways of this cluster have their metrics, this one too or not; a name stands for all of its
+    addresses. Whoever scales gateways asks one and hears of all. Empty = those that share its port, and no others."""
+
+
+class ControlSettings(Section):
+    """Discovery and policy."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8100, ge=0, le=65535)
+    metrics_port: int = Field(0, ge=0, le=65535)
+    """HTTP: /metrics. 0 = none."""
+    health_port: int = Field(0, ge=0, le=65535)
+    """Health and nothing else, in plain text whatever `tls` says, for probes. 0 = none."""
+    lease_s: float = Field(3, gt=0)
+    """A replica that has been silent for so long is dropped from the snapshot."""
+    ledger: Path = Path("build/control/ledger.db")
+    """Experiments, their moves and figures, who answers: SQLite on a local disk. `:memory:` = gone with control."""
+
+    @property
+    def ledger_path(self) -> Path:
+        """The ledger, wherever a child of this process is started."""
+        return self.ledger if str(self.ledger) == ":memory:" else self.ledger.resolve()
+
+
+class ReplicaSettings(Section):
+    """The process that runs a model."""
+
+    host: str = "127.0.0.1"
+    """Address it binds and registers. Under Ray another than a loopback one means each node's own. One that the machine
+    does not have, because it is mapped to it, is registered as it is, and all interfaces are bound."""
+    ports: tuple[Number, Number] | None = None
+    """First and last of the ports it may listen on; it takes the first that is free. None = any free one. Say a range
+    where a firewall or a NetworkPolicy has to name it: at least as many as there are replicas behind one address."""
+    queue_batches: int = Field(16, ge=1)
+    """Batches that may wait at a replica, from all gateways; beyond it RESOURCE_EXHAUSTED."""
+    max_batch_s: float = Field(10, gt=0)
+    """A batch that runs longer fails the health check: the engine replaces the replica."""
+    grace_s: float = Field(5, gt=0)
+    """How long a stopping replica finishes what it holds."""
+    notice_s: float = Field(0.3, ge=0)
+    """Between DRAINING and closing the port: gateways read the change meanwhile."""
+    shutdown_s: float = Field(20, gt=0)
+    """How long Ray Serve waits for one to stop before it kills it: more than `notice_s` and `grace_s` together."""
+
+    @model_validator(mode="after")
+    def _unhurried(self) -> Self:
+        if self.shutdown_s <= self.notice_s + self.grace_s:
+            raise ValueError(f"shutdown_s {self.shutdown_s:g} must be more than notice_s and grace_s together")
+        return self
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if self.ports is not None and self.ports[0] > self.ports[1]:
+            raise ValueError(f"ports: the first, {self.ports[0]}, is behind the last, {self.ports[1]}")
+        return self
+
+
+class TelemetrySettings(Section):
+    """Traces and logs. OpenTelemetry's own variables (OTEL_*) win over the file."""
+
+    enabled: bool = True
+    """False records no span at all; metrics and logs go on. OTEL_SDK_DISABLED."""
+    sampling: float = Field(1.0, ge=0, le=1)
+    """Share of the traces that start here. OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG."""
+    sampling_by_caller: bool = True
+    """A caller's own flag wins over the share. False with the samplers that are not `parentbased_`."""
+    otlp_endpoint: str = ""
+    """The collector, OTLP/gRPC; empty = local files. OTEL_EXPORTER_OTLP_ENDPOINT, or _TRACES_ENDPOINT."""
+    trace_dir: Path = Path("build/traces")
+    """Where spans go without a collector: OTLP JSON lines."""
+    max_file_bytes: int = Field(64 * 1024 * 1024, ge=64 * 1024)
+    max_files: int = Field(4, ge=1)
+    """So many files of so many bytes for each process, and as many again for what is worth keeping longer."""
+    max_waiting: int = Field(65_536, ge=1)
+    """Requests whose records may wait to be told: about a kilobyte each. What comes on top is dropped and counted."""
+    max_links: int = Field(512, ge=1)
+    """Members that a batch's span names; the others are counted. OTEL_SPAN_LINK_COUNT_LIMIT."""
+    slow_ms: float | None = Field(None, gt=0)
+    """A request that takes so long is marked to be kept. None = the slowest hundredth of each model version."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
