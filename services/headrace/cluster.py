@@ -217,12 +217,19 @@ def _with_token(settings: Settings, path: Path) -> Settings:
 def _assert_apart(settings: Settings) -> None:
     """Raises: StartupError when two processes of this machine would ask for the same port."""
     gateway, control = settings.gateway, settings.control
-    metrics = range(gateway.metrics_port, gateway.metrics_port + gateway.processes)
-    for name, port in (("gateway.port", gateway.port), ("control.port", control.port)):
-        if port in metrics:
-            raise StartupError(f"{name}: {port} is one of the gateways' metrics ports, {metrics[0]} to {metrics[-1]}")
-    if gateway.port == control.port:
-        raise StartupError(f"control.port: {control.port} is the gateway's")
+    taken: dict[int, str] = {}
+    for name, what, first, count in (
+        ("gateway.metrics_port", "one of the gateways' metrics ports", gateway.metrics_port, gateway.processes),
+        ("gateway.health_port", "one of the gateways' health ports", gateway.health_port, gateway.processes),
+        ("gateway.port", "the gateway's", gateway.port, 1),
+        ("control.port", "control's", control.port, 1),
+        ("control.metrics_port", "control's metrics port", control.metrics_port, 1),
+        ("control.health_port", "control's health port", control.health_port, 1),
+    ):
+        for port in range(first, first + count) if first else ():
+            if port in taken:
+                raise StartupError(f"{name}: {port} is {taken[port]}")
+            taken[port] = what
 
 
 def _free_port(host: str) -> int:

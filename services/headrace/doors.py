@@ -8,10 +8,14 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 
+from grpc_health.v1 import health_pb2_grpc
+
 from headrace.access import Access
 from headrace.config import AccessSettings, Settings, TlsSettings
 from headrace.credentials import NOBODY, ClientCredentials
 from headrace.errors import StartupError
+from headrace.rpc.age import Age
+from headrace.rpc.health import Health
 from headrace.rpc.server import Server
 from headrace.rpc.tls import TlsError, TlsFiles, Watched, server_context
 
@@ -24,9 +28,19 @@ class Doors:
     credentials: ClientCredentials
     tls: Watched[ssl.SSLContext] | None
 
-    def server(self, *, share_port: bool = False) -> Server:
+    def server(self, *, share_port: bool = False, age: Age | None = None) -> Server:
         """A server that lets in who may, before it reads what they send."""
-        return Server(share_port=share_port, rule_of=self.access.rule_of)
+        return Server(share_port=share_port, rule_of=self.access.rule_of, age=age)
+
+    def health_server(self, health: Health, address: str) -> Server:
+        """One that answers health alone, in plain text: who probes has no certificate, and so a port of its own.
+
+        Raises: OSError when the port is taken.
+        """
+        server = self.server()
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        server.add_insecure_port(address)
+        return server
 
     def open(self, server: Server, address: str) -> int:
         """Bind a port of this process; the number it got. Raises: OSError when it is taken."""

@@ -14,6 +14,7 @@ RISK: Final = "headrace.v1.RiskService"
 CONTROL: Final = "headrace.v1.Control"
 EXPERIMENTS: Final = "headrace.v1.ExperimentService"
 REPLICA: Final = "headrace.v1.Replica"
+SCALER: Final = "externalscaler.ExternalScaler"
 
 METHODS: Final[tuple[tuple[Permission, str, tuple[str, ...]], ...]] = (
     ("infer", INFERENCE, ("ModelInfer",)),
@@ -26,6 +27,7 @@ METHODS: Final[tuple[tuple[Permission, str, tuple[str, ...]], ...]] = (
     ("gateway", EXPERIMENTS, ("RecordPairs",)),
     ("outcome", EXPERIMENTS, ("RecordOutcomes",)),
     ("gateway", REPLICA, ("Execute", "ExecuteStream")),
+    ("read", SCALER, ("IsActive", "StreamIsActive", "GetMetricSpec", "GetMetrics", "StreamMetricSpec")),
 )
 NEEDED: Final = {f"/{service}/{method}": permission for permission, service, methods in METHODS for method in methods}
 OPEN: Final = frozenset({"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", INFERENCE})

@@ -24,7 +24,7 @@ from tritonclient.grpc import service_pb2_grpc
 from headrace import config
 from headrace.client import request
 from headrace.cluster import Cluster
-from headrace.serving.deploy_ray import ENVIRONMENT
+from headrace.serving.serve_config import ENVIRONMENT
 from headrace_models import writing
 
 pytestmark = [

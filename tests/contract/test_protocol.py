@@ -435,7 +435,8 @@ def test_a_draining_gateway_answers_what_it_accepted_and_refuses_what_comes(run:
         while not replica.batches:
             await asyncio.sleep(0.01)
         stopping = asyncio.create_task(gateway.stop())
-        await asyncio.sleep(0.05)
+        while gateway.admission.open:
+            await asyncio.sleep(0.01)
         late = await error_of(stub.ModelInfer(ask()))
         answer = await accepted
         await stopping

@@ -35,6 +35,7 @@ from headrace.errors import InvalidInference, NotPermitted, StartupError, Unauth
 from headrace.gateway.link import EXECUTE, ReplicaLink
 from headrace.gateway.server import Gateway
 from headrace.gateway.snapshot import SnapshotFollower
+from headrace.keda import externalscaler_pb2, externalscaler_pb2_grpc
 from headrace.rpc.channel import Channel
 from headrace.rpc.messages import STATUS
 from headrace.rpc.server import Server
@@ -187,6 +188,8 @@ async def asked(on: Running, who: ClientCredentials, root: Path) -> dict[str, st
         batch = replica_pb2.PackedBatch(replica_id="another")
         experiments = experiments_pb2_grpc.ExperimentServiceStub(control)
         pb = experiments_pb2
+        scaler = externalscaler_pb2_grpc.ExternalScalerStub(gateway)
+        scaled = externalscaler_pb2.ScaledObjectRef()
         return {
             "ModelInfer": await code_of(inference.ModelInfer(request("w1-encoder", {"events": inputs[:1]}))),
             "Score": await code_of(risk.Score(risk_pb2.ScoreRequest(model="none"))),
@@ -206,6 +209,11 @@ async def asked(on: Running, who: ClientCredentials, root: Path) -> dict[str, st
             "RecordOutcomes": await code_of(experiments.RecordOutcomes(pb.RecordOutcomesRequest())),
             "Execute": await code_of(port.Execute(batch)),
             "ExecuteStream": await streamed(f"127.0.0.1:{on.replica.port}", who, batch),
+            "IsActive": await code_of(scaler.IsActive(scaled)),
+            "StreamIsActive": await code_of(_first(scaler.StreamIsActive(scaled))),
+            "GetMetricSpec": await code_of(scaler.GetMetricSpec(scaled)),
+            "GetMetrics": await code_of(scaler.GetMetrics(externalscaler_pb2.GetMetricsRequest())),
+            "StreamMetricSpec": await code_of(_first(scaler.StreamMetricSpec(scaled))),
         }
 
 
@@ -228,6 +236,11 @@ NEEDS = {
     "RecordOutcomes": "outcome",
     "Execute": "gateway",
     "ExecuteStream": "gateway",
+    "IsActive": "read",
+    "StreamIsActive": "read",
+    "GetMetricSpec": "read",
+    "GetMetrics": "read",
+    "StreamMetricSpec": "read",
 }
 ADMITTED = {
     "ModelInfer": "OK",
@@ -248,13 +261,18 @@ ADMITTED = {
     "RecordOutcomes": "OK",
     "Execute": "FAILED_PRECONDITION",
     "ExecuteStream": "FAILED_PRECONDITION",
+    "IsActive": "OK",
+    "StreamIsActive": "OK",
+    "GetMetricSpec": "INVALID_ARGUMENT",
+    "GetMetrics": "OK",
+    "StreamMetricSpec": "UNIMPLEMENTED",
 }
 READERS = {"gateway", "replica", "admin", "read"}
 
 
 def test_the_table_names_every_method_of_control_and_replica() -> None:
-    files = (control_pb2.DESCRIPTOR, experiments_pb2.DESCRIPTOR, replica_pb2.DESCRIPTOR, risk_pb2.DESCRIPTOR)
-    services = [service for file in files for service in file.services_by_name.values()]
+    modules = (control_pb2, experiments_pb2, replica_pb2, risk_pb2, externalscaler_pb2)
+    services = [service for module in modules for service in module.DESCRIPTOR.services_by_name.values()]
 
     assert {method.name for service in services for method in service.methods} | {"ModelInfer"} == set(NEEDS)
 

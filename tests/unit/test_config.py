@@ -213,6 +213,12 @@ def test_a_child_finds_the_ledger_wherever_it_is_started(ledger: str) -> None:
         ({"control__port": 8003, "gateway__processes": 2}, "control.port: 8003 is one of the gateways' metrics ports"),
         ({"gateway__port": 8002}, "gateway.port: 8002 is one of the gateways' metrics ports"),
         ({"control__port": 8001}, "control.port: 8001 is the gateway's"),
+        ({"gateway__health_port": 8001}, "gateway.port: 8001 is one of the gateways' health ports"),
+        (
+            {"gateway__health_port": 9003, "gateway__processes": 2, "control__health_port": 9004},
+            "control.health_port: 9004",
+        ),
+        ({"control__metrics_port": 8002}, "control.metrics_port: 8002 is one of the gateways' metrics ports"),
     ],
 )
 def test_ports_that_would_meet_stop_the_start(flags: dict[str, int], sentence: str) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from headrace.keda import externalscaler_pb2
 from headrace.permissions import NEEDED, needed
 from headrace.v1 import control_pb2, experiments_pb2, replica_pb2, risk_pb2
 
 
 def test_the_table_names_every_method_of_ours_and_none_that_is_not_there() -> None:
-    files = (control_pb2.DESCRIPTOR, experiments_pb2.DESCRIPTOR, replica_pb2.DESCRIPTOR, risk_pb2.DESCRIPTOR)
-    services = [service for file in files for service in file.services_by_name.values()]
+    modules = (control_pb2, experiments_pb2, replica_pb2, risk_pb2, externalscaler_pb2)
+    services = [service for module in modules for service in module.DESCRIPTOR.services_by_name.values()]
     paths = {f"/{service.full_name}/{method.name}" for service in services for method in service.methods}
 
     assert set(NEEDED) == paths | {"/inference.GRPCInferenceService/ModelInfer"}

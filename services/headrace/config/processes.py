@@ -32,6 +32,20 @@ class GatewaySettings(Section):
     """Gateways that share the port on this machine; process i has its metrics on metrics_port + i."""
     index: int = Field(0, ge=0)
     """Which of them this one is."""
+    health_port: int = Field(0, ge=0, le=65535)
+    """Health and nothing else, in plain text whatever `tls` says, for probes; process i has it on health_port + i.
+    0 = none."""
+    required_models: tuple[str, ...] = ()
+    """Models that have had a ready replica before readiness says that callers may come; then it stays. Empty = any one,
+    and `control.lease_s` has passed: every living replica has come back by then, to a control that has just started."""
+    max_connection_age_s: float = Field(0, ge=0)
+    """A client whose connection is so old is told to make another, which may lead to another gateway: how long a new
+    one may wait for its share. A tenth more or less, so that they do not all come at once. 0 = for ever."""
+    max_connection_age_grace_s: float = Field(30, gt=0)
+    """What runs on it then may take so long. Raise it where callers wait longer for an answer."""
+    peers: tuple[Annotated[str, Field(pattern=r"^\S+:[0-9]{1,5}$")], ...] = ()
+    """HOST:PORT where gateways of this cluster have their metrics, this one too or not; a name stands for all of its
+    addresses. Whoever scales gateways asks one and hears of all. Empty = those that share its port, and no others."""
 
 
 class ControlSettings(Section):
@@ -39,6 +53,10 @@ class ControlSettings(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(8100, ge=0, le=65535)
+    metrics_port: int = Field(0, ge=0, le=65535)
+    """HTTP: /metrics. 0 = none."""
+    health_port: int = Field(0, ge=0, le=65535)
+    """Health and nothing else, in plain text whatever `tls` says, for probes. 0 = none."""
     lease_s: float = Field(3, gt=0)
     """A replica that has been silent for so long is dropped from the snapshot."""
     ledger: Path = Path("build/control/ledger.db")
@@ -67,6 +85,14 @@ class ReplicaSettings(Section):
     """How long a stopping replica finishes what it holds."""
     notice_s: float = Field(0.3, ge=0)
     """Between DRAINING and closing the port: gateways read the change meanwhile."""
+    shutdown_s: float = Field(20, gt=0)
+    """How long Ray Serve waits for one to stop before it kills it: more than `notice_s` and `grace_s` together."""
+
+    @model_validator(mode="after")
+    def _unhurried(self) -> Self:
+        if self.shutdown_s <= self.notice_s + self.grace_s:
+            raise ValueError(f"shutdown_s {self.shutdown_s:g} must be more than notice_s and grace_s together")
+        return self
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:

@@ -82,6 +82,10 @@ class Directory:
         self._policies[policy.model] = policy
         return self._changed(True)
 
+    def registrations(self) -> list[control_pb2.Registration]:
+        """All that there are. From any thread."""
+        return [entry.registration for entry in list(self._entries.values())]
+
     def versions(self, model: str) -> Versions:
         """The registered versions of a model."""
         found: dict[str, Version] = {}
@@ -97,7 +101,7 @@ class Directory:
         return control_pb2.Snapshot(
             version=self.version,
             epoch=epoch,
-            replicas=[entry.registration for entry in self._entries.values()],
+            replicas=self.registrations(),
             policies=self._policies.values(),
         )
 

@@ -91,11 +91,12 @@ class Evidence:
         if heard is None and sum(telling.caller(known) == who for known in self._gateways) >= MAX_GATEWAYS:
             raise Overloaded(f"{MAX_GATEWAYS} gateways of this caller are remembered: they are forgotten after a week")
 
-    def take(self, request: pb.RecordPairsRequest, now_us: int) -> None:
-        """Count a message that was checked, in the caller's transaction, unless it was counted before."""
+    def take(self, request: pb.RecordPairsRequest, now_us: int) -> int:
+        """Count a checked message, in the caller's transaction, unless it was counted before. Returns its new pairs."""
         heard = self._gateways.setdefault(request.gateway_id, Heard())
         heard.heard_us = now_us
-        if request.sequence > heard.sequence:
+        new = request.sequence > heard.sequence
+        if new:
             heard.sequence = request.sequence
             heard.pending += telling.pending(request.pairs, request.counts)
             heard.noise_pending += telling.pending(request.noise, request.noise_counts)
@@ -104,6 +105,7 @@ class Evidence:
             "INSERT OR REPLACE INTO gateways VALUES (?, ?, ?, ?, ?, ?)",
             (self._id, request.gateway_id, heard.sequence, now_us, heard.pending, heard.noise_pending),
         )
+        return len(request.pairs.at_us) + len(request.noise.at_us) if new else 0
 
     def write_sums(self) -> None:
         """Enter the sums as they are, in the caller's transaction: once for all the messages that it took."""

@@ -60,6 +60,17 @@ class Asked(NamedTuple):
     done: asyncio.Future[None]
 
 
+class Statistics(NamedTuple):
+    """How far it is, at one moment."""
+
+    stages: Mapping[pb.Stage, int]
+    """Experiments in each."""
+    pairs: int
+    """Counted since the start."""
+    waiting: int
+    """Acts that the ledger's thread has not begun."""
+
+
 class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
     """The service, and the task that takes automatic steps (`run`). `tell` is awaited when a policy has changed."""
 
@@ -95,6 +106,21 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
             task.cancel()
         await asyncio.gather(*labelling, return_exceptions=True)
         await asyncio.to_thread(self._thread.close)
+
+    def statistics(self) -> Statistics:
+        """From any thread."""
+        stages = Counter(experiment.stage for experiment in self._trials.all())
+        return Statistics(stages, self._trials.pairs, self._thread.waiting)
+
+    async def until_writable(self) -> None:
+        """Until the ledger has taken a write."""
+        while True:
+            try:
+                await self._thread.ask(self._trials.write_nothing)
+            except NotServing:  # it has said why
+                await asyncio.sleep(PERIOD_S)
+            else:
+                return
 
     async def run(self) -> None:
         """Look at every experiment again and again, until cancelled."""

@@ -11,6 +11,7 @@ import fcntl
 import io
 import logging
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -20,6 +21,7 @@ from google.protobuf.message import Message
 
 from headrace.control.schema import MIGRATIONS, VERSION
 from headrace.errors import NotServing, StartupError
+from headrace.telemetry.histogram import HistogramFamily
 from headrace.v1 import control_pb2
 from headrace.v1 import experiments_pb2 as pb
 
@@ -32,6 +34,7 @@ BUSY_S: Final = 1.0
 WAL_BYTES: Final = 16 << 20
 CACHE_KIB: Final = 32 << 10
 """A full sample lies in it, with its index by payment, whose pages are written at random."""
+COMMIT_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 Some = TypeVar("Some", bound=Message)
 
 
@@ -51,7 +54,13 @@ class Ledger:
 
     def __init__(self, path: Path | str, max_bytes: int = 0) -> None:
         self.path = str(path)
-        self._failing = False
+        self.commits = HistogramFamily(
+            "headrace_ledger_commit_duration_seconds", "Commit; durable: synced to the disk.", ("durable",), COMMIT_S
+        )
+        self.failures = 0
+        """Statements and commits that the file refused."""
+        self.failing = False
+        """It refused the last one."""
         self._lock: io.TextIOBase | None = None
         try:
             if self.path != MEMORY:
@@ -89,13 +98,20 @@ class Ledger:
         try:
             yield
             with self._translated():
+                begun = time.perf_counter()
                 self._db.execute("COMMIT")
+                self.commits.labels(str(durable).lower()).observe(time.perf_counter() - begun)
         except BaseException:
             if self._db.in_transaction:  # SQLite has ended it by itself after some errors
                 with contextlib.suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
             raise
         self._recovered()
+
+    def write_nothing(self) -> None:
+        """Write the file as it is: whether that is possible. Raises: NotServing."""
+        with self.transaction(durable=True):
+            self.execute(f"PRAGMA user_version={VERSION}")
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> int:
         """Run one statement; how many rows it changed. Raises: NotServing."""
@@ -220,15 +236,16 @@ class Ledger:
         try:
             yield
         except sqlite3.Error as error:
-            if not self._failing:
+            if not self.failing:
                 log.error("the ledger %s can't be used: %s", self.path, error)  # noqa: TRY400  its line says it all
-            self._failing = True
+            self.failing = True
+            self.failures += 1
             raise NotServing(f"the ledger can't be used now: {error}") from error
 
     def _recovered(self) -> None:
-        if self._failing:
+        if self.failing:
             log.warning("the ledger %s can be used again", self.path)
-        self._failing = False
+        self.failing = False
 
 
 def _text(message: Message) -> str:

@@ -16,6 +16,7 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
+from prometheus_client import CollectorRegistry
 
 from headrace import doors
 from headrace.config import Settings
@@ -23,11 +24,15 @@ from headrace.control import drafting
 from headrace.control.discovery import Directory
 from headrace.control.experiments import ExperimentService
 from headrace.control.ledger import Ledger
+from headrace.control.scrape import Streams, scrape
 from headrace.control.trials import Trials
 from headrace.core.clock import MonotonicClock
 from headrace.errors import HeadraceError, NotServing, StartupError
 from headrace.rpc.call import Call
-from headrace.rpc.health import Health
+from headrace.rpc.health import LIVENESS, READINESS, Health
+from headrace.rpc.server import Server
+from headrace.telemetry.http import MetricsServer
+from headrace.telemetry.metrics import Scraped
 from headrace.v1 import control_pb2, control_pb2_grpc, experiments_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -60,6 +65,9 @@ class ControlServer(control_pb2_grpc.ControlServicer):
         self._server = self._doors.server()
         self._tasks: list[asyncio.Task[None]] = []
         self._experiments: ExperimentService | None = None
+        self._streams = Streams()
+        self._metrics_server: MetricsServer | None = None
+        self._health_server: Server | None = None
         self.port = 0
 
     async def __aenter__(self) -> Self:
@@ -70,7 +78,7 @@ class ControlServer(control_pb2_grpc.ControlServicer):
         await self.stop()
 
     async def start(self) -> None:
-        """Read the ledger and open the port. Raises: StartupError when either is not to be had."""
+        """Read the ledger and open the ports. Raises: StartupError when either is not to be had."""
         ledger = self._ledger = Ledger(self._settings.ledger_path)
         try:
             self._experiments = self._with_ledger(ledger)
@@ -79,24 +87,36 @@ class ControlServer(control_pb2_grpc.ControlServicer):
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
             reflector = ReflectionServicer((*SERVICES, reflection.SERVICE_NAME))
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflector, self._server)
-            self.port = self._doors.open(self._server, f"{self._settings.host}:{self._settings.port}")
+            self._bind(self._experiments, ledger)
         except OSError as error:
             ledger.close()
-            raise StartupError(f"control: port {self._settings.port} is taken") from error
+            ports = (self._settings.port, self._settings.metrics_port, self._settings.health_port)
+            taken = ", ".join(str(port) for port in ports if port)
+            raise StartupError(f"control: one of the ports {taken} is taken ({error})") from error
         except NotServing as error:
             ledger.close()
             raise StartupError(f"control.ledger: {ledger.path}: {error}") from error
-        await self._server.start()
+        self._health.say(LIVENESS, serving=True)
+        self._health.say(READINESS, serving=False)
         self._health.say("", serving=True)
+        await self._server.start()
+        if self._health_server is not None:
+            await self._health_server.start()
         loop = asyncio.get_running_loop()
         self._tasks = [
+            loop.create_task(self._get_ready(self._experiments), name="get-ready"),
             loop.create_task(self._expire_leases(), name="expire-leases"),
             loop.create_task(self._experiments.run(), name="look-at-experiments"),
         ]
         log.info("control serves on port %d, its ledger is %s", self.port, ledger.path)
 
     async def stop(self) -> None:
-        """Close the port; followers and replicas keep what they have and come back by themselves."""
+        """Close the port; followers and replicas keep what they have and come back by themselves.
+
+        That this process is there is said until the end.
+        """
+        self._health.say(READINESS, serving=False)
+        self._health.say("", serving=False)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -104,6 +124,27 @@ class ControlServer(control_pb2_grpc.ControlServicer):
         if self._experiments is not None:
             await self._experiments.close()
             self._ledger.close()
+        if self._metrics_server is not None:
+            await asyncio.to_thread(self._metrics_server.close)
+        if self._health_server is not None:
+            await self._health_server.stop(None)
+
+    def _bind(self, service: ExperimentService, ledger: Ledger) -> None:
+        """Raises: OSError when a port is taken."""
+        settings = self._settings
+        self.port = self._doors.open(self._server, f"{settings.host}:{settings.port}")
+        if settings.metrics_port:
+            registry = CollectorRegistry()
+            parts = self._directory, service, ledger, self._streams, self._doors.access.refused
+            registry.register(Scraped(lambda: scrape(*parts)))
+            self._metrics_server = MetricsServer(settings.host, settings.metrics_port, registry)
+        if settings.health_port:
+            self._health_server = self._doors.health_server(self._health, f"{settings.host}:{settings.health_port}")
+
+    async def _get_ready(self, service: ExperimentService) -> None:
+        """Once the ledger takes a write, whoever is sent here stays: discovery goes on without it."""
+        await service.until_writable()
+        self._health.say(READINESS, serving=True)
 
     async def serve_until(self, stopped: asyncio.Event) -> None:
         """Serve until somebody sets `stopped`."""
@@ -120,16 +161,21 @@ class ControlServer(control_pb2_grpc.ControlServicer):
                 caller.assert_serves(registration.spec.name)
                 changed = self._directory.register(registration, caller.name)
             except HeadraceError as error:
+                self._streams.refused[type(error).__name__] += 1
                 await rpc.abort(grpc.StatusCode[error.code], str(error))
             if changed:
                 await self._tell()
             yield lease
 
     async def Follow(self, request: control_pb2.FollowRequest, rpc: Call) -> AsyncIterator[control_pb2.Snapshot]:
-        while True:
-            sent = self._directory.version
-            yield self._directory.snapshot(self._epoch)
-            await self._wait_for_change(sent)
+        self._streams.followers += 1
+        try:
+            while True:
+                sent = self._directory.version
+                yield self._directory.snapshot(self._epoch)
+                await self._wait_for_change(sent)
+        finally:
+            self._streams.followers -= 1
 
     async def Describe(self, request: control_pb2.DescribeRequest, rpc: Call) -> control_pb2.Snapshot:
         return self._directory.snapshot(self._epoch)

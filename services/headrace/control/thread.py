@@ -37,6 +37,11 @@ class LedgerThread:
         self._executor.submit(self._do_next)  # as many turns as acts, whichever act a turn takes
         return asyncio.wrap_future(act.done)
 
+    @property
+    def waiting(self) -> int:
+        """Acts that have not begun. From any thread."""
+        return len(self._urgent) + len(self._others)
+
     def close(self) -> None:
         """Finish what waits. Blocks."""
         self._executor.shutdown()

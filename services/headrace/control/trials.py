@@ -63,6 +63,8 @@ class Trials:
         """Experiments whose rollback waits for the incumbent: it is told once."""
         self._outcomes_kept: int | None = None
         """None = to be counted."""
+        self.pairs = 0
+        """Those that were counted since the start, the noise floor's too."""
         self._unwritten: list[Callable[[], None]] = []
         """Rollbacks that are in force and not in the ledger: it could not be written then."""
 
@@ -173,14 +175,14 @@ class Trials:
         touched = {request.experiment_id for request in taken}
         try:
             with self._ledger.transaction():
-                for request in taken:
-                    self._evidence_of(request.experiment_id).take(request, now_us)
+                pairs = sum(self._evidence_of(request.experiment_id).take(request, now_us) for request in taken)
                 for experiment_id in touched:
                     self._evidence_of(experiment_id).write_sums()
         except BaseException:
             for experiment_id in touched:  # it has counted what the ledger has not
                 self._evidence.pop(experiment_id, None)
             raise
+        self.pairs += pairs
         return errors
 
     def record_outcomes(self, chunk: Sequence[pb.Outcome]) -> int:
@@ -220,6 +222,10 @@ class Trials:
         failing = [gate for gate in report.gates if gate.guardrail and gate.verdict == pb.VERDICT_FAIL]
         deciding = failing if step.stage == pb.STAGE_ROLLED_BACK else report.gates
         return self._go(experiment, step, Reason(ITSELF, "; ".join(map(stages.sentence, deciding))), report)
+
+    def write_nothing(self) -> None:
+        """Find out whether the ledger takes a write. Raises: NotServing."""
+        self._ledger.write_nothing()
 
     def catch_up(self) -> None:
         """Write down the rollbacks that could not be written. Raises: NotServing."""

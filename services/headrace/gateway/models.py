@@ -86,7 +86,7 @@ class Models:
         self._on_closed = on_closed
         self.comparisons = Comparisons(around, self.strained, notes)
         self._models: dict[str, Model] = {}
-        self._informed = False
+        self.informed = False
         """A snapshot has come: before, nobody can say that a model is unknown."""
         self._left_out: set[tuple[str, str]] = set()
         """Versions of the last snapshot that could not be taken over: each is told once."""
@@ -100,7 +100,7 @@ class Models:
 
     def apply(self, snapshot: control_pb2.Snapshot) -> None:
         """Follow control: open lanes for new versions, tell every lane who its replicas are."""
-        self._informed = True
+        self.informed = True
         policies = {policy.model: wire.policy(policy) for policy in snapshot.policies}
         groups: dict[tuple[str, str], list[control_pb2.Registration]] = defaultdict(list)
         for registration in snapshot.replicas:
@@ -128,7 +128,7 @@ class Models:
         their deadlines. Raises: UnknownModel, NotReady, InvalidInference, with Triton's sentences.
         """
         model = self._models.get(name)
-        if model is None and not self._informed:
+        if model is None and not self.informed:
             raise NotServing("this gateway is starting: it has not heard yet which models there are")
         if model is None:
             raise UnknownModel(f"Request for unknown model: '{name}' is not found")

@@ -12,6 +12,7 @@ from headrace.errors import NotPermitted, Unauthenticated
 from headrace.gateway.lane import Lane
 from headrace.gateway.models import Models
 from headrace.gateway.pressure import Pressure
+from headrace.gateway.queued import is_late
 from headrace.gateway.snapshot import SnapshotFollower
 from headrace.gateway.telling import PairTeller
 from headrace.telemetry.metrics import MODEL, Values, counter, gauge
@@ -110,8 +111,7 @@ def _backlog(lanes: dict[tuple[str, str], Lane]) -> Values:
     """`gateway`: work waits although a replica is idle. `replicas`: every one of them has work."""
     found: dict[tuple[str, ...], float] = {}
     for key, lane in lanes.items():
-        idle = any(link.choosable and not link.flights for link in lane.dispatcher.links)
-        seconds = lane.backlog_s()
+        idle, seconds = is_late(lane), lane.backlog_s()
         found[*key, "gateway"] = seconds if idle else 0.0
         found[*key, "replicas"] = 0.0 if idle else seconds
     return found

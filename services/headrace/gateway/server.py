@@ -22,19 +22,27 @@ from headrace import doors
 from headrace.config import GatewaySettings, Settings, TelemetrySettings
 from headrace.core.clock import MonotonicClock
 from headrace.errors import StartupError
-from headrace.gateway import siblings
+from headrace.gateway import peers, siblings
 from headrace.gateway.admission import Admission
+from headrace.gateway.external_scaler import ExternalScaler
 from headrace.gateway.link import Sender
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
+from headrace.gateway.peers import Peers
 from headrace.gateway.pressure import Pressure
-from headrace.gateway.risk import RISK_SERVICE, RiskServicer
+from headrace.gateway.queued import Queued
+from headrace.gateway.readiness import Readiness, Served
+from headrace.gateway.risk import RiskServicer
 from headrace.gateway.scrape import scrape
 from headrace.gateway.servicer import InferenceServicer
 from headrace.gateway.shadow import Surroundings
 from headrace.gateway.snapshot import SnapshotFollower
 from headrace.gateway.telling import PairTeller
+from headrace.keda import externalscaler_pb2_grpc
+from headrace.permissions import INFERENCE, RISK, SCALER
 from headrace.rpc import health
+from headrace.rpc.age import Age
+from headrace.rpc.server import Server
 from headrace.telemetry import lag
 from headrace.telemetry.context import Sampling
 from headrace.telemetry.form import Attributes
@@ -46,11 +54,10 @@ from headrace.v1 import risk_pb2_grpc
 
 log = logging.getLogger(__name__)
 
-INFERENCE_SERVICE: Final = "inference.GRPCInferenceService"
+GOODBYE_S: Final = 1.0
+"""What callers may take to hear that they should call elsewhere, before they are refused."""
 LAST_WORDS_S: Final = 1.0
 """What control may take to hear the last pairs of a gateway that stops."""
-HEALTH_PERIOD_S: Final = 0.1
-"""How often readiness is compared with what health says: an eviction shows up within this."""
 
 
 class Gateway:
@@ -77,7 +84,12 @@ class Gateway:
         self._health = health.Health()
         self._servicer = InferenceServicer(self.models, self.admission, observer, settings.gateway)
         self._risk = RiskServicer(self.models, self.admission, observer, settings.risk)
-        self._server = self._doors.server(share_port=settings.gateway.processes > 1)
+        self.queued = Queued(self.models)
+        self._peers = Peers(settings.gateway, self.gateway_id, lambda: self.queued.mean_s)
+        served = Served(self.models, self._clock, settings.gateway.required_models, settings.control.lease_s)
+        self._readiness = Readiness(self._health, self.models, self.admission, served, self._risk.ready)
+        self._server = self._doors.server(share_port=settings.gateway.processes > 1, age=_age(settings.gateway))
+        self._health_server: Server | None = None
         parts = self.models, self._tracer, self._pressure, self.follower, self.teller
         self._metrics.expose(lambda: scrape(*parts, self._doors.access.refused))
         self._tasks: list[asyncio.Task[None]] = []
@@ -97,32 +109,40 @@ class Gateway:
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._servicer, self._server)
         risk_pb2_grpc.add_RiskServiceServicer_to_server(self._risk, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (INFERENCE_SERVICE, RISK_SERVICE, health.SERVICE)
-        reflector = ReflectionServicer((*names, reflection.SERVICE_NAME))
+        externalscaler_pb2_grpc.add_ExternalScalerServicer_to_server(ExternalScaler(self._peers), self._server)
+        names = (INFERENCE, RISK, SCALER, health.SERVICE, reflection.SERVICE_NAME)
+        reflector = ReflectionServicer(names)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflector, self._server)
         self._bind()
         self._tracer.start()
         self._requests.start()
-        self._set_health(dict.fromkeys(("", INFERENCE_SERVICE, RISK_SERVICE), False))
+        self._readiness.open()
         await self._server.start()
+        if self._health_server is not None:
+            await self._health_server.start()
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self.follower.run(), name="follow-control"),
             loop.create_task(self.teller.run(), name="tell-control"),
-            loop.create_task(self._follow_readiness(), name="follow-readiness"),
+            loop.create_task(self._readiness.follow(), name="follow-readiness"),
             loop.create_task(lag.watch(self._metrics.loop_lag), name="watch-lag"),
             loop.create_task(self._pressure.watch(), name="watch-pressure"),
+            loop.create_task(self.queued.watch(), name="watch-queues"),
         ]
         log.info("gateway %s serves on port %d", self.gateway_id, self.port)
 
     def _bind(self) -> None:
         settings = self._settings.gateway
         metrics_port = settings.metrics_port and settings.metrics_port + settings.index
+        health_port = settings.health_port and settings.health_port + settings.index
         try:
             self.port = self._doors.open(self._server, f"{settings.host}:{settings.port}")
             self._metrics_server = MetricsServer(settings.host, metrics_port, self._registry, self._pages())
+            if health_port:
+                self._health_server = self._doors.health_server(self._health, f"{settings.host}:{health_port}")
         except OSError as error:
-            raise StartupError(f"gateway: port {settings.port} or {metrics_port} is taken ({error})") from error
+            ports = ", ".join(str(port) for port in (settings.port, metrics_port, health_port) if port)
+            raise StartupError(f"gateway: one of the ports {ports} is taken ({error})") from error
         self.metrics_port = self._metrics_server.port
 
     def _pages(self) -> dict[str, Page]:
@@ -130,6 +150,7 @@ class Gateway:
         statistics = self._servicer.own_statistics
         return {
             siblings.PAGE: lambda: (200, statistics("", "").SerializeToString()),
+            peers.PAGE: self._peers.page,
             "/ready": lambda: (200 if self.admission.open and self.models.all_ready() else 503, b""),
         }
 
@@ -143,9 +164,13 @@ class Gateway:
             raise StartupError(f"no model became ready within {timeout_s:g} s") from error
 
     async def stop(self) -> None:
-        """Drain: health turns NOT_SERVING, new work is refused, what was accepted is answered, the port closes."""
+        """Drain: health turns NOT_SERVING, callers are told to go, new work is refused, what was accepted is answered.
+
+        Then the port closes. That this process is there is said until the end.
+        """
+        self._readiness.close()
+        await self._server.say_goodbye(GOODBYE_S)
         self.admission.open = False
-        self._set_health(dict.fromkeys(self._health_names(), False))
         if not await self.admission.wait_empty(self._settings.gateway.drain_s):
             log.warning("%d requests were not answered within the drain time", self.admission.held)
         await self._server.stop(1.0)
@@ -158,49 +183,26 @@ class Gateway:
         await asyncio.to_thread(self._requests.close)
         if self._metrics_server is not None:
             await asyncio.to_thread(self._metrics_server.close)
+        if self._health_server is not None:
+            await self._health_server.stop(None)
 
     async def serve_until(self, stopped: asyncio.Event) -> None:
         """Serve until somebody sets `stopped`."""
         async with self:
             await stopped.wait()
 
-    # Readiness ----------------------------------------------------------------------------------------------------
-
-    async def _follow_readiness(self) -> None:
-        shown: dict[str, bool] = {}
-        failing = False
-        while True:
-            try:
-                now = self._readiness()
-                if now != shown:
-                    self._set_health({name: ready for name, ready in now.items() if shown.get(name) != ready})
-                    shown = now
-                await self.models.retire()
-                failing = False
-            except Exception:  # health that stands still would lie, about every model, for ever
-                if not failing:
-                    log.exception("readiness could not be followed")
-                failing = True
-            await asyncio.sleep(HEALTH_PERIOD_S)
-
-    def _readiness(self) -> dict[str, bool]:
-        ready = self.admission.open and self.models.all_ready()
-        names = {model.name: self.admission.open and bool(model.ready_versions()) for model in self.models}
-        risk = self.admission.open and self._risk.ready()
-        return {"": ready, INFERENCE_SERVICE: ready, RISK_SERVICE: risk, **names}
-
-    def _health_names(self) -> list[str]:
-        return list(self._readiness())
-
-    def _set_health(self, serving: dict[str, bool]) -> None:
-        for name, good in serving.items():
-            self._health.say(name, serving=good)
-
 
 def _sampling(settings: TelemetrySettings) -> Sampling:
     return (
         Sampling(settings.sampling, settings.sampling_by_caller) if settings.enabled else Sampling(0.0, by_caller=False)
     )
+
+
+def _age(settings: GatewaySettings) -> Age | None:
+    """How old a client's connection may become; None = as old as it likes."""
+    if not settings.max_connection_age_s:
+        return None
+    return Age(settings.max_connection_age_s, settings.max_connection_age_grace_s)
 
 
 def _address(settings: GatewaySettings) -> Attributes:

@@ -26,9 +26,6 @@ KEEPALIVE_S: Final = 1.0
 TICK_S: Final = 0.25
 """How often we look who is silent."""
 
-LAST_NUMBER: Final = 2**31 - 1
-"""No stream has a higher one: the next call needs a new connection."""
-
 OnMessage = Callable[[bytes], None]
 OnEnd = Callable[[grpc.StatusCode, str], None]
 
@@ -103,7 +100,7 @@ class ClientConnection(Connection):
     def open(self, path: str, on_message: OnMessage, on_end: OnEnd, metadata: Metadata = ()) -> Exchange:
         """Begin a call."""
         self._last = self._last + 2 if self._last else 1
-        self.leaving = self.leaving or self._last >= LAST_NUMBER
+        self.leaving = self.leaving or self._last >= frames.LAST_STREAM  # the next call needs a new connection
         exchange = Exchange(self._last, self._allowed_at_first, self, on_message, on_end)
         self.streams[exchange.number] = exchange
         block = (

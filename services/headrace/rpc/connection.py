@@ -113,6 +113,9 @@ class Connection(asyncio.Protocol):
     def _on_sent(self, stream: Stream) -> None:
         """What has waited on a stream is out."""
 
+    def _on_pong(self, payload: bytes) -> None:
+        """The peer has read what we sent before a ping."""
+
     def _on_goaway(self, last: int) -> None:
         """The peer takes no new streams."""
 
@@ -249,7 +252,9 @@ class Connection(asyncio.Protocol):
     def _take_ping(self, flags: int, number: int, payload: bytes) -> None:
         _check_whole(number)
         _check_size(payload, 8)
-        if not flags & frames.ACK:
+        if flags & frames.ACK:
+            self._on_pong(payload)
+        else:
             self.write(frames.frame(frames.PING, frames.ACK, 0, payload))
 
     def _spend(self) -> None:

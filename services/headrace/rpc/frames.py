@@ -21,6 +21,8 @@ HEAD: Final = struct.Struct(">BHBBI")
 UINT32: Final = struct.Struct(">I")
 SETTING: Final = struct.Struct(">HI")
 LARGEST_WINDOW: Final = 2**31 - 1
+LAST_STREAM: Final = 2**31 - 1
+"""No stream has a higher number."""
 DEFAULT_WINDOW: Final = 65_535
 DEFAULT_FRAME: Final = 16_384
 """Bytes of payload that every peer takes, and all that we take: a larger frame holds up the others longer."""

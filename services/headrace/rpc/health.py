@@ -16,6 +16,11 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from headrace.rpc.call import Call
 
+LIVENESS: Final = "liveness"
+"""Served as long as the process is there: it says no more than that somebody answers, so the event loop turns."""
+READINESS: Final = "readiness"
+"""Whether callers should be sent here. Once it is so it stays, until the process drains. If it followed what a process
+depends on, a loss that all of a kind share would leave callers with nobody who could tell them of it."""
 SERVICE: Final[str] = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 

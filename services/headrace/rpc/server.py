@@ -18,6 +18,7 @@ import grpc
 from grpc import aio
 
 from headrace.rpc import frames
+from headrace.rpc.age import READ, Age, Farewell
 from headrace.rpc.call import Call
 from headrace.rpc.connection import LAST_WORDS_S, Connection, ProtocolError, Stream
 from headrace.rpc.fields import Fields
@@ -58,11 +59,18 @@ NOT_GRPC: Final = b"\x08\x03415"
 class Server:
     """Ports, connections and handlers. Filled by generated `add_…Servicer_to_server` functions.
 
-    `rule_of` says what a path asks of its callers.
+    `rule_of` says what a path asks of its callers; `age`, how old their connections may become: None = as they like.
     """
 
-    def __init__(self, *, share_port: bool = False, rule_of: Callable[[str], Rule] = lambda _: Rule()) -> None:
+    def __init__(
+        self,
+        *,
+        share_port: bool = False,
+        rule_of: Callable[[str], Rule] = lambda _: Rule(),
+        age: Age | None = None,
+    ) -> None:
         self._share_port = share_port
+        self.age = age
         self.methods = Methods(rule_of)
         self._ports: list[Port] = []
         self._ticking: asyncio.Task[None] | None = None
@@ -94,6 +102,14 @@ class Server:
         for port in self._ports:
             await port.listen()
         self._ticking = loop.create_task(self._tick(), name="tick")
+
+    async def say_goodbye(self, patience_s: float) -> None:
+        """Have who is connected call elsewhere: until all have heard of it, or `patience_s`. Calls are still taken."""
+        connected = list(self.connections)
+        for connection in connected:
+            if connection.farewell is not None:
+                connection.farewell.begin()
+        await _until(lambda: all(connection.refusing or connection.closed for connection in connected), patience_s)
 
     async def stop(self, grace_s: float | None) -> None:
         """Take no new connections or calls, give those that run `grace_s` (None = none at all), then cut them off."""
@@ -141,7 +157,9 @@ class ServerConnection(Connection):
         self._asked: dict[Fields, Asked] = {}
         self._kept = 0
         """Bytes in the readers of all its calls."""
-        self._refusing = False
+        self.refusing = False
+        """The client has been told which calls were the last."""
+        self.farewell: Farewell | None = None
         self.auth_context: dict[str, list[bytes]] = {}
         """Who the client is, as far as TLS says, under grpcio's names."""
         self.remembered: dict[Any, Any] = {}
@@ -154,6 +172,7 @@ class ServerConnection(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._server.connections.add(self)
         super().connection_made(transport)
+        self.farewell = Farewell(self._server.age, self)
         secured: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         self.auth_context = auth_context(secured)
         if secured is not None and secured.selected_alpn_protocol() != "h2":
@@ -190,6 +209,8 @@ class ServerConnection(Connection):
         super().connection_lost(error)
 
     def _on_lost(self) -> None:
+        if self.farewell is not None:
+            self.farewell.stop()
         for stream in list(self.streams.values()):
             assert isinstance(stream, Call)
             self._drop(stream)
@@ -197,9 +218,13 @@ class ServerConnection(Connection):
             task.cancel()
 
     def leave(self) -> None:
-        """Tell the client to open no more calls here."""
-        self._refusing = True
+        """Tell the client to open no more calls here, and which of those it has opened were the last."""
+        self.refusing = True
         self.write(frames.goaway(self._last, frames.NO_ERROR))
+
+    def _on_pong(self, payload: bytes) -> None:
+        if payload == READ and self.farewell is not None:
+            self.farewell.read()
 
     def tick(self) -> None:
         """A second has passed: perhaps a deadline with it, or a client."""
@@ -230,7 +255,7 @@ class ServerConnection(Connection):
         if not number % 2 or number <= self._last:
             raise ProtocolError(frames.PROTOCOL_ERROR, "a stream is opened out of order")
         self._last = number
-        if self._refusing or max(len(self.streams), len(self.running)) >= MAX_CALLS:
+        if self.refusing or max(len(self.streams), len(self.running)) >= MAX_CALLS:
             self.write(frames.reset(number, frames.REFUSED_STREAM))
             return
         try:

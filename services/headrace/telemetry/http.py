@@ -1,4 +1,4 @@
-"""A gateway's HTTP port, on threads of its own: /metrics for Prometheus, and small pages for whoever runs it."""
+"""A process's HTTP port, on threads of its own: /metrics for Prometheus, and small pages for whoever runs it."""
 
 from __future__ import annotations
 
