@@ -85,6 +85,9 @@ class ReplicaSettings(Section):
     """How long a stopping replica finishes what it holds."""
     notice_s: float = Field(0.3, ge=0)
     """Between DRAINING and closing the port: gateways read the change meanwhile."""
+    service: str = Field("", max_length=256)
+    """What Ray clusters follow each other in: the replicas of a later one take over from those of the one before. Of two
+    services that stand side by side each needs a name of its own. Empty = the replica stands by itself."""
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any, Final
 
 import ray
 from ray import serve
+from ray.experimental import internal_kv
 
 from headrace import doors
 from headrace.config import ModelSettings, Settings
@@ -47,7 +49,7 @@ class ServeReplica:
         )
         local = is_local(f"{settings.replica.host}:0")
         address = settings.replica.host if local else ray.util.get_node_ip_address()
-        await self.replica.start(address, os.environ.get("RAY_CLUSTER_NAME", ""))
+        await self.replica.start(address, os.environ.get("RAY_CLUSTER_NAME", ""), _began_us())
         await self.replica.registration.wait_registered()
 
     async def check_health(self) -> None:
@@ -66,6 +68,13 @@ class ServeReplica:
         """Serve awaits this before it ends the actor. The constructor may have failed half-way."""
         if replica := getattr(self, "replica", None):
             await replica.stop()
+
+
+def _began_us() -> int:
+    """When the first replica of this Ray cluster started, Unix microseconds: the cluster's store outlives that replica."""
+    key = b"headrace-began-us"
+    internal_kv._internal_kv_put(key, str(time.time_ns() // 1000), overwrite=False)  # noqa: SLF001  the first one stays
+    return int(internal_kv._internal_kv_get(key))  # noqa: SLF001
 
 
 def build(arguments: dict[str, str]) -> serve.Application:
