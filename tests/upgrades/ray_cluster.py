@@ -1,0 +1,107 @@
+"""A Ray cluster in a process of its own, as one of several that one control and one gateway have.
+
+Run: it deploys the directories and deletes the applications that its standard input names, and drains at its end.
+Imported: `RayCluster` is that process in a test's hands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+from headrace.config import Settings
+
+FOLDER = re.compile(rb"/tmp/ray-[^/\s\0]+")
+
+
+class RayCluster:
+    """`async with RayCluster(...) as cluster`: there, and without a model yet; drained after, unless it was killed."""
+
+    def __init__(self, name: str, settings: Settings, control_address: str) -> None:
+        self._name = f"{name}-{os.getpid()}"
+        self._arguments = settings.model_dump_json(), control_address
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Self:
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, __file__, *self._arguments),
+            env={**os.environ, "RAY_CLUSTER_NAME": self._name},
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        if self._process.returncode is None:
+            self._process.stdin.close()
+            await self._process.wait()
+
+    async def deploy(self, directory: Path) -> None:
+        """Until it is RUNNING."""
+        await self._do(f"deploy {directory}")
+
+    async def delete(self, application: str) -> None:
+        """Until its replicas have drained."""
+        await self._do(f"delete {application}")
+
+    async def kill(self) -> None:
+        """Every process of it at once, as a machine's end does."""
+        assert self._process is not None
+        folders = set()
+        for pid in self._pids():
+            with contextlib.suppress(OSError):
+                folders |= set(FOLDER.findall(Path(f"/proc/{pid}/cmdline").read_bytes()))
+                os.kill(pid, signal.SIGKILL)
+        await self._process.wait()
+        for folder in folders:
+            shutil.rmtree(os.fsdecode(folder), ignore_errors=True)
+
+    def _pids(self) -> Iterator[int]:
+        """Those that have its name from us."""
+        mark = f"RAY_CLUSTER_NAME={self._name}".encode()
+        for environment in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if mark in environment.read_bytes().split(b"\0"):
+                    yield int(environment.parent.name)
+
+    async def _do(self, command: str) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{command}\n".encode())
+        while (line := await self._process.stdout.readline()) != f"done: {command}\n".encode():
+            assert line, f"the cluster ended with {await self._process.wait()} at: {command}"
+
+
+def main(settings: str, control_address: str) -> None:
+    from headrace.serving import weights  # noqa: PLC0415  only here, and not where it is imported
+    from headrace.serving.deploy_ray import RayDeployer  # noqa: PLC0415
+
+    deployer = RayDeployer(Settings.model_validate_json(settings), control_address)
+    with asyncio.Runner() as runner:
+        try:
+            for line in sys.stdin:
+                verb, what = line.split()
+                if verb == "deploy":
+                    runner.run(deployer.deploy([weights.read(Path(what))]))
+                else:
+                    from ray import serve  # noqa: PLC0415
+
+                    serve.delete(what)
+                print(f"done: {line.strip()}", flush=True)
+        finally:
+            runner.run(deployer.stop())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
