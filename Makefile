@@ -10,7 +10,7 @@ GENERATED := services/headrace/v1 services/headrace/keda
 BASELINE := protos/baseline.binpb
 IMAGE = $(BIN)/buf build protos --exclude-source-info -o
 
-.PHONY: help setup demo demo-shadow serve test test-scaling check format bench-setup bench soak train protos protos-baseline clean
+.PHONY: help setup demo demo-shadow serve test test-scaling check format bench-setup bench scale-sim soak train protos protos-baseline clean chart-tools chart-test chart-docs image-test wheel-test sbom dist
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,17 +31,22 @@ demo-shadow: $(RUN) ## Compare two challengers on simulated traffic: one takes o
 serve: $(RUN) ## Serve the shipped models on 8001 (gRPC) and 8002 (metrics) until Ctrl-C
 	@$(BIN)/headrace serve
 
-test: $(RUN) ## Run every test but that of test-scaling
+test: TOOLS = --optional
+test: chart-tools ## Run every test, but those that take minutes (chart-test, test-scaling)
 	@$(BIN)/python -m pytest
 
 test-scaling: $(RUN) ## Replicas follow the load on a Ray cluster of several nodes: a minute, on a machine that does nothing else
 	@$(BIN)/python -m pytest -m scaling
 
-check: $(RUN) ## Format, lint, types, import contracts, protos (lint, breaking changes, generated code in sync), spelling
+check: $(RUN) ## Format, lint, types, import contracts, images, workflows, protos (lint, breaking changes, generated code in sync), spelling
 	@$(BIN)/ruff format --check $(SOURCES)
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/hadolint services/Dockerfile
+	@$(BIN)/shellcheck .ci/run
+	@$(BIN)/zizmor --offline --no-progress --quiet .github
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(BIN)/buf lint protos
 	@$(BIN)/buf breaking protos --against $(BASELINE)
 	@$(IMAGE) - | cmp -s - $(BASELINE) || (echo "$(BASELINE) is not what protos/ says: run make protos, commit" && false)
@@ -53,11 +58,23 @@ format: $(RUN) ## Format the code and mend what ruff can
 	@$(BIN)/ruff format $(SOURCES)
 	@$(BIN)/ruff check --fix $(SOURCES)
 
+chart-tools: $(RUN) ## Fetch helm 4, helm 3 and kubectl for the tests of the chart: build/tools/ (Linux, x86-64)
+	@$(BIN)/python tests/helm/tools.py $(TOOLS)
+
+chart-test: chart-tools ## Run every test of the chart: hundreds of values, both helms, installs (HEADRACE_CRD_DIR: schemas of the CRDs)
+	@$(BIN)/python -m pytest tests/helm -m ''
+
+chart-docs: $(RUN) ## Regenerate the table in helm/headrace/README.md from the comments of values.yaml
+	@$(BIN)/python -m tests.helm.readme
+
 bench-setup: $(RUN) ## Make the peers' environments, once: build/bench/ (Ray Serve, MLServer, Triton)
 	@$(BIN)/python benchmarks/environments.py
 
 bench: $(RUN) ## Measure headrace beside its peers: build/bench/results.json, report.md (QUICK=1: within ten minutes)
 	@$(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick)
+
+scale-sim: $(RUN) ## Replay a day, a sale and outages at up to 100,000 requests/s against each scaling policy: build/scale-sim (QUICK=1)
+	@$(BIN)/python benchmarks/scale_simulation.py $(if $(QUICK),--quick)
 
 soak: $(RUN) ## Load fraud-tx for MINUTES (default 10); the gateway's memory must not grow: build/bench/soak.json
 	@$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),10)
@@ -73,6 +90,18 @@ protos: $(RUN) ## Regenerate services/headrace/v1 and keda from protos/, and ren
 protos-baseline: $(RUN) ## The same, accepting what breaks (protos/README.md says when)
 	@$(IMAGE) $(BASELINE)
 	@$(PROTOC)
+
+image-test: $(RUN) ## Build both images and try them (Docker, or buildah and debootstrap as root); takes minutes
+	@$(BIN)/python -m pytest -m image -o faulthandler_timeout=0 tests/image
+
+wheel-test: $(RUN) ## Build the wheel, install it alone, score a payment with it
+	@$(BIN)/python -m pytest -m wheel -o faulthandler_timeout=0 tests/wheel
+
+sbom: $(RUN) ## List what each image holds: build/sbom/*.json (CycloneDX)
+	@$(BIN)/python services/sbom.py
+
+dist: $(RUN) ## Build the source archive and the wheel: build/dist/
+	@$(BIN)/python services/dist.py
 
 clean: ## Remove what the targets made, the environment too
 	@rm -rf build $(VENV)

@@ -6,6 +6,7 @@ Spawned, never forked; stopped by its own process id.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -96,9 +97,6 @@ class Child:
             *self._arguments,
             env=self._environment,
             stdin=asyncio.subprocess.PIPE,  # its end tells the child that we are gone
-            # Ctrl-C is for us to pass on. No session of its own: where sessions are scheduled as groups (autogroup),
-            # how nice or idle a process is counts within its session alone.
-            process_group=0,
         )
         if self._niceness:
             os.setpriority(os.PRIO_PROCESS, self._process.pid, os.nice(0) + self._niceness)
@@ -139,6 +137,17 @@ class _UntilClosed(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         self._stopped.set()
+
+
+def leave_group() -> None:
+    """In a child, before anything else: Ctrl-C is for the supervisor to pass on.
+
+    A group of processes and no session: where Linux schedules sessions as groups (autogroup), how nice or idle a
+    process is counts within its session alone. By the child, because not every event loop can have it done on the way.
+    """
+    if os.environ.get(SUPERVISED):
+        with contextlib.suppress(OSError):  # it leads a session: whoever started it saw to that
+            os.setpgid(0, 0)
 
 
 async def stop_with_supervisor(stopped: asyncio.Event) -> None:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from headrace import config
+from headrace.children import leave_group, stop_with_supervisor
 from headrace.credentials import ClientCredentials
 from headrace.errors import HeadraceError, StartupError
 from headrace.experiment_cli import experiment_app, traffic_app
@@ -60,8 +61,25 @@ ControlOption = Annotated[str, typer.Option("--control", help="host:port of cont
 AddressOption = Annotated[str, typer.Option(help="host:port of a gateway.")]
 
 
+def _print_version(wanted: bool) -> None:  # noqa: FBT001  typer calls it with the flag
+    if wanted:
+        from importlib import metadata  # noqa: PLC0415
+
+        typer.echo(metadata.version("headrace"))
+        raise typer.Exit
+
+
+VersionFlag = typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+
+
+@app.callback()
+def about(_: Annotated[bool, VersionFlag] = False) -> None:  # noqa: FBT002  a flag with a default
+    """Take what is said of no command in particular."""
+
+
 def main() -> None:
     """Run a command. A StartupError is one line on stderr and exit code 78; another of ours is one line and 1."""
+    leave_group()
     try:
         app()
     except StartupError as error:
@@ -79,8 +97,6 @@ def _run(serve: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
     """
     os.umask(OWN_FILES)
     import uvloop  # noqa: PLC0415  only servers need a loop
-
-    from headrace.children import stop_with_supervisor  # noqa: PLC0415
 
     async def until_signalled() -> None:
         stopped = asyncio.Event()
@@ -194,12 +210,15 @@ def score(
     address: AddressOption = "127.0.0.1:8001",
     model: Annotated[str, typer.Option(help="The model to ask.")] = "fraud-tx",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")] = False,  # noqa: FBT002
+    wait: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Wait so long for the model to be ready.")] = 0,
     *,
     credentials: ClientCredentials,
 ) -> None:
     """Score payments from a file."""
-    from headrace.score_file import run  # noqa: PLC0415
+    from headrace.score_file import run, wait_ready  # noqa: PLC0415
 
+    if wait:
+        wait_ready(address, model, wait, credentials)
     sys.exit(run(file, address, model, as_json=as_json, credentials=credentials))
 
 

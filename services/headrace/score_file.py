@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
 from rich.table import Table
 from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -17,6 +19,9 @@ from headrace.channel import connect_blocking
 from headrace.client import Score, SyncScoringClient
 from headrace.credentials import NOBODY, ClientCredentials
 from headrace.errors import HeadraceError, InvalidInference, NotServing, StartupError
+
+GONE: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
+"""How a watch ends that is worth another one: its gateway went, and a Service may know of others."""
 
 
 def run(file: Path, address: str, model: str, *, as_json: bool, credentials: ClientCredentials = NOBODY) -> int:
@@ -44,6 +49,14 @@ def run(file: Path, address: str, model: str, *, as_json: bool, credentials: Cli
     return 1 if failures else 0
 
 
+def wait_ready(address: str, model: str, timeout_s: float, credentials: ClientCredentials = NOBODY) -> None:
+    """Wait until a gateway at `address` says that it serves the model. Raises: NotServing after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    with connect_blocking(address, credentials.tokenless) as channel:
+        while not _watch(channel, model, deadline):
+            pass
+
+
 def print_models(address: str, credentials: ClientCredentials = NOBODY) -> None:
     """A table of what the gateway at `address` serves. Raises: NotServing when nobody answers there."""
     stub = service_pb2_grpc.GRPCInferenceServiceStub(connect_blocking(address, credentials))
@@ -55,6 +68,19 @@ def print_models(address: str, credentials: ClientCredentials = NOBODY) -> None:
     for entry in found.models:
         table.add_row(entry.name, entry.version, entry.state, entry.reason)
     Console().print(table)
+
+
+def _watch(channel: grpc.Channel, model: str, deadline: float) -> bool:
+    """Whether the model became ready before the watch broke off. Raises: NotServing, too late or hopeless."""
+    asked = health_pb2.HealthCheckRequest(service=model)
+    left_s = deadline - time.monotonic()
+    try:
+        news = health_pb2_grpc.HealthStub(channel).Watch(asked, timeout=left_s, wait_for_ready=True)
+        return any(told.status == health_pb2.HealthCheckResponse.SERVING for told in news)
+    except grpc.RpcError as error:
+        if error.code() in GONE:
+            return False
+        raise NotServing(f"model '{model}' is not ready ({error.code().name}: {error.details()})") from error
 
 
 def _lines(source: TextIO) -> Iterator[tuple[int, str]]:

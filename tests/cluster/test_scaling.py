@@ -7,9 +7,7 @@ do twice as much here as on machines of their own. All else is real: nodes, Serv
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +24,7 @@ from tritonclient.grpc import service_pb2_grpc
 from headrace import config
 from headrace.client import request
 from headrace.cluster import Cluster
-from headrace.serving.deploy_ray import ENVIRONMENT
+from headrace.serving.serve_config import ENVIRONMENT
 from headrace_models import writing
 
 pytestmark = [
@@ -84,20 +82,6 @@ def folder() -> Iterator[str]:
     shutil.rmtree(found, ignore_errors=True)
 
 
-def small() -> dict[str, int]:
-    """Little memory; and the agents' ports, as a node gives up on agents that are slow to say theirs."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(4)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        ports = [probe.getsockname()[1] for probe in probes]
-    agents = ("metrics_agent", "metrics_export", "dashboard_agent_listen", "runtime_env_agent")
-    return {
-        "object_store_memory": 80 << 20,
-        **{f"{agent}_port": port for agent, port in zip(agents, ports, strict=True)},
-    }
-
-
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch, folder: str) -> Iterator[None]:
     """A head that runs no replica, and two nodes with room for one each."""
@@ -105,11 +89,12 @@ def nodes(monkeypatch: pytest.MonkeyPatch, folder: str) -> Iterator[None]:
         monkeypatch.setenv(name, value)
     from ray.cluster_utils import Cluster as Nodes  # noqa: PLC0415  only now are its variables set
 
+    small = {"object_store_memory": 80 << 20}
     found = Nodes(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "temp_dir": folder, **small()}
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "temp_dir": folder, **small}
     )
     for _ in range(2):
-        found.add_node(num_cpus=1, resources={GROUP: 1000}, **small())
+        found.add_node(num_cpus=1, resources={GROUP: 1000}, **small)
     monkeypatch.setenv("RAY_ADDRESS", found.address)
     yield
     found.shutdown()

@@ -39,6 +39,23 @@ def test_a_child_that_dies_is_started_again_and_stops_when_told(run: Callable[..
     assert not _alive(second)
 
 
+def test_a_child_hears_no_ctrl_c_and_is_nice_beside_its_siblings(run: Callable[..., Any], free_port: int) -> None:
+    async def main() -> tuple[int, int, int, int]:
+        child = Child("control", ["control", "--port", str(free_port)], niceness=3)
+        await child.start()
+        await asyncio.to_thread(_until_serving, free_port)
+        assert child.pid is not None
+        found = os.getpgid(child.pid), os.getsid(child.pid), os.getpriority(os.PRIO_PROCESS, child.pid), child.pid
+        await child.stop()
+        return found
+
+    group, session, niceness, pid = run(main())
+
+    assert group == pid
+    assert session == os.getsid(0)  # where sessions are scheduled as groups, niceness ends at them
+    assert niceness == os.nice(0) + 3
+
+
 def test_a_child_does_not_outlive_a_killed_supervisor(free_port: int) -> None:
     script = textwrap.dedent(
         f"""

@@ -24,8 +24,8 @@ app.kubernetes.io/part-of: headrace
 {{- end }}
 
 {{- define "headrace.selector" -}}
-app.kubernetes.io/name: {{ include "headrace.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ include "headrace.name" .root | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 {{- with .component }}
 app.kubernetes.io/component: {{ . }}
 {{- end }}
@@ -33,8 +33,8 @@ app.kubernetes.io/component: {{ . }}
 
 {{/* metadata of an object: (dict "root" $ "component" "gateway" "name" "…"). */}}
 {{- define "headrace.metadata" -}}
-name: {{ .name }}
-namespace: {{ .root.Release.Namespace }}
+name: {{ .name | quote }}
+namespace: {{ .root.Release.Namespace | quote }}
 labels:
   {{- include "headrace.labels" . | nindent 2 }}
 {{- with merge (dict) (default (dict) .annotations) .root.Values.commonAnnotations }}

@@ -88,6 +88,14 @@ class ReplicaSettings(Section):
     service: str = Field("", max_length=256)
     """What Ray clusters follow each other in: the replicas of a later one take over from those of the one before. Of two
     services that stand side by side each needs a name of its own. Empty = the replica stands by itself."""
+    shutdown_s: float = Field(20, gt=0)
+    """How long Ray Serve waits for one to stop before it kills it: more than `notice_s` and `grace_s` together."""
+
+    @model_validator(mode="after")
+    def _unhurried(self) -> Self:
+        if self.shutdown_s <= self.notice_s + self.grace_s:
+            raise ValueError(f"shutdown_s {self.shutdown_s:g} must be more than notice_s and grace_s together")
+        return self
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:

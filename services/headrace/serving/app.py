@@ -5,47 +5,39 @@ With `deploy_ray` the only file that imports Ray. `build` is the import path of 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import ray
 from ray import serve
 from ray.experimental import internal_kv
 
 from headrace import doors
-from headrace.config import ModelSettings, Settings
 from headrace.credentials import is_local
-from headrace.serving import weights
+from headrace.serving import serve_config, weights
+from headrace.serving.fetch import fetch
 from headrace.serving.replica import ReplicaServer
 from headrace.telemetry import logging as logs
 
 log = logging.getLogger(__name__)
 
-OPTIONS: Final[dict[str, Any]] = {
-    "health_check_period_s": 1,
-    "health_check_timeout_s": 3,
-    "graceful_shutdown_wait_loop_s": 0.1,  # Serve counts its own requests only: it reaches __del__ after one loop
-    "graceful_shutdown_timeout_s": 20,  # more than drain + notice + grace
-    "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
-}
-
-POLICY: Final = "headrace.serving.scaling:follow_deadlines"
-"""By its path: Serve imports it where it reads the deployment, and pickles it for its controller."""
-
 
 class ServeReplica:
     """Holds a ReplicaServer for as long as Serve holds this actor."""
 
-    async def __init__(self, directory: str, control_address: str, settings_json: str) -> None:  # type: ignore[misc]
+    async def __init__(self, arguments: dict[str, Any]) -> None:  # type: ignore[misc]
         """Returns when the replica is warm and control knows it: then Serve calls it RUNNING."""
-        settings = Settings.model_validate_json(settings_json)
+        given = serve_config.arguments(arguments)
+        settings = given.settings
         logs.configure(settings.telemetry.log_level)
-        model = weights.read(Path(directory))
+        if given.source:
+            await asyncio.to_thread(fetch, given.source, given.directory)
+        model = weights.read(given.directory)
         self.replica = ReplicaServer(
-            model, settings.replica, settings.model(model.name), control_address, doors.of(settings)
+            model, settings.replica, settings.model(model.name), given.control, doors.of(settings)
         )
         local = is_local(f"{settings.replica.host}:0")
         address = settings.replica.host if local else ray.util.get_node_ip_address()
@@ -77,21 +69,11 @@ def _began_us() -> int:
     return int(internal_kv._internal_kv_get(key))  # noqa: SLF001
 
 
-def build(arguments: dict[str, str]) -> serve.Application:
-    """One application for one model version. Arguments: directory, control, settings (JSON)."""
-    settings = Settings.model_validate_json(arguments["settings"])
-    model = weights.read(Path(arguments["directory"]))
-    run = settings.model(model.name)
-    deployment = serve.deployment(
-        name="replica",
-        ray_actor_options={"num_cpus": run.num_cpus, "num_gpus": run.num_gpus, "resources": dict(run.resources)},
-        **_how_many(run),
-        **OPTIONS,
-    )
-    return deployment(ServeReplica).bind(arguments["directory"], arguments["control"], arguments["settings"])
+def build(arguments: dict[str, Any]) -> serve.Application:
+    """One application for one model version; `serve_config.Arguments` says of what. Reads no model: the head has none.
 
-
-def _how_many(run: ModelSettings) -> dict[str, Any]:
-    if run.autoscaling is None:
-        return {"num_replicas": run.replicas}
-    return {"autoscaling_config": {**run.autoscaling.model_dump(), "policy": {"policy_function": POLICY}}}
+    Raises: StartupError, one line, when the arguments are wrong.
+    """
+    given = serve_config.arguments(arguments)
+    deployment = serve.deployment(**serve_config.deployment(given.settings, given.model))
+    return deployment(ServeReplica).bind(dict(arguments))

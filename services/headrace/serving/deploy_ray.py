@@ -12,17 +12,9 @@ from typing import Any, Final
 
 from headrace.config import Settings
 from headrace.errors import StartupError
+from headrace.serving import serve_config
 from headrace.serving.weights import FoundModel
 
-ENVIRONMENT: Final = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_SERVE_LOG_TO_STDERR": "0",
-    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",  # a hung replica must not keep its device
-    "RAY_worker_niceness": "0",  # replicas share the cores with the gateway: neither goes first
-    "RAY_DEDUP_LOGS": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
-"""Read by Ray at import, in this process and in every one it starts."""
 LOGICAL_CPUS: Final = 16
 """Actors on one machine are not placed by CPU shares; this only has to be enough."""
 
@@ -58,7 +50,7 @@ class RayDeployer:
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     def _start_ray(self) -> None:
-        for name, value in ENVIRONMENT.items():
+        for name, value in serve_config.ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         import ray  # noqa: PLC0415  only now are its variables set
         from ray import serve  # noqa: PLC0415
@@ -86,12 +78,10 @@ class RayDeployer:
 
         from headrace.serving.app import build  # noqa: PLC0415
 
-        common = {"control": self._control_address, "settings": self._settings.model_dump_json()}
+        config = serve_config.of(self._settings, [model.directory for model in models], self._control_address)
         targets = [
-            serve.RunTarget(
-                build({"directory": str(model.directory), **common}), f"{model.name}-{model.version}", route_prefix=None
-            )
-            for model in models
+            serve.RunTarget(build(application["args"]), application["name"], route_prefix=application["route_prefix"])
+            for application in config["applications"]
         ]
         try:
             serve.run_many(targets)

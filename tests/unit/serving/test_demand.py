@@ -32,7 +32,9 @@ def wanted(*reports: dict[str, float], now: int = 3) -> int:
     """What the policy says to replicas that report this."""
     names = {name for report in reports for name in report}
     metrics = {name: {i: report[name] for i, report in enumerate(reports) if name in report} for name in names}
-    return follow_deadlines(SimpleNamespace(aggregated_metrics=metrics, target_num_replicas=now))[0]
+    series = {name: {i: [SimpleNamespace(value=value)] for i, value in said.items()} for name, said in metrics.items()}
+    figures = {"aggregated_metrics": metrics, "raw_metrics": series, "policy_state": {}, "current_time": 0.0}
+    return follow_deadlines(SimpleNamespace(**figures, target_num_replicas=now, current_num_replicas=now))[0]
 
 
 def test_the_parts_of_all_replicas_add_up_to_what_the_gateways_said() -> None:
@@ -60,7 +62,7 @@ def test_a_replica_that_nobody_asks_any_more_says_so_and_the_version_shrinks() -
     clock.advance(FORGET_S + 0.1)
 
     assert demand.report() == {BACKLOG: 0.0, WORK: 0.0}
-    assert wanted(demand.report()) == 1
+    assert wanted(demand.report(), now=3) == 2
 
 
 def test_a_replica_that_says_nothing_holds_the_number() -> None:
