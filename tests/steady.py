@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,3 +91,10 @@ class Steady:
                 self.versions[answer.model_version] += right
             self.slowest_s = max(self.slowest_s, time.monotonic() - begun)
             await asyncio.sleep(self.pause_s)
+
+
+def told(record_property: Callable[[str, object], None], times: Mapping[str, float], callers: Steady) -> None:
+    """What was measured, in the output and in reports."""
+    for name, figure in {**times, "slowest answer, s": callers.slowest_s, "answers": callers.results.total()}.items():
+        record_property(name, round(figure, 2))
+        print(f"{name}: {figure:.2f}")  # noqa: T201  it is what the test is run for

@@ -58,21 +58,21 @@ class RayCluster:
         """Every process of it at once, as a machine's end does."""
         assert self._process is not None
         folders = set()
-        for pid in self._pids():
+        for process in self._processes():
             with contextlib.suppress(OSError):
-                folders |= set(FOLDER.findall(Path(f"/proc/{pid}/cmdline").read_bytes()))
-                os.kill(pid, signal.SIGKILL)
+                folders |= set(FOLDER.findall((process / "cmdline").read_bytes()))
+                os.kill(int(process.name), signal.SIGKILL)
         await self._process.wait()
         for folder in folders:
             shutil.rmtree(os.fsdecode(folder), ignore_errors=True)
 
-    def _pids(self) -> Iterator[int]:
+    def _processes(self) -> Iterator[Path]:
         """Those that have its name from us."""
         mark = f"RAY_CLUSTER_NAME={self._name}".encode()
         for environment in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):
                 if mark in environment.read_bytes().split(b"\0"):
-                    yield int(environment.parent.name)
+                    yield environment.parent
 
     async def _do(self, command: str) -> None:
         assert self._process is not None
@@ -98,7 +98,7 @@ def main(settings: str, control_address: str) -> None:
                     from ray import serve  # noqa: PLC0415
 
                     serve.delete(what)
-                print(f"done: {line.strip()}", flush=True)
+                print(f"done: {line.strip()}", flush=True)  # noqa: T201  who gave the command waits for it
         finally:
             runner.run(deployer.stop())
 

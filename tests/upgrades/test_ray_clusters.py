@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from grpc import aio
 from tests import adder
-from tests.steady import Steady
+from tests.steady import Steady, told
 from tests.upgrades.ray_cluster import RayCluster
 
 from headrace.config import Settings
@@ -53,12 +53,6 @@ async def until(control: ControlServer, wanted: dict[str, str]) -> None:
 
 def retries(gateway: Gateway) -> int:
     return sum(lane.dispatcher.retries for lane in gateway.models.lanes())
-
-
-def told(record_property: Record, times: dict[str, float], callers: Steady) -> None:
-    for name, figure in {**times, "slowest answer, s": callers.slowest_s, "answers": callers.results.total()}.items():
-        record_property(name, round(figure, 2))
-        print(f"{name}: {figure:.2f}")
 
 
 def test_the_next_ray_cluster_takes_over_under_load_and_the_first_is_taken_away(
@@ -100,7 +94,7 @@ def test_the_next_ray_cluster_takes_over_under_load_and_the_first_is_taken_away(
 def test_the_next_version_takes_over_under_load_and_the_one_before_goes(
     run: Run, tmp_path: Path, record_property: Record
 ) -> None:
-    """As `serveConfigV2` brings and takes applications: the next one's comes, control promotes it, the last one's goes."""
+    """As `serveConfigV2` brings and takes applications: the next one comes, control promotes it, the last one goes."""
     first, second = (adder.write(tmp_path / "models", version) for version in (1, 2))
     config = chosen(tmp_path)
 

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import time
-from typing import Any
+from typing import Any, Final
 
 import ray
 from ray import serve
@@ -23,6 +23,8 @@ from headrace.serving.replica import ReplicaServer
 from headrace.telemetry import logging as logs
 
 log = logging.getLogger(__name__)
+
+BEGAN: Final = b"headrace-began-us"
 
 
 class ServeReplica:
@@ -63,10 +65,12 @@ class ServeReplica:
 
 
 def _began_us() -> int:
-    """When the first replica of this Ray cluster started, Unix microseconds: the cluster's store outlives that replica."""
-    key = b"headrace-began-us"
-    internal_kv._internal_kv_put(key, str(time.time_ns() // 1000), overwrite=False)  # noqa: SLF001  the first one stays
-    return int(internal_kv._internal_kv_get(key))  # noqa: SLF001
+    """When the first replica of this Ray cluster started, Unix microseconds.
+
+    In the cluster's own store, which outlives that replica: control may start anew when it is gone.
+    """
+    internal_kv._internal_kv_put(BEGAN, str(time.time_ns() // 1000), overwrite=False)  # noqa: SLF001  the first stays
+    return int(internal_kv._internal_kv_get(BEGAN))  # noqa: SLF001
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:

@@ -145,7 +145,7 @@ def test_replicas_without_a_service_or_a_cluster_stand_by_themselves(without: st
 
 
 def test_the_name_of_a_service_is_bounded() -> None:
-    with pytest.raises(InvalidInference, match="^service: "):
+    with pytest.raises(InvalidInference, match=r"^service: "):
         directory(entry("b1", "blue", service="s" * 257))
 
 
