@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import shutil
 import signal
+import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from headrace.config import Settings
-
-FOLDER = re.compile(rb"/tmp/ray-[^/\s\0]+")
 
 
 class RayCluster:
@@ -27,7 +26,8 @@ class RayCluster:
 
     def __init__(self, name: str, settings: Settings, control_address: str) -> None:
         self._name = f"{name}-{os.getpid()}"
-        self._arguments = settings.model_dump_json(), control_address
+        self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # not below TMPDIR: paths of sockets must be short
+        self._arguments = settings.model_dump_json(), control_address, self._folder
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:
@@ -45,6 +45,7 @@ class RayCluster:
         if self._process.returncode is None:
             self._process.stdin.close()
             await self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     async def deploy(self, directory: Path) -> None:
         """Until it is RUNNING."""
@@ -57,14 +58,10 @@ class RayCluster:
     async def kill(self) -> None:
         """Every process of it at once, as a machine's end does."""
         assert self._process is not None
-        folders = set()
         for process in self._processes():
             with contextlib.suppress(OSError):
-                folders |= set(FOLDER.findall((process / "cmdline").read_bytes()))
                 os.kill(int(process.name), signal.SIGKILL)
         await self._process.wait()
-        for folder in folders:
-            shutil.rmtree(os.fsdecode(folder), ignore_errors=True)
 
     def _processes(self) -> Iterator[Path]:
         """Those that have its name from us."""
@@ -83,14 +80,36 @@ class RayCluster:
             assert line, f"the cluster ended with {await self._process.wait()} at: {command}"
 
 
-def main(settings: str, control_address: str) -> None:
+def start_node(folder: str) -> Any:
+    """A head that replicas run on. Its agents are given ports: a node gives up on those that are slow to say theirs."""
+    from headrace.serving.serve_config import ENVIRONMENT  # noqa: PLC0415
+
+    os.environ.update(ENVIRONMENT)
+    from ray.cluster_utils import Cluster  # noqa: PLC0415  only now are its variables set
+
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(4)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        ports = [probe.getsockname()[1] for probe in probes]
+    agents = ("metrics_agent", "metrics_export", "dashboard_agent_listen", "runtime_env_agent")
+    arguments = {"num_cpus": 2, "include_dashboard": False, "temp_dir": folder, "object_store_memory": 80 << 20}
+    arguments |= {f"{agent}_port": port for agent, port in zip(agents, ports, strict=True)}
+    found = Cluster(initialize_head=True, head_node_args=arguments)
+    os.environ["RAY_ADDRESS"] = found.address
+    return found
+
+
+def main(settings: str, control_address: str, folder: str) -> None:
     from headrace.serving import weights  # noqa: PLC0415  only here, and not where it is imported
     from headrace.serving.deploy_ray import RayDeployer  # noqa: PLC0415
 
     deployer = RayDeployer(Settings.model_validate_json(settings), control_address)
-    with asyncio.Runner() as runner:
+    with contextlib.ExitStack() as stack, asyncio.Runner() as runner:
         try:
             for line in sys.stdin:
+                if "RAY_ADDRESS" not in os.environ:
+                    stack.callback(start_node(folder).shutdown)
                 verb, what = line.split()
                 if verb == "deploy":
                     runner.run(deployer.deploy([weights.read(Path(what))]))
