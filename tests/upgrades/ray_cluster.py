@@ -11,7 +11,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -81,28 +80,21 @@ class RayCluster:
 
 
 def start_node(folder: str) -> Any:
-    """A head that replicas run on. Its agents are given ports: a node gives up on those that are slow to say theirs."""
-    from headrace.serving.serve_config import ENVIRONMENT  # noqa: PLC0415
+    """A head that replicas run on; its sockets and logs are in `folder`."""
+    from headrace.serving.serve_config import ENVIRONMENT  # noqa: PLC0415  only here, and not where it is imported
 
     os.environ.update(ENVIRONMENT)
     from ray.cluster_utils import Cluster  # noqa: PLC0415  only now are its variables set
 
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(4)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        ports = [probe.getsockname()[1] for probe in probes]
-    agents = ("metrics_agent", "metrics_export", "dashboard_agent_listen", "runtime_env_agent")
     arguments = {"num_cpus": 2, "include_dashboard": False, "temp_dir": folder, "object_store_memory": 80 << 20}
-    arguments |= {f"{agent}_port": port for agent, port in zip(agents, ports, strict=True)}
     found = Cluster(initialize_head=True, head_node_args=arguments)
     os.environ["RAY_ADDRESS"] = found.address
     return found
 
 
 def main(settings: str, control_address: str, folder: str) -> None:
-    from headrace.serving import weights  # noqa: PLC0415  only here, and not where it is imported
-    from headrace.serving.deploy_ray import RayDeployer  # noqa: PLC0415
+    from headrace.serving import weights  # noqa: PLC0415  likewise
+    from headrace.serving.deploy_ray import RayDeployer  # noqa: PLC0415  likewise
 
     deployer = RayDeployer(Settings.model_validate_json(settings), control_address)
     with contextlib.ExitStack() as stack, asyncio.Runner() as runner:
