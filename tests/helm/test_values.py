@@ -221,6 +221,25 @@ def test_values_that_contradict_each_other_are_refused_in_a_sentence(
 
 
 @pytest.mark.usefixtures("helm_4")
+@pytest.mark.parametrize("component", ["gateway", "control"])
+def test_a_pods_own_label_or_annotation_wins_over_everybodys(component: str) -> None:
+    own = {"podLabels": {"team": "own"}, "podAnnotations": {"note": "own"}}
+    found = render({"commonLabels": {"team": "all"}, "commonAnnotations": {"note": "all"}, component: own})
+
+    assert isinstance(found, Release)
+    (pod,) = found.pods_of(component)
+    assert (pod.labels["team"], pod.annotations["note"]) == ("own", "own")
+
+
+def test_what_a_gateway_may_have_waiting_is_less_than_a_saturated_one_has() -> None:
+    """3 to 11 ms, as docs/operations.md says: a target above would never ask for another gateway."""
+    scalers = defaults()["gateway"]["autoscaling"]
+
+    assert scalers["keda"]["queuedSeconds"] == float(scalers["hpa"]["queuedSeconds"]["target"])
+    assert 0.003 < scalers["keda"]["queuedSeconds"] < 0.011
+
+
+@pytest.mark.usefixtures("helm_4")
 def test_both_images_are_of_the_version_of_the_chart_until_told_otherwise() -> None:
     found = render({})
     assert isinstance(found, Release)
