@@ -26,6 +26,7 @@ replica:
   host: 0.0.0.0
   ports: [{{ int64 .Values.ray.replicaPorts.first }}, {{ int64 .Values.ray.replicaPorts.last }}]
   shutdown_s: {{ int64 .Values.ray.gracefulShutdownSeconds }}
+  surge_percent: {{ int64 .Values.ray.maxSurgePercent }}
 telemetry:
   otlp_endpoint: {{ include "headrace.otlpEndpoint" . | quote }}
   sampling: {{ .Values.telemetry.sampling }}
