@@ -30,7 +30,7 @@ POLICY: Final = "headrace.serving.scaling:follow_deadlines"
 """By its path: Serve imports it where it reads the deployment, and pickles it for its controller."""
 SECTIONS: Final = ("replica", "telemetry", "tls", "access")
 """Of the settings, what a replica reads beside how its own model is run: whoever sees Serve's config sees no more.
-`access` holds hashes of tokens: a replica must know its gateways. Serve makes the replicas anew when a word of it changes."""
+`access` holds hashes of tokens: a replica must know its gateways. A change of a word makes the replicas anew."""
 TOLD: Final[Mapping[str, Any]] = {**dict.fromkeys(SECTIONS, True), "telemetry": {"log_level"}}
 """As pydantic wants to hear it: a replica tells no span of its own, so how those are told restarts none."""
 OTHERS: Final = ("batching", "primary_version", "traffic")

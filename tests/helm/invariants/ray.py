@@ -115,7 +115,7 @@ def a_gpu_is_asked_for_as_it_is_limited_and_its_node_is_put_up_with(release: Rel
 
 @law
 def a_pod_sees_the_gpus_that_it_asks_for(release: Release) -> None:
-    """The image names all of a node's. What the device plugin gives a pod that asks, a variable here would take away."""
+    """The image names all of a node's. Where a pod asks, the device plugin says which: a variable would win over it."""
     for pod in release.pods:
         if pod.is_ray:
             hidden = pod.environment.get("NVIDIA_VISIBLE_DEVICES") == "void"
