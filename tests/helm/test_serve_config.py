@@ -75,6 +75,15 @@ def test_a_replica_that_is_made_anew_starts_before_an_old_one_stops(rendered: Re
     assert [one["max_surge_percent"] for one in rendered({}).deployments] == [1]
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_replicas_say_whose_clusters_follow_each_other(rendered: Rendered, case: str) -> None:
+    """By it control takes the replicas of an old Ray cluster out of choice once those of the new one serve."""
+    release = rendered(CASES[case])
+
+    for application in release.applications:
+        assert application["args"]["settings"]["replica"]["service"] == release.ray_service["metadata"]["name"]
+
+
 def test_versions_of_one_model_run_each_in_its_own_way(rendered: Rendered, root: Path) -> None:
     first, second = rendered(root / "helm" / "headrace" / "ci" / "two-gpus.yaml").applications
 

@@ -24,6 +24,7 @@ control:
   ledger: /var/lib/headrace/ledger.db
 replica:
   host: 0.0.0.0
+  service: {{ include "headrace.fullname" . | quote }}  # the RayService: of its Ray clusters a later one takes over from an earlier
   ports: [{{ int64 .Values.ray.replicaPorts.first }}, {{ int64 .Values.ray.replicaPorts.last }}]
   shutdown_s: {{ int64 .Values.ray.gracefulShutdownSeconds }}
   surge_percent: {{ int64 .Values.ray.maxSurgePercent }}
