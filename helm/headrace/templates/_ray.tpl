@@ -120,7 +120,7 @@ node that has some the container runtime would hand them over, unasked: Ray woul
   mountPath: {{ .Values.modelStore.mountPath }}
   readOnly: true
   {{- with .Values.modelStore.subPath }}
-  subPath: {{ . }}
+  subPath: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- end }}
