@@ -33,7 +33,19 @@ DASHBOARD = Path("helm/headrace/dashboards/headrace.json")
 def expressions(root: Path) -> list[str]:
     dashboard = json.loads((root / DASHBOARD).read_text())
     found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    return [expr.replace("$__rate_interval", "5m").replace("$model", ".*") for expr in found]
+    return [re.sub(r"\$(job|model)", ".*", expr.replace("$__rate_interval", "5m")) for expr in found]
+
+
+def test_releases_that_share_a_prometheus_are_told_apart(root: Path) -> None:
+    """By the job of their gateways, which a PodMonitor makes of namespace and release."""
+    dashboard = json.loads((root / DASHBOARD).read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    models = [one["query"]["query"] for one in dashboard["templating"]["list"] if one["name"] == "model"]
+
+    assert "job" in [one["name"] for one in dashboard["templating"]["list"]]
+    for query in queries + models:
+        for selector in re.findall(r"\b(?:headrace|nv)_\w+(\{[^}]*\})?", query):
+            assert 'job=~"$job"' in selector, query
 
 
 def test_every_series_and_label_it_asks_for_is_one_that_a_gateway_has(

@@ -72,6 +72,16 @@ def test_our_own_processes_are_known_last_by_the_name_in_their_certificate(mode:
 
 
 @pytest.mark.usefixtures("helm_4")
+@pytest.mark.parametrize("access", [{"mode": "closed"}, {"mode": "auto"}, {"token_file": "/run/token"}])
+def test_our_own_processes_are_known_where_nobody_else_is(access: Mapping[str, Any]) -> None:
+    """Else control would know neither gateways nor replicas."""
+    found = render({"tls": TLS, "settings": {"access": access}})
+
+    assert isinstance(found, Release)
+    assert [caller["name"] for caller in found.settings["access"]["callers"]] == ["ours"]
+
+
+@pytest.mark.usefixtures("helm_4")
 def test_versions_of_a_model_share_what_gateways_read_and_nothing_else() -> None:
     one = {**MODEL, "settings": {"threads": 2, "primary_version": "1"}}
     other = {**MODEL, "version": "2", "settings": {"threads": 4, "batching": {"max_rows": 8}}}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.helm.cases import CASES
+from tests.helm.cases import CASES, EVERYTHING
 from tests.helm.chart import merged
 from tests.helm.conftest import Rendered
 
@@ -55,6 +55,33 @@ def test_every_process_of_ray_has_the_variables_that_it_has_under_headrace_serve
     for pod in rendered(CASES[case]).pods:
         if pod.is_ray:
             assert serve_config.ENVIRONMENT.items() <= pod.environment.items(), str(pod)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"telemetry": {"sampling": 0.25, "otlpEndpoint": "http://otel:4317", "collector": {"slowMilliseconds": 7}}},
+        {"settings": {"telemetry": {"max_files": 9}, "gateway": {"max_riders": 77}, "risk": {"normal": 1}}},
+        {"gateway": {"drainSeconds": 20}, "control": {"metricsPort": 8200}},
+    ],
+)
+def test_a_change_that_no_replica_reads_restarts_none(rendered: Rendered, change: Mapping[str, Any]) -> None:
+    """Serve makes a version's replicas anew when a word of their application's arguments changes."""
+    assert rendered(merged(EVERYTHING, change)).applications == rendered(EVERYTHING).applications
+
+
+def test_a_replica_that_is_made_anew_starts_before_an_old_one_stops(rendered: Rendered) -> None:
+    """Serve stops first unless it is told: a version of one replica would be gone for as long as a start takes."""
+    assert [one["max_surge_percent"] for one in rendered({}).deployments] == [1]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_replicas_say_whose_clusters_follow_each_other(rendered: Rendered, case: str) -> None:
+    """By it control takes the replicas of an old Ray cluster out of choice once those of the new one serve."""
+    release = rendered(CASES[case])
+
+    for application in release.applications:
+        assert application["args"]["settings"]["replica"]["service"] == release.ray_service["metadata"]["name"]
 
 
 def test_versions_of_one_model_run_each_in_its_own_way(rendered: Rendered, root: Path) -> None:

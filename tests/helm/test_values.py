@@ -134,6 +134,8 @@ def test_no_mapping_of_values_takes_a_key_that_it_does_not_know() -> None:
         (("control", "replicas"), 2),
         (("ray", "upgradeStrategy"), "BlueGreen"),
         (("ray", "replicaPorts", "first"), 80),
+        (("modelStore", "mountPath"), "/tmp"),
+        (("modelStore", "mountPath"), "/var/lib/headrace/models]"),
         (("telemetry", "sampling"), 1.5),
         (("telemetry", "collector", "keepPercentage"), 101),
         (("image", "gateway", "pullPolicy"), "Sometimes"),
@@ -219,6 +221,25 @@ def test_values_that_contradict_each_other_are_refused_in_a_sentence(
     assert isinstance(found, Refusal)
     assert found.deliberate, found.said
     assert said in found.said
+
+
+@pytest.mark.usefixtures("helm_4")
+@pytest.mark.parametrize("component", ["gateway", "control"])
+def test_a_pods_own_label_or_annotation_wins_over_everybodys(component: str) -> None:
+    own = {"podLabels": {"team": "own"}, "podAnnotations": {"note": "own"}}
+    found = render({"commonLabels": {"team": "all"}, "commonAnnotations": {"note": "all"}, component: own})
+
+    assert isinstance(found, Release)
+    (pod,) = found.pods_of(component)
+    assert (pod.labels["team"], pod.annotations["note"]) == ("own", "own")
+
+
+def test_what_a_gateway_may_have_waiting_is_less_than_a_saturated_one_has() -> None:
+    """3 to 11 ms, as docs/operations.md says: a target above would never ask for another gateway."""
+    scalers = defaults()["gateway"]["autoscaling"]
+
+    assert scalers["keda"]["queuedSeconds"] == float(scalers["hpa"]["queuedSeconds"]["target"])
+    assert 0.003 < scalers["keda"]["queuedSeconds"] < 0.011
 
 
 @pytest.mark.usefixtures("helm_4")

@@ -38,7 +38,7 @@
 {{- end -}}
 {{- end }}
 
-{{/* The port in telemetry.otlpEndpoint. */}}
+{{/* The port in telemetry.otlpEndpoint; without one gRPC's own, in plain text too. */}}
 {{- define "headrace.otlpPort" -}}
-{{ default "4317" (trimPrefix ":" (regexFind ":[0-9]+" (trimPrefix "http://" (trimPrefix "https://" .Values.telemetry.otlpEndpoint)))) }}
+{{ default "443" (trimPrefix ":" (regexFind ":[0-9]+" (trimPrefix "http://" (trimPrefix "https://" .Values.telemetry.otlpEndpoint)))) }}
 {{- end }}

@@ -3,10 +3,7 @@
 {{/* Labels and annotations: (dict "root" $ "component" "gateway" "of" .Values.gateway). */}}
 {{- define "headrace.pod.metadata" -}}
 labels:
-  {{- include "headrace.labels" . | nindent 2 }}
-  {{- with .of.podLabels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- toYaml (merge (dict) .of.podLabels (fromYaml (include "headrace.labels" .))) | nindent 2 }}
 annotations:
   checksum/settings: {{ include "headrace.settings" .root | sha256sum }}
   {{- with merge (dict) .of.podAnnotations .root.Values.commonAnnotations }}

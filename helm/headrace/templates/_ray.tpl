@@ -54,6 +54,16 @@ env:
   {{- include "headrace.ray.env" . | trim | nindent 2 }}
 {{- end }}
 
+{{/*
+One more variable of a container that asks for no device of NVIDIA's: (dict "resources" …). The image names all GPUs, and on a
+node that has some the container runtime would hand them over, unasked: Ray would count them, and `device: auto` take one.
+*/}}
+{{- define "headrace.ray.env.blind" -}}
+{{- if not (regexMatch "nvidia\\.com/" (toJson .resources)) -}}
+- {name: NVIDIA_VISIBLE_DEVICES, value: void}
+{{- end -}}
+{{- end }}
+
 {{/* serve_config.ENVIRONMENT, which Ray reads at import, and what only pods need. */}}
 {{- define "headrace.ray.env" -}}
 - {name: HOME, value: /var/lib/headrace}
@@ -110,7 +120,7 @@ env:
   mountPath: {{ .Values.modelStore.mountPath }}
   readOnly: true
   {{- with .Values.modelStore.subPath }}
-  subPath: {{ . }}
+  subPath: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- end }}

@@ -15,7 +15,9 @@ the other. The only thing that changes when a model version comes or goes.
 {{/* One version: (dict "root" $ "model" <of .Values.models> "tree" <headrace.yaml>). */}}
 {{- define "headrace.serve.application" -}}
 {{- $run := fromYaml (include "headrace.serve.run" .) -}}
-{{- $settings := deepCopy (pick .tree "replica" "telemetry" "tls" "access") -}}
+{{- /* Of telemetry what a replica reads: it is made anew when a word of its arguments changes. */ -}}
+{{- $settings := deepCopy (pick .tree "replica" "tls" "access") -}}
+{{- with pick .tree.telemetry "log_level" }}{{ $_ := set $settings "telemetry" . }}{{ end -}}
 {{- $_ := set $settings "models" (dict .model.name $run) -}}
 {{- $path := default (printf "%s/%s" .model.name .model.version) .model.path -}}
 {{- $arguments := dict
@@ -76,5 +78,6 @@ health_check_period_s: 1
 health_check_timeout_s: 3
 graceful_shutdown_wait_loop_s: 0.1
 graceful_shutdown_timeout_s: {{ int64 .replica.shutdown_s }}
+max_surge_percent: {{ int64 .replica.surge_percent }}
 logging_config: {enable_access_log: false, log_level: WARNING}
 {{- end }}

@@ -24,8 +24,10 @@ control:
   ledger: /var/lib/headrace/ledger.db
 replica:
   host: 0.0.0.0
+  service: {{ include "headrace.fullname" . | quote }}  # the RayService: of its Ray clusters a later one takes over from an earlier
   ports: [{{ int64 .Values.ray.replicaPorts.first }}, {{ int64 .Values.ray.replicaPorts.last }}]
   shutdown_s: {{ int64 .Values.ray.gracefulShutdownSeconds }}
+  surge_percent: {{ int64 .Values.ray.maxSurgePercent }}
 telemetry:
   otlp_endpoint: {{ include "headrace.otlpEndpoint" . | quote }}
   sampling: {{ .Values.telemetry.sampling }}
@@ -48,15 +50,15 @@ models:
 {{- end }}
 
 {{/*
-Who is known. Nothing said: everybody whom the network policies let in. Callers named: our own processes are one more of
-them, by the name in their certificate, last, so that whoever describes them better comes first.
+Who is known. Nothing said: everybody whom the network policies let in. Said: our own processes are one more of the
+callers, if need be the only one, by the name in their certificate, last, so that whoever describes them better comes first.
 */}}
 {{- define "headrace.settings.access" -}}
 {{- $access := deepCopy (default (dict "mode" "open") .Values.settings.access) -}}
-{{- if and .Values.tls.secretName $access.callers -}}
+{{- if and .Values.tls.secretName (or $access.callers (ne "open" (default "auto" $access.mode))) -}}
 {{- $may := ternary (list "gateway" "replica" "infer") (list "gateway" "replica") (not (empty (include "headrace.tested" .))) -}}
 {{- $ours := dict "name" "ours" "certificate" .Values.tls.name "may" $may -}}
-{{- $_ := set $access "callers" (append $access.callers $ours) -}}
+{{- $_ := set $access "callers" (append (default (list) $access.callers) $ours) -}}
 {{- end -}}
 {{ toYaml $access }}
 {{- end }}

@@ -90,6 +90,9 @@ class ReplicaSettings(Section):
     Services that stand side by side each need a name of their own. Empty = the replica stands by itself."""
     shutdown_s: float = Field(20, gt=0)
     """How long Ray Serve waits for one to stop before it kills it: more than `notice_s` and `grace_s` together."""
+    surge_percent: int = Field(0, ge=0, le=100)
+    """Replicas that Ray Serve starts beside those of a version when it makes them anew, in percent of them, rounded up:
+    an old one stops once a new one serves, and goes on where there is no room. 0 = it stops first."""
 
     @model_validator(mode="after")
     def _unhurried(self) -> Self:

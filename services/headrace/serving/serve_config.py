@@ -30,7 +30,9 @@ POLICY: Final = "headrace.serving.scaling:follow_deadlines"
 """By its path: Serve imports it where it reads the deployment, and pickles it for its controller."""
 SECTIONS: Final = ("replica", "telemetry", "tls", "access")
 """Of the settings, what a replica reads beside how its own model is run: whoever sees Serve's config sees no more.
-`access` holds hashes of tokens: a replica must know its gateways."""
+`access` holds hashes of tokens: a replica must know its gateways. A change of a word makes the replicas anew."""
+TOLD: Final[Mapping[str, Any]] = {**dict.fromkeys(SECTIONS, True), "telemetry": {"log_level"}}
+"""As pydantic wants to hear it: a replica tells no span of its own, so how those are told restarts none."""
 OTHERS: Final = ("batching", "primary_version", "traffic")
 """Of how a model is run, what only gateways and control read: a change of it restarts no replica."""
 
@@ -66,6 +68,7 @@ def deployment(settings: Settings, model: str) -> dict[str, Any]:
         "health_check_timeout_s": 3,
         "graceful_shutdown_wait_loop_s": 0.1,  # Serve counts its own requests only: it reaches __del__ after one loop
         "graceful_shutdown_timeout_s": settings.replica.shutdown_s,
+        "max_surge_percent": settings.replica.surge_percent,
         "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
     }
 
@@ -78,7 +81,7 @@ def _how_many(run: ModelSettings) -> dict[str, Any]:
 
 def _of_replica(settings: Settings, model: str) -> dict[str, Any]:
     """The settings as far as a replica of this model reads them, without what is as it is by default."""
-    found: dict[str, Any] = settings.model_dump(mode="json", include=set(SECTIONS), exclude_defaults=True)
+    found: dict[str, Any] = settings.model_dump(mode="json", include=dict(TOLD), exclude_defaults=True)
     if run := settings.model(model).model_dump(mode="json", exclude=set(OTHERS), exclude_defaults=True):
         found["models"] = {model: run}
     return found

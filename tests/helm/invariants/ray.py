@@ -113,6 +113,15 @@ def a_gpu_is_asked_for_as_it_is_limited_and_its_node_is_put_up_with(release: Rel
             assert keys & {GPU, None}, f"{pod} does not tolerate {GPU}"
 
 
+@law
+def a_pod_sees_the_gpus_that_it_asks_for(release: Release) -> None:
+    """The image names all of a node's. Where a pod asks, the device plugin says which: a variable would win over it."""
+    for pod in release.pods:
+        if pod.is_ray:
+            hidden = pod.environment.get("NVIDIA_VISIBLE_DEVICES") == "void"
+            assert hidden != bool(pod.main["resources"].get("limits", {}).get(GPU)), str(pod)
+
+
 @advice
 def the_object_store_fits_into_the_memory(release: Release) -> None:
     for group in release.worker_groups:

@@ -50,7 +50,8 @@ def the_settings_of_every_replica_load_and_are_those_of_the_gateways(release: Re
     for application in release.applications:
         told, ours = loaded(application["args"]["settings"]), loaded(release.settings)
         assert told.replica.model_copy(update={"shutdown_s": ours.replica.shutdown_s}) == ours.replica
-        for section in ("tls", "access", "telemetry"):
+        assert told.telemetry.log_level == ours.telemetry.log_level, application["name"]
+        for section in ("tls", "access"):
             assert getattr(told, section) == getattr(ours, section), f"{application['name']}: {section}"
 
 

@@ -23,8 +23,8 @@ SETTINGS = Settings.model_validate(
     {
         "gateway": {"port": 7001, "max_riders": 77},
         "control": {"ledger": "/secret/ledger.db"},
-        "replica": {"ports": [9100, 9199], "grace_s": 7, "shutdown_s": 12},
-        "telemetry": {"otlp_endpoint": "http://collector:4317"},
+        "replica": {"ports": [9100, 9199], "grace_s": 7, "shutdown_s": 12, "surge_percent": 20},
+        "telemetry": {"otlp_endpoint": "http://collector:4317", "sampling": 0.5, "log_level": "DEBUG"},
         "tls": {"certificate": "/tls/own.crt", "key": "/tls/own.key", "authorities": "/tls/ca.crt"},
         "access": {"mode": "closed", "callers": [CALLER]},
         "models": {
@@ -72,6 +72,7 @@ def test_a_replica_gets_the_place_and_the_time_that_the_settings_say() -> None:
 
     assert options["ray_actor_options"] == {"num_cpus": 2, "num_gpus": 0.5, "resources": {"headrace-l4": 0.001}}
     assert options["graceful_shutdown_timeout_s"] == 12
+    assert options["max_surge_percent"] == 20
 
 
 def test_the_law_is_where_serve_looks_for_it() -> None:
@@ -86,6 +87,7 @@ def test_only_what_a_replica_reads_travels() -> None:
     assert set(told) == {"replica", "telemetry", "tls", "access", "models"}
     assert set(told["models"]) == {"fraud-tx"}
     assert not told["models"]["fraud-tx"].keys() & {"batching", "primary_version", "traffic"}
+    assert told["telemetry"] == {"log_level": "DEBUG"}
     assert not [word for word in ("ledger", "7001", "max_riders") if word in json.dumps(told)]
 
 
@@ -95,8 +97,9 @@ def test_a_replica_reads_what_was_written(as_json: bool) -> None:  # noqa: FBT00
     found = serve_config.arguments({**args, "settings": json.dumps(args["settings"])} if as_json else args)
 
     assert (found.directory, found.model, found.control, found.source) == (DIRECTORY, "fraud-tx", CONTROL, "")
-    for section in serve_config.SECTIONS:
+    for section in ("replica", "tls", "access"):
         assert getattr(found.settings, section) == getattr(SETTINGS, section)
+    assert found.settings.telemetry.log_level == SETTINGS.telemetry.log_level
     unread = dict.fromkeys(serve_config.OTHERS)
     run, told = SETTINGS.model("fraud-tx").model_dump(), found.settings.model("fraud-tx").model_dump()
     assert {**told, **unread} == {**run, **unread}
