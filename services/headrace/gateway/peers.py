@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import socket
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -68,8 +69,10 @@ class Peers:
         try:
             told = json.loads(await pages.ask(address, PAGE, TIMEOUT_S))
             gateway, seconds = str(told["gateway"]), float(told["seconds"])
-        except (OSError, ValueError, TypeError, KeyError) as error:  # perhaps it is no gateway
-            self._tell(address, error)
+            if not 0 <= seconds < math.inf:
+                raise ValueError(f"{seconds} is no number of seconds")
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            self._tell(address, error)  # perhaps it is no gateway, and perhaps there is no such port
             return None
         self._away.discard(address)
         return gateway, seconds
