@@ -16,7 +16,8 @@ the other. The only thing that changes when a model version comes or goes.
 {{- define "headrace.serve.application" -}}
 {{- $run := fromYaml (include "headrace.serve.run" .) -}}
 {{- $settings := deepCopy (pick .tree "replica" "telemetry" "tls" "access") -}}
-{{- $_ := set $settings "models" (dict .model.name $run) -}}
+{{- /* To Serve arguments are code: what is among them restarts every replica when it changes. */ -}}
+{{- $_ := set $settings "models" (dict .model.name (omit $run "replicas" "autoscaling")) -}}
 {{- $path := default (printf "%s/%s" .model.name .model.version) .model.path -}}
 {{- $arguments := dict
   "directory" (printf "%s/%s" .root.Values.modelStore.mountPath $path)

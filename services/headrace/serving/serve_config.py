@@ -31,8 +31,9 @@ POLICY: Final = "headrace.serving.scaling:follow_deadlines"
 SECTIONS: Final = ("replica", "telemetry", "tls", "access")
 """Of the settings, what a replica reads beside how its own model is run: whoever sees Serve's config sees no more.
 `access` holds hashes of tokens: a replica must know its gateways."""
-OTHERS: Final = ("batching", "primary_version", "traffic")
-"""Of how a model is run, what only gateways and control read: a change of it restarts no replica."""
+OTHERS: Final = ("batching", "primary_version", "traffic", "replicas", "autoscaling")
+"""Of how a model is run, what only gateways, control and Serve itself read: a change of it restarts no replica. To
+Serve arguments are code, and other code is other replicas; how many there are is said beside them, in `deployments`."""
 
 
 def of(settings: Settings, directories: Iterable[Path], control: str) -> dict[str, Any]:
