@@ -10,7 +10,7 @@ GENERATED := services/headrace/v1 services/headrace/keda
 BASELINE := protos/baseline.binpb
 IMAGE = $(BIN)/buf build protos --exclude-source-info -o
 
-.PHONY: help setup demo demo-shadow serve test test-scaling check format bench-setup bench scale-sim soak train protos protos-baseline clean chart-tools chart-test chart-docs image-test wheel-test sbom dist
+.PHONY: help setup demo demo-shadow serve test test-proofs test-scaling test-upgrades check format bench-setup bench scale-sim soak train protos protos-baseline clean chart-tools chart-test chart-docs image-test wheel-test sbom dist
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,11 +32,17 @@ serve: $(RUN) ## Serve the shipped models on 8001 (gRPC) and 8002 (metrics) unti
 	@$(BIN)/headrace serve
 
 test: TOOLS = --optional
-test: chart-tools ## Run every test, but those that take minutes (chart-test, test-scaling)
+test: chart-tools ## Run every test, but those that take minutes, which have targets of their own
 	@$(BIN)/python -m pytest
+
+test-proofs: $(RUN) ## Run what takes tens of seconds a test: cards of shipped models, simulated experiments, 100 promotions, 10,000 traces
+	@$(BIN)/python -m pytest -m proof
 
 test-scaling: $(RUN) ## Replicas follow the load on a Ray cluster of several nodes: a minute, on a machine that does nothing else
 	@$(BIN)/python -m pytest -m scaling
+
+test-upgrades: $(RUN) ## Ray clusters, versions and gateways are replaced under load, and no request fails: a minute or two
+	@$(BIN)/python -m pytest -s -m 'upgrades or not upgrades' tests/upgrades
 
 check: $(RUN) ## Format, lint, types, import contracts, images, workflows, protos (lint, breaking changes, generated code in sync), spelling
 	@$(BIN)/ruff format --check $(SOURCES)

@@ -48,6 +48,7 @@ def test_zizmor_finds_nothing(root: Path) -> None:
     assert found.returncode == 0, found.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schema", "files"),
     [

@@ -163,6 +163,17 @@ async def until(cluster: Cluster, count: int) -> float:
     return time.monotonic()
 
 
+async def until_asked_for(count: int) -> float:
+    """Until Serve has so many, those that start included: when that was."""
+    from ray import serve  # noqa: PLC0415  only now are its variables set
+
+    while True:
+        status = await asyncio.to_thread(serve.status)
+        if sum(status.applications["sleeper-1"].deployments["replica"].replica_states.values()) == count:
+            return time.monotonic()
+        await asyncio.sleep(0.1)
+
+
 @pytest.mark.usefixtures("nodes")
 def test_replicas_follow_a_doubled_load_within_its_deadlines_and_go_when_it_ends(
     run: Callable[..., Any], settings: config.Settings, record_property: Callable[[str, object], None]
@@ -176,6 +187,7 @@ def test_replicas_follow_a_doubled_load_within_its_deadlines_and_go_when_it_ends
             await asyncio.sleep(2)
             callers.rows_s = 2 * LOAD
             doubled = time.monotonic()
+            asked = await until_asked_for(2)
             followed = await until(cluster, 2)
             await asyncio.sleep(doubled + 16 - time.monotonic())
             steady = len(await ready_replicas(cluster, "sleeper"))
@@ -185,6 +197,7 @@ def test_replicas_follow_a_doubled_load_within_its_deadlines_and_go_when_it_ends
             shrunk = await until(cluster, 1)
         return {
             "missed before, %": 100 * callers.missed(alone, doubled),
+            "second replica asked for, s": asked - doubled,
             "second replica ready, s": followed - doubled,
             "missed before it was, %": 100 * callers.missed(doubled, followed),
             "missed from 10 s on, %": 100 * callers.missed(doubled + 10, ended),

@@ -40,7 +40,11 @@ HPA: Final = merged(
 )
 """The same with an HPA, which excludes KEDA."""
 BARE: Final = {
-    "gateway": {"replicas": 1, "pdb": {"enabled": False}, "topologySpread": {"enabled": False}},
+    "gateway": {
+        "pdb": {"enabled": False},
+        "topologySpread": {"enabled": False},
+        "service": {"headless": {"enabled": False}},
+    },
     "control": {"persistence": {"enabled": False}},
     "networkPolicy": {"enabled": False},
     "serviceAccount": {"create": False, "name": "own"},
@@ -56,7 +60,11 @@ CASES: Final[dict[str, Mapping[str, Any]]] = {
     "everything-keda": EVERYTHING,
     "everything-hpa": HPA,
     "uri": merged(EVERYTHING, {"modelStore": {"existingClaim": "", "uri": "s3://models/live", "secretName": "store"}}),
-    "claim": {"control": {"persistence": {"existingClaim": "own"}}, "telemetry": {"otlpEndpoint": "http://otel:4317"}},
+    "claim": {
+        "gateway": {"replicas": 1},
+        "control": {"persistence": {"existingClaim": "own"}},
+        "telemetry": {"otlpEndpoint": "http://otel:4317"},
+    },
     **{path.stem: _file(path) for path in sorted((CHART / "ci").glob("*.yaml"))},
 }
 """Name → values."""

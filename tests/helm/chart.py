@@ -82,6 +82,10 @@ class Strict(yaml.CSafeLoader):
         return mapping
 
 
+# A lone `=` is text to Kubernetes, and something of YAML 1.1 that nobody knows to PyYAML.
+Strict.add_constructor("tag:yaml.org,2002:value", yaml.constructor.SafeConstructor.construct_yaml_str)
+
+
 def defaults() -> dict[str, Any]:
     """values.yaml."""
     tree: dict[str, Any] = yaml.load((CHART / "values.yaml").read_text(), Loader=Strict)  # noqa: S506 - it is a safe one

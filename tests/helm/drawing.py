@@ -231,8 +231,8 @@ def _model(draw: st.DrawFn, group: Mapping[str, Any]) -> dict[str, Any]:
         "name": name,
         "version": version,
         "group": group["name"],
-        "numCpus": draw(st.sampled_from([0, 0.5, 1])),
-        "numGpus": draw(st.sampled_from([0, 0.5, 1, group["gpus"]])),
+        "numCpus": draw(st.sampled_from([0, 0.25, 0.5, 0.5, 1])),
+        "numGpus": draw(st.sampled_from([0, min(0.5, group["gpus"]), group["gpus"], group["gpus"], 1])),
         **how_many,
         **draw(st.fixed_dictionaries({}, optional={"path": below, "settings": st.just({"threads": 2})})),
     }

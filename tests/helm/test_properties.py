@@ -16,7 +16,7 @@ from tests.helm.invariants import LAWS
 from tests.helm.invariants.laws import ADVICE
 
 pytestmark = pytest.mark.usefixtures("crds", "helm_4")
-FEW, MANY = 30, 500
+FEW, MANY = 24, 500
 RELEASES = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,51}[a-z0-9])?(\.[a-z0-9]+)?", fullmatch=True).filter(
     lambda name: len(name) <= 53
 )

@@ -105,8 +105,8 @@ def test_the_notes_tell_how_to_call_and_how_to_test(which: str, tmp_path: Path) 
     (copy / "templates" / "notes.yaml").write_text(
         f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: notes}}\ndata: {{notes: {said}}}\n"
     )
-    for case in CASES.values():
-        found = render(case, which=which, chart=copy)
+    for case in ("defaults", "bare", "everything-keda"):
+        found = render(CASES[case], which=which, chart=copy)
         assert isinstance(found, Release), found.said
         (notes,) = [one["data"]["notes"] for one in found.of("ConfigMap") if one["metadata"]["name"] == "notes"]
         port = next(one for one in found.of("Service") if one["metadata"]["name"] == found.fullname)["spec"]["ports"][0]

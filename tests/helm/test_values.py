@@ -66,6 +66,7 @@ def test_every_value_is_mentioned_in_a_template() -> None:
 @pytest.mark.slow
 @pytest.mark.chart
 @pytest.mark.timeout(900)
+@pytest.mark.usefixtures("helm_4")
 @pytest.mark.parametrize("parameter", documented(), ids=lambda parameter: parameter.dotted)
 def test_a_value_changes_what_is_rendered(rendered: Rendered, parameter: Parameter) -> None:
     """With all else as in a case: back at its default it makes other objects, or none, refused on purpose."""

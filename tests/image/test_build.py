@@ -18,7 +18,7 @@ from tests.image.engines import Engine, run
 pytestmark = [pytest.mark.image, pytest.mark.timeout(1800)]
 
 VERSION = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())["project"]["version"]
-BUDGET_MB = {"gateway": 260, "replica": 1500}
+BUDGET_MB = {"gateway": 220, "replica": 1500}
 """What an image may hold beyond its base; the replica's is for CPUs."""
 BUILD_TOOLS = ("gcc", "cc", "c++", "clang", "ld", "as", "make", "cargo", "rustc", "go")
 

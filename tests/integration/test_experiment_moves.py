@@ -117,7 +117,7 @@ class Experiment:
         return (await self._stub.GetReport(experiments_pb2.GetReportRequest(id=self.id))).report
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_hundred_promotions_and_rollbacks_cost_no_request_and_move_no_card_by_chance(
     run: Run, tmp_path: Path
 ) -> None:
@@ -211,7 +211,7 @@ async def control_process(config_file: Path) -> AsyncIterator[asyncio.subprocess
             await process.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_control_killed_again_and_again_loses_no_pair_and_counts_none_twice(
     run: Run, tmp_path: Path, free_port: int
 ) -> None:

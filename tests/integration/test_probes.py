@@ -131,7 +131,7 @@ def test_a_draining_gateway_is_not_ready_and_alive_until_its_end(run: Run, tmp_p
                 await until(lambda: replica.batches)
                 stopping = asyncio.create_task(gateway.stop())
                 await until_said(free_port, "readiness", "NOT_SERVING")
-                during = await said(gateway.port, "liveness", "readiness", "", "echo")
+                during = await said(free_port, "liveness", "readiness", "", "echo")
                 replica.hanging.clear()
                 await held
                 while not stopping.done():

@@ -119,7 +119,7 @@ class Crowd:
         return "OK"
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_ten_thousand_requests_with_cancellations_refusals_and_a_killed_replica_are_all_told_whole(
     run: Run, root: Path, record_property: Callable[[str, object], None]
 ) -> None:
@@ -238,7 +238,7 @@ def answered(address: str) -> float:
     return sum(float(x.split()[-1]) for x in lines if x.startswith('nv_inference_request_success{model="w1-encoder"'))
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_collector_that_stops_for_thirty_seconds_under_load_costs_no_request_anything(
     run: Run, root: Path, record_property: Callable[[str, object], None]
 ) -> None:

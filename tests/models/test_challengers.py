@@ -103,6 +103,7 @@ def test_the_wrong_one_explains_pounds_as_it_reads_them() -> None:
     assert not torch.equal(factors[0][pounds], factors[1][pounds])
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(600)
 def test_the_refreshed_weights_reproduce_their_card() -> None:
     """On days that lie sixty later than those of version 1, every figure to 1e-3."""

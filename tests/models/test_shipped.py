@@ -13,6 +13,7 @@ from headrace_models.training.evaluate import REPOSITORY
 FRAUD = ("fraud-tx", "fraud-gru")
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", [*FRAUD, "acceptance"])
 def test_the_shipped_weights_reproduce_their_card(name: str) -> None:

@@ -55,12 +55,10 @@ def gateway(tmp_path: Path) -> Iterator[str]:
     """The address of a gateway that serves fraud-tx, from the checkout."""
     ports = {f"HEADRACE_{name}": "0" for name in ("GATEWAY__PORT", "GATEWAY__METRICS_PORT", "CONTROL__PORT")}
     command = [sys.executable, "-m", "headrace", "serve", "--engine", "local", "--only", "fraud-tx"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env={**os.environ, **ports}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **ports}, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        ready = next(filter(None, (re.search(r"serves on (\S+)", line) for line in process.stdout)))
+        ready = next(filter(None, (re.search(r"headrace serves on (\S+)", line) for line in process.stdout)))
         yield ready.group(1)
     finally:
         process.terminate()

@@ -85,6 +85,9 @@ class ReplicaSettings(Section):
     """How long a stopping replica finishes what it holds."""
     notice_s: float = Field(0.3, ge=0)
     """Between DRAINING and closing the port: gateways read the change meanwhile."""
+    service: str = Field("", max_length=256)
+    """What Ray clusters follow each other in: the replicas of a later one take over from those of the one before.
+    Services that stand side by side each need a name of their own. Empty = the replica stands by itself."""
     shutdown_s: float = Field(20, gt=0)
     """How long Ray Serve waits for one to stop before it kills it: more than `notice_s` and `grace_s` together."""
 

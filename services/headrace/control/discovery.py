@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from headrace.control import registering
+from headrace.control import handover, registering
 from headrace.core.clock import Clock
 from headrace.errors import Conflict, NotPermitted
 from headrace.v1 import control_pb2
@@ -43,6 +43,8 @@ class Directory:
         self._clock = clock
         self._lease_s = lease_s
         self._entries: dict[str, Entry] = {}
+        self._standing_by: frozenset[str] = frozenset()
+        """Ids of READY replicas that a later cluster has taken over from."""
         self._policies: dict[str, control_pb2.TrafficPolicy] = {}
         self.version = 1
 
@@ -86,6 +88,11 @@ class Directory:
         """All that there are. From any thread."""
         return [entry.registration for entry in list(self._entries.values())]
 
+    def shown(self) -> list[control_pb2.Registration]:
+        """All, as followers see them: those that stand by are DRAINING. From any thread."""
+        standing_by = self._standing_by
+        return [_standing_by(one) if one.replica_id in standing_by else one for one in self.registrations()]
+
     def versions(self, model: str) -> Versions:
         """The registered versions of a model."""
         found: dict[str, Version] = {}
@@ -101,7 +108,7 @@ class Directory:
         return control_pb2.Snapshot(
             version=self.version,
             epoch=epoch,
-            replicas=self.registrations(),
+            replicas=self.shown(),
             policies=self._policies.values(),
         )
 
@@ -120,6 +127,9 @@ class Directory:
                 )
 
     def _changed(self, changed: bool) -> bool:  # noqa: FBT001  it is the answer, passed through
+        if changed:
+            owned = ((entry.registration, entry.who) for entry in self._entries.values())
+            self._standing_by = handover.standing_by(owned)
         self.version += changed
         return changed
 
@@ -136,7 +146,16 @@ def _check_same(before: control_pb2.Registration, after: control_pb2.Registratio
             raise Conflict(f"replica '{after.replica_id}' is registered with {field} {was}, not {is_}")
 
 
-def _told(registration: control_pb2.Registration) -> tuple[str, int, str, str]:
-    """What followers act on; the load is not part of it."""
-    spec = registration.spec
-    return registration.endpoint, registration.state, f"{spec.name}/{spec.version}", spec.digest
+def _told(registration: control_pb2.Registration) -> tuple[str | int, ...]:
+    """What followers act on, and who stands by; the load is not part of it."""
+    spec, where = registration.spec, (registration.service, registration.cluster, registration.started_us)
+    return registration.endpoint, registration.state, f"{spec.name}/{spec.version}", spec.digest, *where
+
+
+def _standing_by(registration: control_pb2.Registration) -> control_pb2.Registration:
+    """How followers see it. A copy: the replica itself is READY, and is shown so again if it is needed."""
+    shown = control_pb2.Registration()
+    shown.CopyFrom(registration)
+    shown.state = control_pb2.REPLICA_STATE_DRAINING
+    shown.standby = True
+    return shown

@@ -17,7 +17,7 @@ MAX_SPEC: Final = 64 << 10
 """Bytes of a spec. Those of ten inputs take 400."""
 ENDPOINT: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[?[0-9A-Fa-f:.]{2,45}\]?):([0-9]{1,5})")
 """A name or an address of either kind, and a port."""
-TEXTS: Final = ("cluster", "host", "device", "precision")
+TEXTS: Final = ("cluster", "host", "device", "precision", "service")
 
 
 def check(registration: control_pb2.Registration) -> None:

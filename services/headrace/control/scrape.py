@@ -21,7 +21,7 @@ from headrace.telemetry.metrics import MODEL, Values, counter, gauge
 from headrace.v1 import control_pb2
 from headrace.v1 import experiments_pb2 as pb
 
-STATES: Final = ("warming", "ready", "draining")
+STATES: Final = ("warming", "ready", "draining", "standby")
 PREFIX: Final = "REPLICA_STATE_"
 STAGES: Final = (*stages.ORDER, pb.STAGE_ROLLED_BACK)
 REGISTERING: Final = (errors.InvalidInference, errors.Conflict, errors.NotPermitted, errors.Unauthenticated)
@@ -82,11 +82,11 @@ def _by_reason(counted: Mapping[str, int], known: tuple[type[Exception], ...]) -
 
 def _replicas(directory: Directory) -> Values:
     found: dict[tuple[str, ...], float] = {}
-    for registration in directory.registrations():
+    for registration in directory.shown():
         lane = registration.spec.name, registration.spec.version
         for state in STATES:
             found.setdefault((*lane, state), 0.0)
-        state = _state(registration.state)
+        state = "standby" if registration.standby else _state(registration.state)
         found[*lane, state] = found.get((*lane, state), 0.0) + 1
     return found
 

@@ -110,12 +110,12 @@ class Dispatcher:
     @property
     def ready(self) -> bool:
         """Some replica could take a batch now or soon."""
-        return any(link.choosable for link in self._links.values())
+        return any(link.usable for link in self._links.values())
 
     @property
     def replicas(self) -> int:
         """How many could take one."""
-        return sum([link.choosable for link in self._links.values()])
+        return len(self._usable())
 
     @property
     def flights(self) -> int:
@@ -138,7 +138,7 @@ class Dispatcher:
 
     def _unlist(self, link: ReplicaLink) -> None:
         """Absence alone takes nobody out: a fresh control lists nobody yet. One who drains or is lost is forgotten."""
-        if not link.choosable and not link.flights:
+        if not link.usable and not link.flights:
             self._forget(link)
         elif link.listed:
             self._own(self._watch_unlisted(link))
@@ -147,7 +147,7 @@ class Dispatcher:
     async def _watch_unlisted(self, link: ReplicaLink) -> None:
         """Ask one whom control names no more whether it is there: without traffic, nobody else would find out."""
         await asyncio.sleep(UNLISTED_CHECK_S)
-        while not link.listed and link.choosable and not link.closed:
+        while not link.listed and link.usable and not link.closed:
             if not await link.answers():
                 self._evict(link)
             await asyncio.sleep(UNLISTED_CHECK_S)
@@ -209,20 +209,25 @@ class Dispatcher:
 
     def free_in_s(self, now: float, waiting_s: float) -> float:
         """When what the replicas have, and `waiting_s` of work besides, will be done; 0 = one of them is free now."""
-        links = [link for link in self._links.values() if link.choosable]
+        links = self._usable()
         if not links or (not waiting_s and not all(link.flights for link in links)):
             return 0.0
         left_s = sum([max(0.0, link.flights[-1].ends_at - now) for link in links if link.flights])
         return (left_s + waiting_s) / len(links)
+
+    def _usable(self) -> list[ReplicaLink]:
+        """Those that may be chosen; while there is none, those that stand by."""
+        choosable = [link for link in self._links.values() if link.choosable]
+        return choosable or [link for link in self._links.values() if link.usable]
 
     def _choose(self, other_than: ReplicaLink | None = None) -> ReplicaLink | None:
         """The replica with the least work in seconds; ties at random, so that gateways don't march together.
 
         `other_than` is the one that has lost a batch: it gets it again only where there is no other, busy or not.
         """
-        choosable = [link for link in self._links.values() if link.choosable]
-        others = [link for link in choosable if link is not other_than]
-        free = [link for link in others or choosable if len(link.flights) < SLOTS]
+        usable = self._usable()
+        others = [link for link in usable if link is not other_than]
+        free = [link for link in others or usable if len(link.flights) < SLOTS]
         return min(free, key=lambda link: (self._work_s(link), random.random()), default=None)
 
     def _work_s(self, link: ReplicaLink) -> float:
@@ -368,7 +373,7 @@ class Dispatcher:
         """
         expected_s = sum(self._cost.predict_s(flight.tokens) for flight in link.flights)
         longest_s = max(CAP_MAX_S, 3 * expected_s)
-        alternative = any(other.choosable for other in self._links.values() if other is not link)
+        alternative = any(other.usable for other in self._links.values() if other is not link)
         if last or not alternative or self._cost.observed < TRUSTED_AFTER:
             return longest_s
         return min(max(CAP_FACTOR * expected_s, CAP_MIN_S), longest_s)

@@ -91,6 +91,7 @@ class ReplicaLink:
         """Take over what the latest snapshot says of it."""
         self.listed = True
         self.state = registration.state
+        self._standby = registration.standby
         self.identity = ReplicaIdentity(
             registration.replica_id, registration.host, registration.device, registration.precision
         )
@@ -102,6 +103,11 @@ class ReplicaLink:
     @property
     def choosable(self) -> bool:
         return self.state == control_pb2.REPLICA_STATE_READY and not self.evicted
+
+    @property
+    def usable(self) -> bool:
+        """It answers: one that may be chosen, or one that stands by because a later cluster has taken over."""
+        return self.choosable or (self._standby and not self.evicted)
 
     @property
     def rows(self) -> int:

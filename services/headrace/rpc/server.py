@@ -75,6 +75,8 @@ class Server:
         self._ports: list[Port] = []
         self._ticking: asyncio.Task[None] | None = None
         self.connections: set[ServerConnection] = set()
+        self.leaving = False
+        """Its port is closed, and who is connected is told to call elsewhere."""
         self.stopping = False
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
@@ -104,12 +106,16 @@ class Server:
         self._ticking = loop.create_task(self._tick(), name="tick")
 
     async def say_goodbye(self, patience_s: float) -> None:
-        """Have who is connected call elsewhere: until all have heard of it, or `patience_s`. Calls are still taken."""
-        connected = list(self.connections)
-        for connection in connected:
-            if connection.farewell is not None:
-                connection.farewell.begin()
-        await _until(lambda: all(connection.refusing or connection.closed for connection in connected), patience_s)
+        """Have who is connected call elsewhere: until all have heard of it, or `patience_s`. Calls are still taken.
+
+        Nobody can connect any more: who has this address as one of several would come back here, and be refused then.
+        """
+        self.leaving = True
+        for port in self._ports:
+            await port.close()
+        for connection in list(self.connections):
+            connection.say_goodbye()
+        await _until(lambda: all(one.refusing or one.closed for one in self.connections), patience_s)
 
     async def stop(self, grace_s: float | None) -> None:
         """Take no new connections or calls, give those that run `grace_s` (None = none at all), then cut them off."""
@@ -177,6 +183,8 @@ class ServerConnection(Connection):
             self.end(frames.PROTOCOL_ERROR, "the client has not agreed on h2")
         elif self._server.stopping:
             self.end(frames.NO_ERROR)
+        elif self._server.leaving:  # it was accepted just before
+            self.say_goodbye()
 
     def data_received(self, data: bytes) -> None:
         if self._preface is not None:
@@ -219,6 +227,11 @@ class ServerConnection(Connection):
     def refusing(self) -> bool:
         """The client has been told which calls were the last."""
         return self._final is not None
+
+    def say_goodbye(self) -> None:
+        """Tell the client that it should call elsewhere. It may still call here until it has heard that."""
+        if self.farewell is not None:
+            self.farewell.begin()
 
     def leave(self) -> None:
         """Tell the client to open no more calls here, and which of those it has opened were the last: once."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from typing import Any
+import time
+from typing import Any, Final
 
 import ray
 from ray import serve
+from ray.experimental import internal_kv
 
 from headrace import doors
 from headrace.credentials import is_local
@@ -21,6 +23,8 @@ from headrace.serving.replica import ReplicaServer
 from headrace.telemetry import logging as logs
 
 log = logging.getLogger(__name__)
+
+BEGAN: Final = b"headrace-began-us"
 
 
 class ServeReplica:
@@ -39,7 +43,7 @@ class ServeReplica:
         )
         local = is_local(f"{settings.replica.host}:0")
         address = settings.replica.host if local else ray.util.get_node_ip_address()
-        await self.replica.start(address, os.environ.get("RAY_CLUSTER_NAME", ""))
+        await self.replica.start(address, os.environ.get("RAY_CLUSTER_NAME", ""), _began_us())
         await self.replica.registration.wait_registered()
 
     async def check_health(self) -> None:
@@ -58,6 +62,15 @@ class ServeReplica:
         """Serve awaits this before it ends the actor. The constructor may have failed half-way."""
         if replica := getattr(self, "replica", None):
             await replica.stop()
+
+
+def _began_us() -> int:
+    """When the first replica of this Ray cluster started, Unix microseconds.
+
+    In the cluster's own store, which outlives that replica: control may start anew when it is gone.
+    """
+    internal_kv._internal_kv_put(BEGAN, str(time.time_ns() // 1000), overwrite=False)  # noqa: SLF001  the first stays
+    return int(internal_kv._internal_kv_get(BEGAN))  # noqa: SLF001
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:

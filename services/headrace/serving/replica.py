@@ -66,6 +66,7 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
             spec=weights.wire_spec(model),
             state=control_pb2.REPLICA_STATE_WARMING,
             host=socket.gethostname(),
+            service=settings.service,
         )
         self.registration = RegistrationLoop(
             control_address, self._registration_message, self._load, self._doors.credentials
@@ -84,14 +85,15 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
 
     # Life ---------------------------------------------------------------------------------------------------------
 
-    async def start(self, address: str, cluster: str = "") -> None:
-        """Open a port, load, warm up, and be READY. Raises: StartupError."""
+    async def start(self, address: str, cluster: str = "", started_us: int = 0) -> None:
+        """Open a port, load, warm up, and be READY. `started_us` is when its cluster began. Raises: StartupError."""
         replica_pb2_grpc.add_ReplicaServicer_to_server(self, self._server)
         self._health.join(self._server)
         host = f"[{address}]" if ":" in address else address
         self.port = listen(self._doors, self._server, host, self._settings.ports)
         self._registration_message.endpoint = f"{host}:{self.port}"
         self._registration_message.cluster = cluster
+        self._registration_message.started_us = started_us
         self._health.say(ready=False, live=True)
         await self._server.start()
         self.registration.start()

@@ -24,41 +24,41 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19headrace/v1/control.proto\x12\x0bheadrace.v1\"\xe7\x01\n\x0cRegistration\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x0f\n\x07\x63luster\x18\x03 \x01(\t\x12$\n\x04spec\x18\x04 \x01(\x0b\x32\x16.headrace.v1.ModelSpec\x12(\n\x05state\x18\x05 \x01(\x0e\x32\x19.headrace.v1.ReplicaState\x12\x1f\n\x04load\x18\x06 \x01(\x0b\x32\x11.headrace.v1.Load\x12\x0c\n\x04host\x18\x07 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12\x11\n\tprecision\x18\t \x01(\t\"/\n\x04Load\x12\x0e\n\x06queued\x18\x01 \x01(\r\x12\x17\n\x0frunning_since_s\x18\x02 \x01(\x01\"\x19\n\x05Lease\x12\x10\n\x08lease_ms\x18\x01 \x01(\r\"\xb8\x02\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\'\n\x06inputs\x18\x04 \x03(\x0b\x32\x17.headrace.v1.TensorSpec\x12(\n\x07outputs\x18\x05 \x03(\x0b\x32\x17.headrace.v1.TensorSpec\x12\x1f\n\x04\x61xes\x18\x06 \x03(\x0b\x32\x11.headrace.v1.Axis\x12\x10\n\x08max_rows\x18\x07 \x01(\r\x12\x12\n\nmax_tokens\x18\x08 \x01(\r\x12\x10\n\x08platform\x18\t \x01(\t\x12\'\n\x06\x65xtras\x18\x0b \x03(\x0b\x32\x17.headrace.v1.TensorSpec\x12\'\n\x06signal\x18\n \x01(\x0b\x32\x17.headrace.v1.SignalSpec\"7\n\nSignalSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1b\n\x13\x63\x61libration_version\x18\x02 \x01(\t\"\xc7\x01\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\x0c\n\x04\x64ims\x18\x03 \x03(\x03\x12\x0c\n\x04\x61xis\x18\x04 \x01(\t\x12\x0e\n\x06\x66inite\x18\x05 \x01(\x08\x12\x15\n\rbounded_below\x18\x06 \x01(\x08\x12\x0f\n\x07minimum\x18\x07 \x01(\x03\x12\x0f\n\x07ordered\x18\x08 \x01(\x08\x12\x10\n\x08optional\x18\t \x01(\x08\x12\x0e\n\x06labels\x18\n \x03(\t\x12\x12\n\ncosts_rows\x18\x0b \x01(\r\"3\n\x04\x41xis\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03\x63\x61p\x18\x02 \x01(\r\x12\x10\n\x08required\x18\x03 \x01(\x08\"#\n\rFollowRequest\x12\x12\n\ngateway_id\x18\x01 \x01(\t\"\x11\n\x0f\x44\x65scribeRequest\"\x85\x01\n\x08Snapshot\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12+\n\x08replicas\x18\x03 \x03(\x0b\x32\x19.headrace.v1.Registration\x12,\n\x08policies\x18\x04 \x03(\x0b\x32\x1a.headrace.v1.TrafficPolicy\"\x94\x01\n\rTrafficPolicy\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\x0fprimary_version\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12#\n\x06\x63\x61nary\x18\x04 \x01(\x0b\x32\x13.headrace.v1.Canary\x12$\n\x07shadows\x18\x05 \x03(\x0b\x32\x13.headrace.v1.Shadow\"6\n\x06\x43\x61nary\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\x12\x0c\n\x04salt\x18\x03 \x01(\t\"\x95\x01\n\x06Shadow\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\x12\x11\n\tincumbent\x18\x02 \x01(\t\x12\x12\n\nchallenger\x18\x03 \x01(\t\x12\r\n\x05share\x18\x04 \x01(\x01\x12\x12\n\ntimeout_ms\x18\x05 \x01(\r\x12\x1a\n\x12max_in_flight_rows\x18\x06 \x01(\r\x12\x0e\n\x06output\x18\x07 \x01(\t*\x95\x01\n\x0cReplicaState\x12\x1d\n\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15REPLICA_STATE_WARMING\x10\x01\x12\x17\n\x13REPLICA_STATE_READY\x10\x02\x12\x1a\n\x16REPLICA_STATE_DRAINING\x10\x03\x12\x16\n\x12REPLICA_STATE_GONE\x10\x04\x32\xc8\x01\n\x07\x43ontrol\x12=\n\x08Register\x12\x19.headrace.v1.Registration\x1a\x12.headrace.v1.Lease(\x01\x30\x01\x12=\n\x06\x46ollow\x12\x1a.headrace.v1.FollowRequest\x1a\x15.headrace.v1.Snapshot0\x01\x12?\n\x08\x44\x65scribe\x12\x1c.headrace.v1.DescribeRequest\x1a\x15.headrace.v1.Snapshotb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19headrace/v1/control.proto\x12\x0bheadrace.v1\"\x9d\x02\n\x0cRegistration\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x0f\n\x07\x63luster\x18\x03 \x01(\t\x12$\n\x04spec\x18\x04 \x01(\x0b\x32\x16.headrace.v1.ModelSpec\x12(\n\x05state\x18\x05 \x01(\x0e\x32\x19.headrace.v1.ReplicaState\x12\x1f\n\x04load\x18\x06 \x01(\x0b\x32\x11.headrace.v1.Load\x12\x0c\n\x04host\x18\x07 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12\x11\n\tprecision\x18\t \x01(\t\x12\x0f\n\x07service\x18\n \x01(\t\x12\x12\n\nstarted_us\x18\x0b \x01(\x03\x12\x0f\n\x07standby\x18\x0c \x01(\x08\"/\n\x04Load\x12\x0e\n\x06queued\x18\x01 \x01(\r\x12\x17\n\x0frunning_since_s\x18\x02 \x01(\x01\"\x19\n\x05Lease\x12\x10\n\x08lease_ms\x18\x01 \x01(\r\"\xb8\x02\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\'\n\x06inputs\x18\x04 \x03(\x0b\x32\x17.headrace.v1.TensorSpec\x12(\n\x07outputs\x18\x05 \x03(\x0b\x32\x17.headrace.v1.TensorSpec\x12\x1f\n\x04\x61xes\x18\x06 \x03(\x0b\x32\x11.headrace.v1.Axis\x12\x10\n\x08max_rows\x18\x07 \x01(\r\x12\x12\n\nmax_tokens\x18\x08 \x01(\r\x12\x10\n\x08platform\x18\t \x01(\t\x12\'\n\x06\x65xtras\x18\x0b \x03(\x0b\x32\x17.headrace.v1.TensorSpec\x12\'\n\x06signal\x18\n \x01(\x0b\x32\x17.headrace.v1.SignalSpec\"7\n\nSignalSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1b\n\x13\x63\x61libration_version\x18\x02 \x01(\t\"\xc7\x01\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\x0c\n\x04\x64ims\x18\x03 \x03(\x03\x12\x0c\n\x04\x61xis\x18\x04 \x01(\t\x12\x0e\n\x06\x66inite\x18\x05 \x01(\x08\x12\x15\n\rbounded_below\x18\x06 \x01(\x08\x12\x0f\n\x07minimum\x18\x07 \x01(\x03\x12\x0f\n\x07ordered\x18\x08 \x01(\x08\x12\x10\n\x08optional\x18\t \x01(\x08\x12\x0e\n\x06labels\x18\n \x03(\t\x12\x12\n\ncosts_rows\x18\x0b \x01(\r\"3\n\x04\x41xis\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03\x63\x61p\x18\x02 \x01(\r\x12\x10\n\x08required\x18\x03 \x01(\x08\"#\n\rFollowRequest\x12\x12\n\ngateway_id\x18\x01 \x01(\t\"\x11\n\x0f\x44\x65scribeRequest\"\x85\x01\n\x08Snapshot\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\t\x12+\n\x08replicas\x18\x03 \x03(\x0b\x32\x19.headrace.v1.Registration\x12,\n\x08policies\x18\x04 \x03(\x0b\x32\x1a.headrace.v1.TrafficPolicy\"\x94\x01\n\rTrafficPolicy\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\x0fprimary_version\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12#\n\x06\x63\x61nary\x18\x04 \x01(\x0b\x32\x13.headrace.v1.Canary\x12$\n\x07shadows\x18\x05 \x03(\x0b\x32\x13.headrace.v1.Shadow\"6\n\x06\x43\x61nary\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\x12\x0c\n\x04salt\x18\x03 \x01(\t\"\x95\x01\n\x06Shadow\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\x12\x11\n\tincumbent\x18\x02 \x01(\t\x12\x12\n\nchallenger\x18\x03 \x01(\t\x12\r\n\x05share\x18\x04 \x01(\x01\x12\x12\n\ntimeout_ms\x18\x05 \x01(\r\x12\x1a\n\x12max_in_flight_rows\x18\x06 \x01(\r\x12\x0e\n\x06output\x18\x07 \x01(\t*\x95\x01\n\x0cReplicaState\x12\x1d\n\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15REPLICA_STATE_WARMING\x10\x01\x12\x17\n\x13REPLICA_STATE_READY\x10\x02\x12\x1a\n\x16REPLICA_STATE_DRAINING\x10\x03\x12\x16\n\x12REPLICA_STATE_GONE\x10\x04\x32\xc8\x01\n\x07\x43ontrol\x12=\n\x08Register\x12\x19.headrace.v1.Registration\x1a\x12.headrace.v1.Lease(\x01\x30\x01\x12=\n\x06\x46ollow\x12\x1a.headrace.v1.FollowRequest\x1a\x15.headrace.v1.Snapshot0\x01\x12?\n\x08\x44\x65scribe\x12\x1c.headrace.v1.DescribeRequest\x1a\x15.headrace.v1.Snapshotb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.v1.control_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REPLICASTATE']._serialized_start=1531
-  _globals['_REPLICASTATE']._serialized_end=1680
+  _globals['_REPLICASTATE']._serialized_start=1585
+  _globals['_REPLICASTATE']._serialized_end=1734
   _globals['_REGISTRATION']._serialized_start=43
-  _globals['_REGISTRATION']._serialized_end=274
-  _globals['_LOAD']._serialized_start=276
-  _globals['_LOAD']._serialized_end=323
-  _globals['_LEASE']._serialized_start=325
-  _globals['_LEASE']._serialized_end=350
-  _globals['_MODELSPEC']._serialized_start=353
-  _globals['_MODELSPEC']._serialized_end=665
-  _globals['_SIGNALSPEC']._serialized_start=667
-  _globals['_SIGNALSPEC']._serialized_end=722
-  _globals['_TENSORSPEC']._serialized_start=725
-  _globals['_TENSORSPEC']._serialized_end=924
-  _globals['_AXIS']._serialized_start=926
-  _globals['_AXIS']._serialized_end=977
-  _globals['_FOLLOWREQUEST']._serialized_start=979
-  _globals['_FOLLOWREQUEST']._serialized_end=1014
-  _globals['_DESCRIBEREQUEST']._serialized_start=1016
-  _globals['_DESCRIBEREQUEST']._serialized_end=1033
-  _globals['_SNAPSHOT']._serialized_start=1036
-  _globals['_SNAPSHOT']._serialized_end=1169
-  _globals['_TRAFFICPOLICY']._serialized_start=1172
-  _globals['_TRAFFICPOLICY']._serialized_end=1320
-  _globals['_CANARY']._serialized_start=1322
-  _globals['_CANARY']._serialized_end=1376
-  _globals['_SHADOW']._serialized_start=1379
-  _globals['_SHADOW']._serialized_end=1528
-  _globals['_CONTROL']._serialized_start=1683
-  _globals['_CONTROL']._serialized_end=1883
+  _globals['_REGISTRATION']._serialized_end=328
+  _globals['_LOAD']._serialized_start=330
+  _globals['_LOAD']._serialized_end=377
+  _globals['_LEASE']._serialized_start=379
+  _globals['_LEASE']._serialized_end=404
+  _globals['_MODELSPEC']._serialized_start=407
+  _globals['_MODELSPEC']._serialized_end=719
+  _globals['_SIGNALSPEC']._serialized_start=721
+  _globals['_SIGNALSPEC']._serialized_end=776
+  _globals['_TENSORSPEC']._serialized_start=779
+  _globals['_TENSORSPEC']._serialized_end=978
+  _globals['_AXIS']._serialized_start=980
+  _globals['_AXIS']._serialized_end=1031
+  _globals['_FOLLOWREQUEST']._serialized_start=1033
+  _globals['_FOLLOWREQUEST']._serialized_end=1068
+  _globals['_DESCRIBEREQUEST']._serialized_start=1070
+  _globals['_DESCRIBEREQUEST']._serialized_end=1087
+  _globals['_SNAPSHOT']._serialized_start=1090
+  _globals['_SNAPSHOT']._serialized_end=1223
+  _globals['_TRAFFICPOLICY']._serialized_start=1226
+  _globals['_TRAFFICPOLICY']._serialized_end=1374
+  _globals['_CANARY']._serialized_start=1376
+  _globals['_CANARY']._serialized_end=1430
+  _globals['_SHADOW']._serialized_start=1433
+  _globals['_SHADOW']._serialized_end=1582
+  _globals['_CONTROL']._serialized_start=1737
+  _globals['_CONTROL']._serialized_end=1937
 # @@protoc_insertion_point(module_scope)

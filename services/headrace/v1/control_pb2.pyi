@@ -21,7 +21,7 @@ REPLICA_STATE_DRAINING: ReplicaState
 REPLICA_STATE_GONE: ReplicaState
 
 class Registration(_message.Message):
-    __slots__ = ("replica_id", "endpoint", "cluster", "spec", "state", "load", "host", "device", "precision")
+    __slots__ = ("replica_id", "endpoint", "cluster", "spec", "state", "load", "host", "device", "precision", "service", "started_us", "standby")
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
@@ -31,6 +31,9 @@ class Registration(_message.Message):
     HOST_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    STARTED_US_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
     replica_id: str
     endpoint: str
     cluster: str
@@ -40,7 +43,10 @@ class Registration(_message.Message):
     host: str
     device: str
     precision: str
-    def __init__(self, replica_id: _Optional[str] = ..., endpoint: _Optional[str] = ..., cluster: _Optional[str] = ..., spec: _Optional[_Union[ModelSpec, _Mapping]] = ..., state: _Optional[_Union[ReplicaState, str]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., host: _Optional[str] = ..., device: _Optional[str] = ..., precision: _Optional[str] = ...) -> None: ...
+    service: str
+    started_us: int
+    standby: bool
+    def __init__(self, replica_id: _Optional[str] = ..., endpoint: _Optional[str] = ..., cluster: _Optional[str] = ..., spec: _Optional[_Union[ModelSpec, _Mapping]] = ..., state: _Optional[_Union[ReplicaState, str]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., host: _Optional[str] = ..., device: _Optional[str] = ..., precision: _Optional[str] = ..., service: _Optional[str] = ..., started_us: _Optional[int] = ..., standby: _Optional[bool] = ...) -> None: ...
 
 class Load(_message.Message):
     __slots__ = ("queued", "running_since_s")

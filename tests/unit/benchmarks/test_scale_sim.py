@@ -226,7 +226,7 @@ def test_a_seed_is_a_trace_and_none_is_faster_than_the_peak(trace: object) -> No
     assert 0 <= rates.min() <= rates.max() <= PEAK
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_the_quick_run_draws_and_keeps_its_books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["scale_simulation.py", "--quick", "--out", str(tmp_path)])
     scale_simulation.main()

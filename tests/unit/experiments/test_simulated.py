@@ -22,7 +22,7 @@ EVERY = 500
 ALPHA = DEFAULTS.alpha
 Counts = npt.NDArray[np.int64]
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.proof
 
 
 @cache
