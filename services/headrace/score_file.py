@@ -20,6 +20,8 @@ from headrace.client import Score, SyncScoringClient
 from headrace.credentials import NOBODY, ClientCredentials
 from headrace.errors import HeadraceError, InvalidInference, NotServing, StartupError
 
+AGAIN_S: Final = 0.1
+"""Between two watches: a proxy without gateways ends each at once."""
 GONE: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 """How a watch ends that is worth another one: its gateway went, and a Service may know of others."""
 
@@ -54,7 +56,7 @@ def wait_ready(address: str, model: str, timeout_s: float, credentials: ClientCr
     deadline = time.monotonic() + timeout_s
     with connect_blocking(address, credentials.tokenless) as channel:
         while not _watch(channel, model, deadline):
-            pass
+            time.sleep(min(AGAIN_S, max(0.0, deadline - time.monotonic())))
 
 
 def print_models(address: str, credentials: ClientCredentials = NOBODY) -> None:

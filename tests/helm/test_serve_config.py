@@ -11,14 +11,20 @@ from tests.helm.cases import CASES, EVERYTHING
 from tests.helm.chart import merged
 from tests.helm.conftest import Rendered
 
-from headrace.config import Settings
+from headrace.config import ModelSettings, Settings
 from headrace.serving import serve_config
 
 
 def again(application: Mapping[str, Any]) -> dict[str, Any]:
-    """The application that serve_config makes of the settings in the chart's."""
+    """The application that serve_config makes of the settings in the chart's, and of how many replicas it says."""
     args = serve_config.arguments(application["args"])
-    made = serve_config.application(args.settings, args.directory, args.control)
+    (told,) = application["deployments"]
+    number: dict[str, Any] = {"replicas": told["num_replicas"]} if "num_replicas" in told else {}
+    if scaling := told.get("autoscaling_config"):
+        number = {"autoscaling": {key: value for key, value in scaling.items() if key != "policy"}}
+    run = {**args.settings.model(args.model).model_dump(), **number}
+    settings = args.settings.model_copy(update={"models": {args.model: ModelSettings.model_validate(run)}})
+    made = serve_config.application(settings, args.directory, args.control)
     return {**made, "args": {**made["args"], **({"source": args.source} if args.source else {})}}
 
 

@@ -134,7 +134,7 @@ def test_no_mapping_of_values_takes_a_key_that_it_does_not_know() -> None:
         (("control", "replicas"), 2),
         (("ray", "upgradeStrategy"), "BlueGreen"),
         (("ray", "replicaPorts", "first"), 80),
-        (("modelStore", "mountPath"), "/tmp"),
+        (("modelStore", "mountPath"), "/tmp"),  # noqa: S108  a path in the values of a chart
         (("modelStore", "mountPath"), "/var/lib/headrace/models]"),
         (("telemetry", "sampling"), 1.5),
         (("telemetry", "collector", "keepPercentage"), 101),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,18 +43,22 @@ async def stream(port: int, rows_s: float, seconds: float, timeout_s: float = 1.
 
 @pytest.mark.slow
 def test_batches_say_how_much_work_comes_and_over_how_many_replicas_it_is_spread(run: Run, tmp_path: Path) -> None:
-    """48 rows a second in batches of 4, 50 ms each: 0.6 replicas' work, whatever batches they really ride in."""
+    """12 rows a second in batches of 4, 200 ms each: 0.6 replicas' work, whatever batches they really ride in.
+
+    Long ones: what a batch takes besides, on a busy machine, is little of it.
+    """
+    rows_s, run_s = 12, 0.2
 
     async def main() -> list[replica_pb2.PackedBatch]:
         async with FakeReplica() as first, FakeReplica() as second:
-            first.delay_s = second.delay_s = RUN_S
+            first.delay_s = second.delay_s = run_s
             async with running_gateway(tmp_path, [first, second], **SMALL) as (gateway, _):
                 await until(lambda: all(lane.dispatcher.replicas == 2 for lane in gateway.models.lanes()))
-                await stream(gateway.port, 48, 4)
+                await stream(gateway.port, rows_s, 4)
             return [first.batches[-1], second.batches[-1]]
 
     for last in run(main()):
-        assert last.work == pytest.approx(48 / BATCH * RUN_S, rel=0.3)
+        assert last.work == pytest.approx(rows_s / BATCH * run_s, rel=0.3)
         assert last.replicas == 2
 
 
@@ -74,10 +77,10 @@ def test_batches_of_a_burst_say_what_waits_behind_them_and_how_much_time_it_has(
     waiting = [batch for batch in burst if batch.backlog_s]
 
     assert len(waiting) >= 8
-    for earlier, later in pairwise(waiting[1:]):
+    for earlier, later in zip(waiting[1:-2], waiting[3:], strict=True):  # between two, what a batch takes may be learnt
         assert earlier.backlog_s > later.backlog_s
         assert earlier.slack_s > later.slack_s
-    assert max(batch.backlog_s for batch in burst) == pytest.approx(9 * RUN_S, rel=0.4)
+    assert 0.6 < max(batch.backlog_s for batch in burst) / (9 * RUN_S) < 2  # a busy machine takes longer
     assert all(0 < batch.slack_s < 2 - RUN_S for batch in waiting)
     assert burst[-1].backlog_s == 0
     assert burst[-1].slack_s == math.inf

@@ -199,7 +199,7 @@ def test_what_waits_for_replicas_asks_for_no_gateway(run: Run, tmp_path: Path) -
                 aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel,
             ):
                 await gateway.wait_ready(10)
-                replica.delay_s = 1.0
+                replica.delay_s = 5.0
                 stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
                 calls = [stub.ModelInfer(question(key), timeout=30) for key in range(200)]
                 (lane,) = gateway.models.lanes()

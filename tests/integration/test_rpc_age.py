@@ -190,6 +190,44 @@ def test_a_goodbye_is_never_taken_back(run: Run) -> None:
     assert set(lasts) == {3}
 
 
+def test_what_is_refused_after_the_last_goodbye_raises_none_that_follows(run: Run) -> None:
+    """RFC 9113, 6.8: clients end a connection whose goodbye allows more than one before, with all that runs there."""
+
+    async def main() -> list[int]:
+        async with serving() as served, Raw.to(served) as raw:
+            raw.send(opening(1, "sleep") + data(1, framed(b""), ends=True))
+            await until(lambda: served.handlers.begun["sleep"] == 1)
+            stopping = asyncio.create_task(served.server.stop(0.3))
+            lasts = [last(await raw.until(frames.GOAWAY))]
+            raw.send(call(3))
+            await raw.until(frames.RST_STREAM, 3)
+            with contextlib.suppress(EOFError):
+                while True:
+                    kind, _, _, payload = await raw.frame()
+                    lasts += [last(payload)] if kind == frames.GOAWAY else []
+            await stopping
+            return lasts
+
+    assert set(run(main())) == {1}
+
+
+def test_who_stops_gives_what_runs_its_own_time_and_not_that_of_age(run: Run) -> None:
+    """A gateway that drains has promised its callers `drain_s`."""
+
+    async def main() -> bytes:
+        async with serving(aged(60.0, grace_s=0.05)) as served, served.channel() as channel:
+            stream = channel.stream_stream("/t.T/both")()
+            await stream.write(b"0")
+            await stream.read()
+            await served.server.say_goodbye(5)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stream.code(), 0.3)  # it would come if it were cut off
+            await stream.write(b"1")
+            return bytes(await stream.read())
+
+    assert run(main()) == b"1"
+
+
 def test_an_answer_to_a_ping_that_was_never_sent_ends_nothing(run: Run) -> None:
     async def main() -> int:
         async with serving(aged(60.0)) as served, Raw.to(served) as raw:

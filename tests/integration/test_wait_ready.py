@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from headrace.errors import NotServing
+from headrace.rpc.health import SERVICE
+from headrace.rpc.server import Server
 from headrace.score_file import wait_ready
 from headrace.serving.registration import RegistrationLoop
 from headrace.testing.gateway import running_gateway
@@ -45,6 +48,30 @@ def test_it_outlives_a_gateway_that_comes_late_and_one_that_goes(run: Run, tmp_p
         return bool(early)
 
     assert run(main()) is False
+
+
+def test_where_every_watch_ends_at_once_it_asks_now_and_then(run: Run) -> None:
+    """As a proxy answers that has no gateway behind it."""
+    asked = 0
+
+    async def watch(_: Any, rpc: Any) -> None:
+        nonlocal asked
+        asked += 1
+        await rpc.abort(grpc.StatusCode.UNAVAILABLE, "no healthy upstream")
+
+    async def main() -> None:
+        server = Server()
+        methods = {"Watch": grpc.unary_stream_rpc_method_handler(watch)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        with pytest.raises(NotServing, match="model 'echo' is not ready"):
+            await asyncio.to_thread(wait_ready, f"127.0.0.1:{port}", "echo", 0.5)
+        await server.stop(None)
+
+    run(main())
+
+    assert 1 <= asked <= 10
 
 
 def test_a_model_that_does_not_come_is_named_when_the_time_is_over(run: Run, tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ the other. The only thing that changes when a model version comes or goes.
 {{/* One version: (dict "root" $ "model" <of .Values.models> "tree" <headrace.yaml>). */}}
 {{- define "headrace.serve.application" -}}
 {{- $run := fromYaml (include "headrace.serve.run" .) -}}
-{{- /* Of telemetry what a replica reads: it is made anew when a word of its arguments changes. */ -}}
+{{- /* To Serve arguments are code, and other code is other replicas: only what a replica reads stands here. */ -}}
 {{- $settings := deepCopy (pick .tree "replica" "tls" "access") -}}
 {{- with pick .tree.telemetry "log_level" }}{{ $_ := set $settings "telemetry" . }}{{ end -}}
-{{- $_ := set $settings "models" (dict .model.name $run) -}}
+{{- $_ := set $settings "models" (dict .model.name (omit $run "replicas" "autoscaling")) -}}
 {{- $path := default (printf "%s/%s" .model.name .model.version) .model.path -}}
 {{- $arguments := dict
   "directory" (printf "%s/%s" .root.Values.modelStore.mountPath $path)

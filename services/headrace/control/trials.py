@@ -85,8 +85,8 @@ class Trials:
         return found
 
     def all(self, model: str = "") -> list[pb.Experiment]:
-        """The newest first, of one model or of all."""
-        return [one for one in reversed(self._experiments.values()) if model in ("", one.model)]
+        """The newest first, of one model or of all. From any thread: what comes meanwhile may be missing."""
+        return [one for one in reversed(list(self._experiments.values())) if model in ("", one.model)]
 
     def live(self, model: str = "") -> list[pb.Experiment]:
         return [one for one in self.all(model) if one.stage in stages.LIVE]

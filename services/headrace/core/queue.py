@@ -88,6 +88,12 @@ class Soonest:
         if len(riders) > SWEEP_AT + 2 * rows:
             self._riders = deque(one for one in riders if one.queue is not None)
 
+    def move(self, rider: Rider, rows: int) -> None:
+        """One who waits is lost at another time than when it came."""
+        if rider in self._riders:  # in front, mostly: its time was the first to be over
+            self._riders.remove(rider)
+        self.add(rider, rows)
+
     def first(self) -> Rider | None:
         riders = self._riders
         while riders and riders[0].queue is None:
@@ -197,6 +203,7 @@ class RiderQueue:
             rider.due = rider.inference.deadline
             level.punctual.leave(rider)
             self._join(level.late, rider)
+            level.soonest.move(rider, level.rows)
 
     def next(self) -> Rider | None:
         """The living rider whose turn it is."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import socket
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -66,19 +67,27 @@ class Peers:
 
     async def _ask(self, address: str) -> tuple[str, float] | None:
         try:
-            told = json.loads(await pages.ask(address, PAGE, TIMEOUT_S))
-            gateway, seconds = str(told["gateway"]), float(told["seconds"])
-        except (OSError, ValueError, TypeError, KeyError) as error:  # perhaps it is no gateway
-            self._tell(address, error)
+            found = _read(await pages.ask(address, PAGE, TIMEOUT_S))
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            self._tell(address, error)  # perhaps it is no gateway, and perhaps there is no such port
             return None
         self._away.discard(address)
-        return gateway, seconds
+        return found
 
     def _tell(self, where: str, error: Exception) -> None:
         if where not in self._away:
             self._away.add(where)
             why = str(error) or "no answer in time"
             log.warning("the gateway at %s does not say how much waits there: %s", where, why)
+
+
+def _read(page: bytes) -> tuple[str, float]:
+    """Who says so, and the seconds. Raises: whatever a page may lead to that is not one of ours."""
+    told = json.loads(page)
+    gateway, seconds = str(told["gateway"]), float(told["seconds"])
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"{seconds} is no number of seconds")
+    return gateway, seconds
 
 
 def _joined(host: str, port: int) -> str:

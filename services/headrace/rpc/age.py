@@ -45,13 +45,12 @@ class Farewell:
 
     def __init__(self, age: Age | None, connection: ServerConnection) -> None:
         self._connection = connection
-        self._grace_s = age.grace_s if age is not None else None
         self._told = False
         self._loop = asyncio.get_running_loop()
-        self._timers = [self._loop.call_later(age.drawn_s(), self.begin)] if age is not None else []
+        self._timers = [self._loop.call_later(age.drawn_s(), self._be_old, age.grace_s)] if age is not None else []
 
     def begin(self) -> None:
-        """Say the first goodbye, unless it is said."""
+        """Say the first goodbye, unless it is said. What runs may go on: how long is for who says it to know."""
         if self._told or self._connection.refusing:
             return
         self.stop()
@@ -59,13 +58,16 @@ class Farewell:
         first = frames.goaway(frames.LAST_STREAM, frames.NO_ERROR)
         self._connection.write(first + frames.frame(frames.PING, 0, 0, READ))
         self._timers = [self._loop.call_later(PATIENCE_S, self.read)]
-        if self._grace_s is not None:
-            self._timers.append(self._loop.call_later(self._grace_s, self._connection.end, frames.NO_ERROR))
 
     def read(self) -> None:
         """The client has read the first goodbye, as far as it says."""
         if self._told and not self._connection.refusing:
             self._connection.leave()
+
+    def _be_old(self, grace_s: float) -> None:
+        self.begin()
+        if self._told:
+            self._timers.append(self._loop.call_later(grace_s, self._connection.end, frames.NO_ERROR))
 
     def stop(self) -> None:
         for timer in self._timers:

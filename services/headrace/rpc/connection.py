@@ -79,6 +79,8 @@ class Connection(asyncio.Protocol):
         """Stream, flags and fields so far of a block that goes on in CONTINUATION frames."""
         self._last = 0
         """The highest stream that was opened."""
+        self._final: int | None = None
+        """The last stream that is taken, once the peer has been told: no later goodbye may allow more."""
         self._credit = CREDIT
         self._taken = 0
         self._allowed = frames.DEFAULT_WINDOW
@@ -383,7 +385,7 @@ class Connection(asyncio.Protocol):
         """
         if self.closed:
             return
-        self.write(frames.goaway(self._last, code, why))
+        self.write(frames.goaway(self._last if self._final is None else self._final, code, why))
         self._flush()
         if code:
             log.info("the connection of %s ends: %s", self.peer, why)

@@ -163,8 +163,6 @@ class ServerConnection(Connection):
         self._asked: dict[Fields, Asked] = {}
         self._kept = 0
         """Bytes in the readers of all its calls."""
-        self.refusing = False
-        """The client has been told which calls were the last."""
         self.farewell: Farewell | None = None
         self.auth_context: dict[str, list[bytes]] = {}
         """Who the client is, as far as TLS says, under grpcio's names."""
@@ -225,15 +223,21 @@ class ServerConnection(Connection):
         for task in self.running:
             task.cancel()
 
+    @property
+    def refusing(self) -> bool:
+        """The client has been told which calls were the last."""
+        return self._final is not None
+
     def say_goodbye(self) -> None:
         """Tell the client that it should call elsewhere. It may still call here until it has heard that."""
         if self.farewell is not None:
             self.farewell.begin()
 
     def leave(self) -> None:
-        """Tell the client to open no more calls here, and which of those it has opened were the last."""
-        self.refusing = True
-        self.write(frames.goaway(self._last, frames.NO_ERROR))
+        """Tell the client to open no more calls here, and which of those it has opened were the last: once."""
+        if self._final is None:
+            self._final = self._last
+            self.write(frames.goaway(self._final, frames.NO_ERROR))
 
     def _on_pong(self, payload: bytes) -> None:
         if payload == READ and self.farewell is not None:
@@ -268,7 +272,7 @@ class ServerConnection(Connection):
         if not number % 2 or number <= self._last:
             raise ProtocolError(frames.PROTOCOL_ERROR, "a stream is opened out of order")
         self._last = number
-        if self.refusing or max(len(self.streams), len(self.running)) >= MAX_CALLS:
+        if self._final is not None or max(len(self.streams), len(self.running)) >= MAX_CALLS:
             self.write(frames.reset(number, frames.REFUSED_STREAM))
             return
         try:

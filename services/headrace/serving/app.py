@@ -76,8 +76,13 @@ def _began_us() -> int:
 def build(arguments: dict[str, Any]) -> serve.Application:
     """One application for one model version; `serve_config.Arguments` says of what. Reads no model: the head has none.
 
+    How many replicas there are is not among them: the file's `deployments` say so; one, where it has none.
     Raises: StartupError, one line, when the arguments are wrong.
     """
     given = serve_config.arguments(arguments)
-    deployment = serve.deployment(**serve_config.deployment(given.settings, given.model))
-    return deployment(ServeReplica).bind(dict(arguments))
+    return bound(arguments, serve_config.deployment(given.settings, given.model))
+
+
+def bound(arguments: dict[str, Any], options: dict[str, Any]) -> serve.Application:
+    """The application of these arguments, run as `serve_config.deployment` says."""
+    return serve.deployment(**options)(ServeReplica).bind(dict(arguments))

@@ -76,12 +76,12 @@ class RayDeployer:
         """Start every application, and wait until all are RUNNING: warm, and known to control."""
         from ray import serve  # noqa: PLC0415
 
-        from headrace.serving.app import build  # noqa: PLC0415
+        from headrace.serving.app import bound  # noqa: PLC0415
 
         config = serve_config.of(self._settings, [model.directory for model in models], self._control_address)
         targets = [
-            serve.RunTarget(build(application["args"]), application["name"], route_prefix=application["route_prefix"])
-            for application in config["applications"]
+            serve.RunTarget(bound(one["args"], one["deployments"][0]), one["name"], route_prefix=one["route_prefix"])
+            for one in config["applications"]
         ]
         try:
             serve.run_many(targets)

@@ -30,11 +30,12 @@ POLICY: Final = "headrace.serving.scaling:follow_deadlines"
 """By its path: Serve imports it where it reads the deployment, and pickles it for its controller."""
 SECTIONS: Final = ("replica", "telemetry", "tls", "access")
 """Of the settings, what a replica reads beside how its own model is run: whoever sees Serve's config sees no more.
-`access` holds hashes of tokens: a replica must know its gateways. A change of a word makes the replicas anew."""
+`access` holds hashes of tokens: a replica must know its gateways."""
 TOLD: Final[Mapping[str, Any]] = {**dict.fromkeys(SECTIONS, True), "telemetry": {"log_level"}}
 """As pydantic wants to hear it: a replica tells no span of its own, so how those are told restarts none."""
-OTHERS: Final = ("batching", "primary_version", "traffic")
-"""Of how a model is run, what only gateways and control read: a change of it restarts no replica."""
+OTHERS: Final = ("batching", "primary_version", "traffic", "replicas", "autoscaling")
+"""Of how a model is run, what only gateways, control and Serve itself read: a change of it restarts no replica. To
+Serve arguments are code, and other code is other replicas; how many there are is said beside them, in `deployments`."""
 
 
 def of(settings: Settings, directories: Iterable[Path], control: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
@@ -401,3 +402,32 @@ def test_labels_are_computed_anew_after_an_outcome_or_ten_minutes_with_a_rest_be
     known.stale = False
     assert not known.due(601_000_000)
     assert known.due(602_000_000)
+
+
+def test_figures_are_read_on_another_thread_while_experiments_come() -> None:
+    service = Service()
+    failed: list[Exception] = []
+    entered = threading.Event()
+
+    def scrape() -> None:
+        try:
+            while not entered.is_set():
+                service.statistics()
+        except RuntimeError as error:
+            failed.append(error)
+
+    reader = threading.Thread(target=scrape)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        reader.start()
+        for number in range(200):
+            request = pb.CreateExperimentRequest(id=f"e{number}", model="m", incumbent="1", challenger="2")
+            service.trials.begin(request, "ann", service.directory.versions("m"))
+    finally:
+        entered.set()
+        reader.join()
+        sys.setswitchinterval(before)
+
+    assert not failed
+    assert sum(service.statistics().stages.values()) == 200

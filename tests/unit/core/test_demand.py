@@ -147,6 +147,20 @@ def test_the_end_of_a_riders_patience_counts_as_its_deadline_until_it_goes_behin
     assert queue.tightest() == 1.0
 
 
+def test_one_who_has_gone_behind_the_others_hides_nobody_who_is_lost_before() -> None:
+    queue = RiderQueue(100, [LevelPolicy(timeout_s=0.2, delays=True)])
+    patient = rider(10.0)
+    patient.queued_until = 0.2
+    for one in (patient, rider(5.0), rider(2.0)):
+        queue.push(one, 0.0)
+
+    queue.time_is_over(patient)
+    assert queue.tightest() == 2.0
+    queue.pop()
+    queue.pop()
+    assert queue.tightest() == 10.0
+
+
 PUSH, POP, LEAVE = range(3)
 steps = st.lists(st.tuples(st.sampled_from((PUSH, PUSH, POP, LEAVE)), st.integers(0, 99)), max_size=200)
 
@@ -193,4 +207,5 @@ def test_those_who_have_left_are_not_kept_by_one_who_stays() -> None:
         passing.settle(Cancelled("the caller went away"))
 
     del passing
+    gc.collect()  # what the tests before have left in circles
     assert sum(type(one) is Rider for one in gc.get_objects()) < 200

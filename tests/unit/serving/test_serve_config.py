@@ -86,7 +86,7 @@ def test_only_what_a_replica_reads_travels() -> None:
 
     assert set(told) == {"replica", "telemetry", "tls", "access", "models"}
     assert set(told["models"]) == {"fraud-tx"}
-    assert not told["models"]["fraud-tx"].keys() & {"batching", "primary_version", "traffic"}
+    assert not told["models"]["fraud-tx"].keys() & set(serve_config.OTHERS)
     assert told["telemetry"] == {"log_level": "DEBUG"}
     assert not [word for word in ("ledger", "7001", "max_riders") if word in json.dumps(told)]
 
@@ -106,7 +106,6 @@ def test_a_replica_reads_what_was_written(as_json: bool) -> None:  # noqa: FBT00
 
 
 @given(
-    replicas=st.integers(1, 50),
     cpus=st.floats(0, 64),
     gpus=st.floats(0, 8),
     threads=st.integers(1, 64),
@@ -114,12 +113,11 @@ def test_a_replica_reads_what_was_written(as_json: bool) -> None:  # noqa: FBT00
     places=st.dictionaries(st.from_regex(r"headrace-[a-z]{1,8}", fullmatch=True), st.floats(0.0001, 1), max_size=2),
 )
 def test_what_is_deployed_is_what_the_arguments_say_again(
-    replicas: int, cpus: float, gpus: float, threads: int, device: Any, places: dict[str, float]
+    cpus: float, gpus: float, threads: int, device: Any, places: dict[str, float]
 ) -> None:
-    """`build` makes its options of the arguments, Serve's file brings its own beside them: never two answers."""
-    run = ModelSettings(
-        replicas=replicas, num_cpus=cpus, num_gpus=gpus, threads=threads, device=device, resources=places
-    )
+    """`build` makes its options of the arguments, Serve's file brings its own beside them: two answers to nothing but
+    how many, which the file alone says."""
+    run = ModelSettings(num_cpus=cpus, num_gpus=gpus, threads=threads, device=device, resources=places)
     made = application(Settings(models={"fraud-tx": run}))
     through_a_file = json.loads(json.dumps(made))
     found = serve_config.arguments(through_a_file["args"])
