@@ -41,7 +41,7 @@ test-proofs: $(RUN) ## Run what takes tens of seconds a test: cards of shipped m
 test-scaling: $(RUN) ## Replicas follow the load on a Ray cluster of several nodes: a minute, on a machine that does nothing else
 	@$(BIN)/python -m pytest -m scaling
 
-test-upgrades: $(RUN) ## Ray clusters, versions and gateways are replaced under load, and no request fails: a minute or two
+test-upgrades: $(RUN) ## Ray clusters, versions and gateways are replaced under load, no request fails: a minute, on a machine that does nothing else
 	@$(BIN)/python -m pytest -s -m 'upgrades or not upgrades' tests/upgrades
 
 check: $(RUN) ## Format, lint, types, import contracts, images, workflows, protos (lint, breaking changes, generated code in sync), spelling
