@@ -86,7 +86,9 @@ def start_node(folder: str) -> Any:
     os.environ.update(ENVIRONMENT)
     from ray.cluster_utils import Cluster  # noqa: PLC0415  only now are its variables set
 
-    arguments = {"num_cpus": 2, "include_dashboard": False, "temp_dir": folder, "object_store_memory": 80 << 20}
+    # Without what it can do without: a node that cannot start all of its processes within 15 s gives up.
+    few = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+    arguments = {"num_cpus": 2, "temp_dir": folder, "object_store_memory": 80 << 20, **few}
     found = Cluster(initialize_head=True, head_node_args=arguments)
     os.environ["RAY_ADDRESS"] = found.address
     return found

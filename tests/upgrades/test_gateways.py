@@ -90,7 +90,7 @@ def test_each_of_two_gateways_is_replaced_under_load_and_no_caller_notices(
             await asyncio.gather(*map(until_ready, free_ports))
             async with callers.asking():
                 await callers.answered()
-                for port, gateway in gateways.items():
+                for number, (port, gateway) in enumerate(gateways.items(), 1):
                     begun = time.monotonic()
                     await gateway.stop()
                     ended = time.monotonic()
@@ -99,8 +99,11 @@ def test_each_of_two_gateways_is_replaced_under_load_and_no_caller_notices(
                     await until_ready(port)
                     ready = time.monotonic()
                     await until_asked(port)
-                    times |= {"drained, s": ended - begun, "its successor ready, s": ready - ended}
-                    times |= {"callers back there, s": time.monotonic() - ready}
+                    times |= {
+                        f"gateway {number} drained, s": ended - begun,
+                        f"successor of gateway {number} ready, s": ready - ended,
+                    }
+                    times |= {f"callers back at gateway {number}, s": time.monotonic() - ready}
         return callers, times
 
     callers, times = run(main(), timeout_s=100)
