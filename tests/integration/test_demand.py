@@ -76,11 +76,10 @@ def test_batches_of_a_burst_say_what_waits_behind_them_and_how_much_time_it_has(
     burst = run(main())
     waiting = [batch for batch in burst if batch.backlog_s]
 
-    assert len(waiting) >= 8
-    for earlier, later in zip(waiting[1:-2], waiting[3:], strict=True):  # between two, what a batch takes may be learnt
-        assert earlier.backlog_s > later.backlog_s
-        assert earlier.slack_s > later.slack_s
-    assert 0.6 < max(batch.backlog_s for batch in burst) / (9 * RUN_S) < 2  # a busy machine takes longer
+    assert len(waiting) >= 7
+    assert max(batch.backlog_s for batch in burst) > 6 * RUN_S  # the first leaves while the last ones are coming
+    assert waiting[-1].backlog_s < waiting[len(waiting) // 2].backlog_s < waiting[2].backlog_s
+    assert waiting[-1].slack_s < waiting[len(waiting) // 2].slack_s < waiting[2].slack_s
     assert all(0 < batch.slack_s < 2 - RUN_S for batch in waiting)
     assert burst[-1].backlog_s == 0
     assert burst[-1].slack_s == math.inf
