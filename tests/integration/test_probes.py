@@ -63,7 +63,8 @@ def test_a_gateway_is_live_at_once_and_ready_with_its_models_and_stays_ready_wit
 ) -> None:
     """Through control that is away at first, and goes again; through the loss of every replica; until it drains."""
     names = ("liveness", "readiness", "", "echo")
-    chosen = settings(tmp_path, control__port=free_port, gateway__required_models=("echo",))
+    patience = {"echo": {"batching": {"default_timeout_ms": 1000}}}  # ours alone: a caller's own clock may be first
+    chosen = settings(tmp_path, control__port=free_port, gateway__required_models=("echo",), models=patience)
 
     async def main() -> tuple[list[list[str]], grpc.StatusCode]:
         async with Gateway(chosen, f"127.0.0.1:{free_port}") as gateway, FakeReplica() as replica:
@@ -80,7 +81,7 @@ def test_a_gateway_is_live_at_once_and_ready_with_its_models_and_stays_ready_wit
             await replica.stop()
             async with aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
                 with pytest.raises(aio.AioRpcError) as caught:
-                    await service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(question(), timeout=1)
+                    await service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(question())
             await until_said(gateway.port, "echo", "NOT_SERVING")
             found.append(await said(gateway.port, *names))
             return found, caught.value.code()
