@@ -45,7 +45,7 @@ affinity:
 {{- end }}
 
 {{- define "headrace.ray.container" -}}
-image: {{ include "headrace.image" (dict "root" . "image" .Values.image.replica) }}
+image: {{ include "headrace.image" (dict "root" . "image" .Values.image.replica) | quote }}
 imagePullPolicy: {{ .Values.image.replica.pullPolicy }}
 securityContext:
   {{- toYaml .Values.containerSecurityContext | nindent 2 }}
