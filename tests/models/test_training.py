@@ -224,6 +224,7 @@ def test_the_command_goes_on_after_a_kill(tmp_path: Path) -> None:
 # Refresh ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.proof
 def test_a_version_trained_later_raises_as_many_alerts_at_the_same_thresholds() -> None:
     """Each on the ten days after its own, a month apart, in a world where attackers move on."""
     torch.set_num_threads(1)
