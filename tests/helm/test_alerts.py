@@ -183,9 +183,9 @@ CASES: Final = {
     ),
     "gateways are behind": case(
         "HeadraceBacklogAtGateways",
-        bad=[Change("headrace_backlog_seconds", "0.03x200", {"cause": "gateway"})],
+        bad=[Change("headrace_backlog_seconds", "0.007x200", {"cause": "gateway"})],
         at="15m",
-        near=[Change("headrace_backlog_seconds", "0.02x200", {"cause": "gateway"})],
+        near=[Change("headrace_backlog_seconds", "0.0055x200", {"cause": "gateway"})],
     ),
     "one in fifty wake-ups is late": case("HeadraceEventLoopLag", bad=lag("2940"), at="25m", near=lag("2985")),
     "replicas are lost again and again": case(
