@@ -54,8 +54,9 @@ def test_what_is_there_is_left_alone(store: fsspec.AbstractFileSystem, tmp_path:
     assert files(directory) == before
 
 
-@pytest.mark.usefixtures("store")
 def test_replicas_that_fetch_at_once_end_up_with_one_whole_version(tmp_path: Path) -> None:
+    # Of a folder: the store in memory has one cursor a file, which threads would move under each other.
+    source = toy.write(tmp_path / "written").as_uri()
     directory = tmp_path / "models" / "toy" / "1"
     refused: list[Exception] = []
     together = threading.Barrier(6)
@@ -63,7 +64,7 @@ def test_replicas_that_fetch_at_once_end_up_with_one_whole_version(tmp_path: Pat
     def replica() -> None:
         together.wait(timeout=10)
         try:
-            fetch(STORE, directory)
+            fetch(source, directory)
         except StartupError as error:
             refused.append(error)
 
