@@ -6,7 +6,7 @@ where the schema says only "an object", the table FREE says what people put ther
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import jsonschema
@@ -15,12 +15,15 @@ from tests.helm.chart import at, merged
 
 Draw = st.SearchStrategy[Any]
 PRINTABLE: Final = "".join(map(chr, range(32, 127)))
-WORDS: Final = st.sampled_from(
-    ["true", "no", "null", "~", "1e6", "0x1f", "0o17", "12345678", "007", "a: b", "- a", "#a", "'", '"', "{{ a }}", "%",
-     "ü", "a\\b", "@a", "*a", "&a", "!a", "1.0", "=", "<<"]
+SOMETHING_ELSE: Final = (
+    "true", "no", "null", "~", "1e6", "0x1f", "0o17", "12345678", "007", "a: b", "- a", "#a", "'", '"', "{{ a }}", "%",
+    "ü", "a\\b", "@a", "*a", "&a", "!a", "1.0", "=", "<<"
 )  # fmt: skip
 """Strings that are something else to YAML, to a shell or to a template."""
-NAMES: Final = st.from_regex(r"[a-z]([-a-z0-9]{0,8}[a-z0-9])?", fullmatch=True)
+WORDS: Final = st.sampled_from(SOMETHING_ELSE)
+NAMES: Final = st.from_regex(r"[a-z]([-a-z0-9]{0,8}[a-z0-9])?", fullmatch=True) | st.sampled_from(
+    ["true", "no", "null"]
+)
 LABELS: Final = st.dictionaries(NAMES.map("example.com/{}".format), WORDS.filter(str.isalnum) | NAMES, max_size=2)
 RESTRICTED: Final = {
     "runAsNonRoot": True,
@@ -102,19 +105,29 @@ def _changed(path: tuple[str, ...], drawn: Draw) -> Draw:
     return drawn.map(lambda value: at(path, value))
 
 
-def leaves(schema: Mapping[str, Any], whole: Mapping[str, Any], path: tuple[str, ...] = ()) -> Any:
+def leaves(schema: Mapping[str, Any], whole: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Draw]]:
     """Path → strategy, of every value that is no mapping of values."""
+    for path, part in _places(schema, whole):
+        yield path, FREE[path[-1]] if path[-1] in FREE else drawn_from(part, whole, path)
+
+
+def numerals(schema: Mapping[str, Any]) -> dict[tuple[str, ...], str]:
+    """Path → a string that may stand there, and that YAML reads as something else unless it is quoted."""
+    found = ((path, _words(part)) for path, part in _places(schema, schema) if part.get("type") == "string")
+    return {path: words[0] for path, words in found if words}
+
+
+def _places(
+    schema: Mapping[str, Any], whole: Mapping[str, Any], path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
     schema = _resolved(schema, whole)
-    properties = schema.get("properties")
     if path and path[-1] in WHOLE:
         return
-    if path and path[-1] in FREE:
-        yield path, FREE[path[-1]]
-    elif properties:
-        for key, part in properties.items():
-            yield from leaves(part, whole, (*path, key))
+    if schema.get("properties") and path[-1:] not in {(name,) for name in FREE}:
+        for key, part in schema["properties"].items():
+            yield from _places(part, whole, (*path, key))
     else:
-        yield path, drawn_from(schema, whole, path)
+        yield path, schema
 
 
 def _resolved(schema: Mapping[str, Any], whole: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -159,9 +172,20 @@ def _number(schema: Mapping[str, Any], _: Any, __: Any) -> Draw:
 
 
 def _string(schema: Mapping[str, Any], _: Any, __: Any) -> Draw:
-    legal = jsonschema.Draft202012Validator({key: value for key, value in schema.items() if key != "$ref"}).is_valid
-    drawn = st.from_regex(schema["pattern"], alphabet=PRINTABLE) if "pattern" in schema else WORDS | NAMES
-    return drawn.filter(lambda text: "\n" not in text and len(text) <= 63 and legal(text))
+    drawn = st.from_regex(schema["pattern"], alphabet=PRINTABLE) if "pattern" in schema else NAMES
+    drawn = drawn.filter(lambda text: "\n" not in text and len(text) <= 63 and _legal(schema, text))
+    words = _words(schema)
+    return drawn | st.sampled_from(words) if words else drawn
+
+
+def _words(schema: Mapping[str, Any]) -> list[str]:
+    return [word for word in SOMETHING_ELSE if _legal(schema, word)]
+
+
+def _legal(schema: Mapping[str, Any], text: str) -> bool:
+    return jsonschema.Draft202012Validator({key: value for key, value in schema.items() if key != "$ref"}).is_valid(
+        text
+    )
 
 
 def _array(schema: Mapping[str, Any], whole: Mapping[str, Any], path: tuple[str, ...]) -> Draw:

@@ -83,7 +83,7 @@ process reads the certificate again. (dict "root" $ "configMap" "…").
   projected:
     defaultMode: 0440
     sources:
-      - configMap: {name: {{ .configMap }}}
+      - configMap: {name: {{ .configMap | quote }}}
       {{- with .root.Values.tls.secretName }}
       - secret:
           name: {{ . | quote }}

@@ -8,13 +8,13 @@ The operator adds the command, liveness, shared memory, and on the head Ray's au
 {{- define "headrace.ray.labels" -}}
 {{ include "headrace.selector" . }}
 {{- with .group }}
-headrace.io/group: {{ . }}
+headrace.io/group: {{ . | quote }}
 {{- end }}
 {{- end }}
 
 {{/* The API server's token is the autoscaler's alone (headrace.ray.autoscaler). */}}
 {{- define "headrace.ray.pod" -}}
-serviceAccountName: {{ include "headrace.ray.serviceAccount" . }}
+serviceAccountName: {{ include "headrace.ray.serviceAccount" . | quote }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 terminationGracePeriodSeconds: {{ int64 .Values.ray.terminationGracePeriodSeconds }}
@@ -23,7 +23,7 @@ securityContext:
 {{- with .Values.global.imagePullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- end }}
@@ -102,7 +102,7 @@ node that has some the container runtime would hand them over, unasked: Ray woul
 {{- with .Values.tls.secretName }}
 - name: tls
   secret:
-    secretName: {{ . }}
+    secretName: {{ . | quote }}
     defaultMode: 0440
     items:
       - {key: tls.crt, path: tls.crt}
@@ -114,10 +114,10 @@ node that has some the container runtime would hand them over, unasked: Ray woul
 {{/* Read-only from a claim; or a folder of the pod's, into which replicas fetch their version; or what the image holds. */}}
 {{- define "headrace.ray.models.mount" -}}
 {{- if .Values.modelStore.uri }}
-- {name: models, mountPath: {{ .Values.modelStore.mountPath }}}
+- {name: models, mountPath: {{ .Values.modelStore.mountPath | quote }}}
 {{- else if .Values.modelStore.existingClaim }}
 - name: models
-  mountPath: {{ .Values.modelStore.mountPath }}
+  mountPath: {{ .Values.modelStore.mountPath | quote }}
   readOnly: true
   {{- with .Values.modelStore.subPath }}
   subPath: {{ . | quote }}
@@ -130,7 +130,7 @@ node that has some the container runtime would hand them over, unasked: Ray woul
 - {name: models, emptyDir: {}}
 {{- else if .Values.modelStore.existingClaim }}
 - name: models
-  persistentVolumeClaim: {claimName: {{ .Values.modelStore.existingClaim }}, readOnly: true}
+  persistentVolumeClaim: {claimName: {{ .Values.modelStore.existingClaim | quote }}, readOnly: true}
 {{- end }}
 {{- end }}
 
