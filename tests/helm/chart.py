@@ -82,8 +82,9 @@ class Strict(yaml.CSafeLoader):
         return mapping
 
 
-# A lone `=` is text to Kubernetes, and something of YAML 1.1 that nobody knows to PyYAML.
-Strict.add_constructor("tag:yaml.org,2002:value", yaml.constructor.SafeConstructor.construct_yaml_str)
+# `=` and `<<` where a value stands are text to Kubernetes and to helm; PyYAML knows a meaning, but no value.
+for tag in ("value", "merge"):
+    Strict.add_constructor(f"tag:yaml.org,2002:{tag}", yaml.constructor.SafeConstructor.construct_yaml_str)
 
 
 def defaults() -> dict[str, Any]:

@@ -16,6 +16,8 @@ COMMON: Final = frozenset(
 LABEL: Final = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
 DNS_1035: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 DNS_1123: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+SUBDOMAIN: Final = re.compile(rf"{DNS_1123.pattern}(\.{DNS_1123.pattern})*")
+SHAPES: Final = {"Service": DNS_1035, "RayService": DNS_1035, "ServiceAccount": SUBDOMAIN}
 RAY_SERVICE_LENGTH: Final = 47
 """The operator appends to it."""
 
@@ -33,10 +35,13 @@ def no_two_objects_are_the_same(release: Release) -> None:
 
 @law
 def names_fit(release: Release) -> None:
-    """Services and RayServices are names in DNS; what names pods or volumes ends up in labels and in host names."""
+    """Services and RayServices are names in DNS; what names pods or volumes ends up in labels and in host names.
+
+    A service account's ends up in neither.
+    """
     for found in release.objects:
         name = name_of(found)
-        shape = DNS_1035 if found["kind"] in {"Service", "RayService"} else DNS_1123
+        shape = SHAPES.get(found["kind"], DNS_1123)
         assert len(name) <= (RAY_SERVICE_LENGTH if found["kind"] == "RayService" else 63), title(found)
         assert shape.fullmatch(name), title(found)
 
