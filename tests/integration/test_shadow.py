@@ -27,27 +27,34 @@ from headrace.v1 import replica_pb2
 Run = Callable[..., Any]
 
 
+@pytest.fixture(autouse=True)
+def _told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs are told to control as they come, not once a second: everything here waits for them."""
+    monkeypatch.setattr(telling, "TELL_S", 0.05)
+
+
 def test_every_answer_is_paired_with_the_challengers_and_told_to_control(run: Run, tmp_path: Path) -> None:
-    async def main() -> tuple[Counter[str], Sums, Any]:
+    async def main() -> tuple[Counter[str], Sums, list[Any]]:
         async with replica("1") as one, replica("2") as two:
             async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
                 answers = await ask(gateway, range(50), event_id="e", amount=12.5, currency="EUR")
                 await until(lambda: len(Sums(control).pairs) == 50)
-                return answers, Sums(control), control.told[0].pairs
+                return answers, Sums(control), [told.pairs for told in control.told]
 
-    answers, sums, columns = run(main())
+    answers, sums, told = run(main())
 
     assert answers == {"1": 50}
     assert sorted(sums.pairs) == sorted((right(key), right(key)) for key in range(50))
     assert sums.sampled == 50
     assert not sums.drops
-    assert set(columns.currency) == {"EUR"}
-    assert set(columns.amount) == {12.5}
-    assert set(columns.event_id) == {"e"}
-    assert len(set(columns.entity)) == len(columns.at_us)
-    assert len(columns.trace_ids) == 16 * len(columns.at_us)
-    assert not any(columns.canary)
-    assert {batch.challenger for batch in columns.batches} <= {False, True}
+    for columns in told:
+        assert set(columns.currency) <= {"EUR"}
+        assert set(columns.amount) <= {12.5}
+        assert set(columns.event_id) <= {"e"}
+        assert len(set(columns.entity)) == len(columns.at_us)
+        assert len(columns.trace_ids) == 16 * len(columns.at_us)
+        assert not any(columns.canary)
+    assert {batch.challenger for columns in told for batch in columns.batches} <= {False, True}
 
 
 def test_a_request_that_names_its_version_is_in_no_experiment(run: Run, tmp_path: Path) -> None:
@@ -375,7 +382,7 @@ def test_the_trace_of_a_request_shows_both_computations(run: Run, tmp_path: Path
             async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
                 await ask(gateway, range(12))
                 await until(lambda: len(Sums(control).pairs) == 12)
-                return bytes(control.told[0].pairs.trace_ids[:16]).hex()
+                return b"".join(told.pairs.trace_ids for told in control.told)[:16].hex()
 
     (trace,) = reading.find(tmp_path, run(main()))
     console = Console(width=140)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
+
+LOOK_S: Final = 0.05
+"""Between two looks whether it should end: a process that drains waits for the next."""
 
 Page = Callable[[], tuple[int, bytes]]
 """Returns an HTTP status and a body."""
@@ -32,7 +35,7 @@ class MetricsServer:
             return [body]
 
         self._server = make_server(host, port, application, _Server, _Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(LOOK_S,), name="metrics", daemon=True)
         self._thread.start()
         self.port: int = self._server.server_port
 
