@@ -96,8 +96,10 @@ class Sums:
     """What a control has been told of one comparison."""
 
     def __init__(self, control: FakeControl, *, noise: bool = False) -> None:
-        self.columns = [message.noise if noise else message.pairs for message in control.told]
-        self.counts = [message.noise_counts if noise else message.counts for message in control.told]
+        # By number, as control counts them: what is not acknowledged in time is told again.
+        told = {(message.experiment_id, message.gateway_id, message.sequence): message for message in control.told}
+        self.columns = [message.noise if noise else message.pairs for message in told.values()]
+        self.counts = [message.noise_counts if noise else message.counts for message in told.values()]
 
     @property
     def sampled(self) -> int:
