@@ -8,11 +8,12 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from headrace_models.schema import DATATYPES, TensorSpec
+from headrace_models.schema import TensorSpec
+from headrace_models.values import numbers
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
-ROUNDING: Final = {"f2": 1e-3, "f4": 1e-5, "f8": 1e-5}
+ROUNDING: Final = {"BF16": 8e-3, "FP16": 1e-3, "FP32": 1e-5, "FP64": 1e-5}
 """A sum in another order moves a float by this much, of its own size or of 1, whichever is larger."""
 ROUNDING_ON_A_GPU: Final = 5e-3
 """Kernels are chosen by the batch's shape there, and differ from the CPU's the golden rows were made on."""
@@ -34,7 +35,7 @@ class Distance(NamedTuple):
 
 def tolerance(tensor: TensorSpec, device: str) -> float:
     """Integers are exact unless the spec says otherwise: a class or a count that is off by one is wrong."""
-    rounding = ROUNDING.get(DATATYPES[tensor.datatype][1:], 0.0)
+    rounding = ROUNDING.get(tensor.datatype, 0.0)
     declared = rounding if tensor.tolerance is None else tensor.tolerance
     return max(declared, ROUNDING_ON_A_GPU) if rounding and device != "cpu" else declared
 
@@ -52,6 +53,7 @@ def worst_of(distances: Sequence[Distance]) -> Distance:
 
 
 def _distance(tensor: TensorSpec, found: npt.NDArray[Any], expected: npt.NDArray[Any], allowed: float) -> Distance:
+    found, expected = numbers(found, tensor.datatype), numbers(expected, tensor.datatype)
     with np.errstate(invalid="ignore", over="ignore"):
         away = np.abs(found.astype(np.float64) - expected) / np.maximum(1, np.abs(expected.astype(np.float64)))
     if found.dtype.kind != "f":

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from math import prod
 from typing import Final
 
-from headrace_models.schema import DATATYPES, Axis, ModelSpec, TensorSpec, WarmUp
+from headrace_models.schema import DATATYPES, STRINGS, Axis, ModelSpec, TensorSpec, WarmUp
+from headrace_models.strings import LENGTH_BYTES, MAX_STRING
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Of models: they become a directory, a path of a URL, a label of metrics."""
@@ -17,6 +19,8 @@ FILE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 """A file beside the spec: no separator, so nothing outside the directory can be named."""
 LARGEST: Final = 2**31 - 1
 """What every size fits into on the wire."""
+MAX_STRINGS: Final = 16 << 20
+"""Bytes that the strings of a full batch may take, in or out: a batch is one message, and a message has 64 MiB."""
 
 
 def contradictions(spec: ModelSpec) -> Iterator[str]:
@@ -90,6 +94,22 @@ def _tensor(tensor: TensorSpec, axes: set[str]) -> Iterator[str]:
         yield f"ordered: tensor '{tensor.name}' is not one value an event, so it has no order"
     if tensor.minimum is not None and not -(2**63) <= tensor.minimum < 2**63:
         yield f"minimum: {tensor.minimum} does not fit into 64 bits"
+    yield from _strings(tensor)
+
+
+def _strings(tensor: TensorSpec) -> Iterator[str]:
+    if tensor.datatype != STRINGS:
+        if tensor.max_bytes:
+            yield "max_bytes: is asked of BYTES only"
+        if tensor.datatype == "BF16" and tensor.ordered:
+            yield f"ordered: tensor '{tensor.name}' is BF16, which has no more than three digits to order by"
+        return
+    if not 1 <= tensor.max_bytes <= MAX_STRING:
+        yield f"max_bytes: BYTES need the length of the longest string, from 1 to {MAX_STRING}, got {tensor.max_bytes}"
+    if tensor.finite or tensor.ordered or tensor.minimum is not None or tensor.tolerance is not None:
+        yield "finite, minimum, ordered and tolerance are asked of numbers, not of BYTES"
+    if tensor.labels:
+        yield "labels are names of numbers, not of BYTES"
 
 
 def _outputs(spec: ModelSpec) -> Iterator[str]:
@@ -113,12 +133,16 @@ def _extras(spec: ModelSpec) -> Iterator[str]:
     for i, tensor in enumerate(spec.extras):
         yield from (f"extras.{i}.{complaint}" for complaint in _tensor(tensor, declared))
         yield from _sizes(f"extras.{i}.", {"costs_rows": tensor.costs_rows})
-        if tensor.labels and tensor.dims != (len(tensor.labels),):
-            yield f"extras.{i}.labels: {len(tensor.labels)} names for dims {list(tensor.dims)}"
+    for where, tensors in (("outputs", spec.outputs), ("extras", spec.extras)):
+        for i, tensor in enumerate(tensors):
+            if tensor.labels and tensor.dims != (len(tensor.labels),):
+                yield f"{where}.{i}.labels: {len(tensor.labels)} names for dims {list(tensor.dims)}"
     for where, tensors in (("inputs", spec.inputs), ("outputs", spec.outputs)):
         for i, tensor in enumerate(tensors):
-            if tensor.labels or tensor.costs_rows:
-                yield f"{where}.{i}: labels and costs_rows are asked of extras only"
+            if tensor.costs_rows:
+                yield f"{where}.{i}: costs_rows are asked of extras only"
+            if tensor.labels and where == "inputs":
+                yield f"{where}.{i}: labels are asked of outputs and extras only"
 
 
 def _axes(spec: ModelSpec) -> Iterator[str]:
@@ -139,8 +163,21 @@ def _twice(where: str, named: Iterable[TensorSpec | Axis]) -> Iterator[str]:
 
 
 def _budgets(spec: ModelSpec) -> Iterator[str]:
+    for where, tensors in (("inputs", spec.inputs), ("outputs", spec.outputs + spec.extras)):
+        if (taken := spec.max_rows * sum(_string_bytes(spec, tensor) for tensor in tensors)) > MAX_STRINGS:
+            yield f"{where}: the strings of {spec.max_rows} rows take {taken} bytes, more than {MAX_STRINGS}"
     if spec.max_tokens < row_tokens(spec):
         yield f"max_tokens: {spec.max_tokens} is less than one row may have, {row_tokens(spec)} (the sum of the caps)"
+
+
+def _string_bytes(spec: ModelSpec, tensor: TensorSpec) -> int:
+    """What the strings of the longest row take in a column."""
+    if tensor.datatype != STRINGS:
+        return 0
+    caps = {axis.name: axis.cap for axis in spec.axes}
+    return prod(caps.get(tensor.axis or "", 1) if dim == -1 else dim for dim in tensor.dims) * (
+        LENGTH_BYTES + tensor.max_bytes
+    )
 
 
 def _warmup(spec: ModelSpec) -> Iterator[str]:

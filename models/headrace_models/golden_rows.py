@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from headrace_models.agreement import Distance, furthest
-from headrace_models.schema import DATATYPES, ModelSpec, SpecError, TensorSpec, one_line
+from headrace_models.schema import DATATYPES, STRINGS, ModelSpec, SpecError, TensorSpec, one_line
+from headrace_models.values import numbers, too_long
 
 if TYPE_CHECKING:
     import torch
@@ -61,22 +62,26 @@ def misshapen(tensors: Sequence[TensorSpec], answers: Mapping[str, npt.NDArray[A
         if tensor.name not in answers:
             return f"the module gives no output '{tensor.name}'"
         found = answers[tensor.name]
-        if found.shape != (rows, *tensor.dims):
-            return f"output '{tensor.name}' has shape {list(found.shape)}, the spec says {[rows, *tensor.dims]}"
+        if found.shape != (rows, *tensor.array_dims):
+            return f"output '{tensor.name}' has shape {list(found.shape)}, the spec says {[rows, *tensor.array_dims]}"
         if found.dtype != DATATYPES[tensor.datatype]:
             return f"output '{tensor.name}' is {found.dtype}, the spec says {tensor.datatype}"
+        if tensor.datatype == STRINGS and too_long(tensor, found).any():
+            return f"output '{tensor.name}' has a string of more than max_bytes, {tensor.max_bytes}"
     return None
 
 
 def _run(module: torch.nn.Module, spec: ModelSpec, inputs: Arrays, lengths: Arrays, device: str) -> Arrays:
     import torch  # noqa: PLC0415  reading a spec must not need torch
 
+    from headrace_models.tensors import to_array, to_tensor  # noqa: PLC0415  as above
+
     with torch.inference_mode():
         answers = module(
-            {name: torch.from_numpy(values).to(device) for name, values in inputs.items()},
+            {t.name: to_tensor(inputs[t.name], t.datatype).to(device) for t in spec.inputs},
             {name: torch.from_numpy(values) for name, values in lengths.items()},
         )
-        return {t.name: answers[t.name].cpu().numpy() for t in spec.outputs if t.name in answers}
+        return {t.name: to_array(answers[t.name], t.datatype) for t in spec.outputs if t.name in answers}
 
 
 def _read(path: Path) -> dict[str, Arrays]:
@@ -111,11 +116,11 @@ def _contradictions(spec: ModelSpec, inputs: Arrays, lengths: Arrays, outputs: A
         yield from _array(f"input.{tensor.name}", inputs[tensor.name], tensor.datatype, (entries, *_entry(tensor)))
         yield from _values(tensor, inputs[tensor.name], lengths)
     for tensor in spec.outputs:
-        yield from _array(f"output.{tensor.name}", outputs[tensor.name], tensor.datatype, (rows, *tensor.dims))
+        yield from _array(f"output.{tensor.name}", outputs[tensor.name], tensor.datatype, (rows, *tensor.array_dims))
 
 
 def _entry(tensor: TensorSpec) -> tuple[int, ...]:
-    return tensor.dims[1:] if tensor.axis else tensor.dims
+    return tensor.array_dims[1:] if tensor.axis else tensor.array_dims
 
 
 def _array(name: str, values: npt.NDArray[Any], datatype: str, shape: tuple[int, ...]) -> Iterator[str]:
@@ -127,6 +132,9 @@ def _array(name: str, values: npt.NDArray[Any], datatype: str, shape: tuple[int,
 
 def _values(tensor: TensorSpec, values: npt.NDArray[Any], lengths: Arrays) -> Iterator[str]:
     """A golden row that a gateway would refuse proves nothing."""
+    if tensor.datatype == STRINGS and too_long(tensor, values).any():
+        yield f"input.{tensor.name} has a string of more than max_bytes, {tensor.max_bytes}"
+    values = numbers(values, tensor.datatype)
     if tensor.finite and not np.isfinite(values).all():
         yield f"input.{tensor.name} has a value that is not finite, which the spec forbids"
     if tensor.minimum is not None and (values < tensor.minimum).any():

@@ -1,7 +1,7 @@
 """What `spec.yaml` may say: its words, their types, and the reading of a YAML tree into them.
 
 Says where a tree is wrong, and never guesses: no string becomes a number. Whether what it says can be true is
-`consistency.py`'s business. Standard library only.
+`consistency.py`'s business. No torch.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from types import UnionType
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
+from headrace_models.strings import LENGTH_BYTES
+
 DATATYPES: Final[dict[str, str]] = {
     "BOOL": "?",
     "INT8": "<i1",
@@ -18,11 +20,17 @@ DATATYPES: Final[dict[str, str]] = {
     "INT32": "<i4",
     "INT64": "<i8",
     "UINT8": "<u1",
+    "UINT16": "<u2",
+    "UINT32": "<u4",
+    "UINT64": "<u8",
     "FP16": "<f2",
     "FP32": "<f4",
     "FP64": "<f8",
+    "BF16": "<u2",
+    "BYTES": "|u1",
 }
-"""Datatypes a model may declare → numpy's name, little-endian."""
+"""Datatypes a model may declare → numpy's name, little-endian. Of BF16 the bits, of BYTES the bytes (`strings.py`)."""
+STRINGS: Final = "BYTES"
 
 
 class SpecError(ValueError):
@@ -48,11 +56,18 @@ class TensorSpec:
     optional: bool = False
     """An input a caller may leave out: it is zeros then."""
     labels: tuple[str, ...] = ()
-    """Of an extra: what its entries are called."""
+    """Of an output or an extra: what its entries are called."""
     costs_rows: int = 0
     """Of an extra: as many rows as computing it for one costs."""
     tolerance: float | None = None
     """How far an output may be from what it should be. None = exact for integers, a rounding error for floats."""
+    max_bytes: int = 0
+    """Of BYTES: the longest string."""
+
+    @property
+    def array_dims(self) -> tuple[int, ...]:
+        """Dims of a row's array: those of the tensor, and of strings one more, their bytes."""
+        return (*self.dims, LENGTH_BYTES + self.max_bytes) if self.datatype == STRINGS else self.dims
 
 
 @dataclass(frozen=True, slots=True)

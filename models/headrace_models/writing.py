@@ -43,7 +43,7 @@ def write(
 
     directory.mkdir(parents=True, exist_ok=True)
     (directory / WEIGHTS).write_bytes(save(module.state_dict()))  # not save_file: nobody else could read its file
-    _write_golden(directory / GOLDEN, module.eval(), inputs, lengths)
+    _write_golden(directory / GOLDEN, module.eval(), inputs, lengths, _datatypes(described))
     tree = {
         "name": directory.absolute().parent.name,
         "version": int(directory.absolute().name),
@@ -60,14 +60,27 @@ def write(
     return written
 
 
-def _write_golden(path: Path, module: torch.nn.Module, inputs: Arrays, lengths: Arrays) -> None:
+def _datatypes(described: Mapping[str, Any]) -> dict[str, str]:
+    """By name, as far as it is described at all: what is wrong with that is told when it is read back."""
+    tensors = [t for kind in ("inputs", "outputs") for t in described.get(kind) or () if isinstance(t, Mapping)]
+    return {str(tensor.get("name")): str(tensor.get("datatype")) for tensor in tensors}
+
+
+def _write_golden(
+    path: Path, module: torch.nn.Module, inputs: Arrays, lengths: Arrays, datatypes: Mapping[str, str]
+) -> None:
     import torch  # noqa: PLC0415  as above
+
+    from headrace_models.tensors import to_array, to_tensor  # noqa: PLC0415  as above
 
     with torch.inference_mode():
         outputs = module(
-            {name: torch.from_numpy(values.copy()) for name, values in inputs.items()},
+            {name: to_tensor(values.copy(), datatypes.get(name, "")) for name, values in inputs.items()},
             {name: torch.from_numpy(values.copy()) for name, values in lengths.items()},
         )
-    groups = {"input": inputs, "lengths": lengths, "output": {name: o.numpy() for name, o in outputs.items()}}
-    arrays = {f"{kind}.{name}": values for kind, group in groups.items() for name, values in group.items()}
+    answers = {name: to_array(found, datatypes.get(name, "")) for name, found in outputs.items()}
+    groups = {"input": inputs, "lengths": lengths, "output": answers}
+    arrays: dict[str, Any] = {
+        f"{kind}.{name}": values for kind, group in groups.items() for name, values in group.items()
+    }
     np.savez_compressed(path, **arrays)

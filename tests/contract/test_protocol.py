@@ -1,18 +1,18 @@
-"""The Open Inference Protocol over a real socket: every RPC, and every row of the error table that applies."""
+"""The Open Inference Protocol over a real socket: every RPC. Rows of the error table: `test_errors.py`."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tests.oip import Run, Stub, ask, columns, error_of, value, with_gateway
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from headrace.client import request
@@ -20,45 +20,6 @@ from headrace.gateway.server import Gateway
 from headrace.testing.gateway import running_gateway
 from headrace.testing.replica import FakeReplica
 from headrace.v1 import control_pb2
-
-Run = Callable[[Awaitable[Any]], Any]
-Stub = Any
-INVALID = "INVALID_ARGUMENT"
-
-
-def columns(length: int = 3, key: int = 7, rows: int = 1, value: float = 1.0) -> dict[str, np.ndarray]:
-    return {
-        "events": np.full((rows, length, 2), value, np.float32),
-        "key": np.full((rows, 1), key, np.int64),
-    }
-
-
-def ask(**changes: Any) -> service_pb2.ModelInferRequest:
-    return request("echo", columns(), **changes)
-
-
-def with_gateway(
-    run: Run, tmp_path: Path, body: Callable[[Stub, Gateway, FakeReplica], Awaitable[Any]], **flags: Any
-) -> Any:
-    async def main() -> Any:
-        async with (
-            FakeReplica() as replica,
-            running_gateway(tmp_path, [replica], **flags) as (gateway, _),
-            aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel,
-        ):
-            return await body(service_pb2_grpc.GRPCInferenceServiceStub(channel), gateway, replica)
-
-    return run(main())
-
-
-async def error_of(call: Awaitable[Any]) -> aio.AioRpcError:
-    with pytest.raises(aio.AioRpcError) as caught:
-        await call
-    return caught.value
-
-
-def value(answer: service_pb2.ModelInferResponse) -> list[float]:
-    return np.frombuffer(answer.raw_output_contents[0]).tolist()
 
 
 def test_the_answer_is_the_callers_own_with_its_id(run: Run, tmp_path: Path) -> None:
@@ -107,115 +68,6 @@ def test_a_history_over_the_cap_keeps_its_newest_events_and_says_so(run: Run, tm
 
     assert value(answer) == [32.0]
     assert answer.parameters["headrace_truncated_events"].int64_param == 4
-
-
-def _drop_key(message: Any) -> None:
-    del message.inputs[1], message.raw_input_contents[1]
-
-
-def _mixed(message: Any) -> None:
-    message.inputs[0].contents.fp32_contents.append(1.0)
-
-
-def _no_data(message: Any) -> None:
-    del message.raw_input_contents[:]
-
-
-def _too_many_rows(message: Any) -> None:
-    message.inputs[0].shape[0] = message.inputs[1].shape[0] = 33
-
-
-def _shape(*dims: int) -> Callable[[Any], None]:
-    def edit(message: Any) -> None:
-        message.inputs[0].shape[:] = dims
-
-    return edit
-
-
-def _raw(place: int, data: bytes) -> Callable[[Any], None]:
-    def edit(message: Any) -> None:
-        message.raw_input_contents[place] = data
-
-    return edit
-
-
-def _parameter(name: str, kind: str, content: Any) -> Callable[[Any], None]:
-    return lambda message: setattr(message.parameters[name], kind, content)
-
-
-UNKNOWN = "Request for unknown model: 'echo' version 9 is not found"
-VERSION = "failed to get model version from specified version string"
-MISSING = (
-    "expected 2 inputs but got 1 inputs for model 'echo'. Got input(s) ['events'], but missing required input(s) "
-    "['key']. Please provide all required input(s)."
-)
-SHAPE = "unexpected shape for input 'events' for model 'echo'. Expected [-1,-1,2], got "
-REFUSALS: list[tuple[Callable[[Any], None], str, str]] = [
-    (lambda m: setattr(m, "model_name", "x"), "NOT_FOUND", "Request for unknown model: 'x' is not found"),
-    (lambda m: setattr(m, "model_version", "9"), "NOT_FOUND", UNKNOWN),
-    (lambda m: setattr(m, "model_version", "x"), INVALID, VERSION),
-    (lambda m: setattr(m, "model_version", "-1"), INVALID, VERSION),
-    (_drop_key, INVALID, MISSING),
-    (lambda m: setattr(m.inputs[0], "name", "n"), INVALID, "unexpected inference input 'n' for model 'echo'"),
-    (lambda m: setattr(m.inputs[1], "name", "events"), INVALID, "input 'events' already exists in request"),
-    (lambda m: m.outputs.add(name="n"), INVALID, "unexpected inference output 'n' for model 'echo'"),
-    (
-        lambda m: setattr(m.inputs[0], "datatype", "INT32"),
-        INVALID,
-        "inference input 'events' data-type is 'INT32', but model 'echo' expects 'FP32'",
-    ),
-    (_shape(1, 3, 3), INVALID, SHAPE + "[1,3,3]."),
-    (_shape(1, 3, 2, 1), INVALID, SHAPE + "[1,3,2,1]."),
-    (_shape(1, -3, 2), INVALID, SHAPE + "[1,-3,2]."),
-    (_shape(2, 3, 2), INVALID, "batch size does not match other inputs for 'echo'"),
-    (_shape(), INVALID, "input 'events' has no shape but model requires batch dimension"),
-    (_too_many_rows, INVALID, "inference request batch-size must be <= 32 for 'echo'"),
-    (_raw(0, b"1234"), INVALID, "input byte size mismatch for input 'events' for model 'echo'. Expected 24, got 4"),
-    (_mixed, INVALID, "contents field must not be specified when using raw_input_contents for 'events'"),
-    (_no_data, INVALID, "unable to find data for input tensor 'events' for model 'echo' in request."),
-    (_raw(0, np.full(6, np.nan, "f4").tobytes()), INVALID, "input 'events' has a value that is not finite"),
-    (_raw(0, np.full(6, np.inf, "f4").tobytes()), INVALID, "input 'events' has a value that is not finite"),
-    (_raw(1, np.array([-1]).tobytes()), INVALID, "input 'key' has a value below 0"),
-    (_parameter("priority", "int64_param", -1), INVALID, "invalid value for 'priority', expected value >= 0."),
-    (
-        _parameter("timeout", "string_param", "1"),
-        INVALID,
-        "invalid value type for 'timeout' parameter, expected int64_param.",
-    ),
-    (_parameter("triton_x", "int64_param", 1), INVALID, "parameter keys starting with 'triton_' are reserved"),
-    (
-        _parameter("mine", "uint64_param", 1),
-        INVALID,
-        "invalid value type for 'mine' parameter, expected int64_param, bool_param, or string_param.",
-    ),
-    (
-        lambda m: setattr(m.inputs[0].parameters["shared_memory_region"], "string_param", "r"),
-        "UNIMPLEMENTED",
-        "Client shared memory is disabled.",
-    ),
-]
-
-
-@pytest.mark.parametrize(
-    ("edit", "code", "sentence"), REFUSALS, ids=[f"{i}-{r[2][:40]}" for i, r in enumerate(REFUSALS)]
-)
-def test_a_bad_request_is_told_what_is_wrong_and_harms_nobody(
-    run: Run, tmp_path: Path, edit: Callable[[Any], None], code: str, sentence: str
-) -> None:
-    message = ask()
-    edit(message)
-
-    async def body(stub: Stub, *_: Any) -> Any:
-        mates = [asyncio.ensure_future(stub.ModelInfer(ask())) for _ in range(3)]  # they may share its batch
-        error = await error_of(stub.ModelInfer(message))
-        return error, [value(await mate) for mate in mates]
-
-    error, answers = with_gateway(run, tmp_path, body)
-
-    assert error.code().name == code
-    assert sentence in error.details()
-    assert error.details().startswith("[request id: <id_unknown>] ")
-    assert answers == [[13.0]] * 3
 
 
 @pytest.mark.parametrize(("status_codes", "code"), [("triton", "UNAVAILABLE"), ("grpc", "RESOURCE_EXHAUSTED")])
@@ -385,19 +237,6 @@ def test_readiness_follows_the_replicas_state(run: Run, tmp_path: Path) -> None:
             return seen
 
     assert run(main()) == [(False, False, "NOT_SERVING"), (False, False, "NOT_SERVING"), (True, True, "SERVING")]
-
-
-def test_a_warming_version_is_not_at_ready_state(run: Run, tmp_path: Path) -> None:
-    async def body(stub: Stub, gateway: Gateway, replica: FakeReplica) -> Any:
-        second = replica.registration
-        second.spec.version, second.replica_id, second.state = "2", "other", control_pb2.REPLICA_STATE_WARMING
-        gateway.models.apply(control_pb2.Snapshot(replicas=[replica.registration, second]))
-        return await error_of(stub.ModelInfer(ask(version="2")))
-
-    error = with_gateway(run, tmp_path, body)
-
-    assert error.code() is grpc.StatusCode.UNAVAILABLE
-    assert "Request for unknown model: 'echo' version 2 is not at ready state" in error.details()
 
 
 def test_an_unknown_model_is_simply_not_ready(run: Run, tmp_path: Path) -> None:

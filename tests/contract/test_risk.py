@@ -97,6 +97,8 @@ def test_a_payment_gets_the_answer_that_its_tensors_get(
     assert signal.degraded_reason == ""
     assert (typed.request_id, typed.truncated_card_events) == ("abc", 0)
     assert typed.batch_rows >= 1
+    assert (typed.version_digest, typed.path) == (payment_spec().digest, "primary")
+    assert len(typed.batch_id) == 16
 
 
 def test_given_aggregates_of_the_merchant_are_taken_as_they_are(run: Run, tmp_path: Path) -> None:
@@ -191,6 +193,8 @@ def test_a_wrong_payment_is_not_assessed_and_its_neighbours_ride_as_one(run: Run
     assert (second.model, second.model_version) == ("fraud-tx", "1")
     assert [sent.rows for sent in batches] == [2]
     assert answer.batch_rows == 2
+    assert answer.batch_id == f"{batches[0].batch_id:016x}"
+    assert (answer.version_digest, answer.path) == (payment_spec().digest, "primary")
 
 
 def test_what_only_the_model_refuses_is_set_aside_too(run: Run, tmp_path: Path) -> None:

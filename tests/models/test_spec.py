@@ -85,7 +85,26 @@ VALUES = [
     (extra(labels=["a"]), "extras.0.labels: 1 names for dims [2]"),
     (extra(name="total"), "extras.2.name: 'total' is there twice"),
     (extra(dims=[-1, 2], axis="events"), "extras.0.axis: outputs have fixed dims"),
-    (inputs(labels=["a"]), "inputs.0: labels and costs_rows are asked of extras only"),
+    (inputs(labels=["a"]), "inputs.0: labels are asked of outputs and extras only"),
+    (inputs(costs_rows=2), "inputs.0: costs_rows are asked of extras only"),
+    (outputs(costs_rows=2), "outputs.0: costs_rows are asked of extras only"),
+    (outputs(labels=["a", "b"]), "outputs.0.labels: 2 names for dims [1]"),
+    (inputs(max_bytes=8), "inputs.0.max_bytes: is asked of BYTES only"),
+    (
+        inputs(datatype="BYTES"),
+        "inputs.0.max_bytes: BYTES need the length of the longest string, from 1 to 65536, got 0",
+    ),
+    (inputs(datatype="BYTES", max_bytes=65_537), "inputs.0.max_bytes: BYTES need the length of the longest string"),
+    (
+        inputs(datatype="BYTES", max_bytes=8, minimum=0),
+        "inputs.0.finite, minimum, ordered and tolerance are asked of num",
+    ),
+    (outputs(datatype="BYTES", max_bytes=8, labels=["a"]), "outputs.0.labels are names of numbers, not of BYTES"),
+    (
+        inputs(datatype="BYTES", max_bytes=65_536) | {"max_rows": 64},
+        "inputs: the strings of 64 rows take 33556480 bytes, more than 16777216",
+    ),
+    (inputs(datatype="BF16", ordered=True), "inputs.0.ordered: tensor 'amount' is BF16"),
     (inputs(optional=True), "inputs.0.optional: tensor 'amount' is ragged"),
     (
         {"inputs": [AMOUNT, {"name": "no", "datatype": "INT32", "dims": [1], "minimum": 1, "optional": True}]},

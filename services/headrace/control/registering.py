@@ -9,6 +9,7 @@ import re
 from typing import Final
 
 from headrace.core.routing import is_version
+from headrace.core.tensors import DATATYPES, MAX_STRING
 from headrace.errors import InvalidInference
 from headrace.v1 import control_pb2
 
@@ -37,6 +38,17 @@ def check(registration: control_pb2.Registration) -> None:
             raise InvalidInference(f"{name}: {MAX_TEXT} characters at most")
     if spec.ByteSize() > MAX_SPEC:
         raise InvalidInference(f"spec: {spec.ByteSize()} bytes, {MAX_SPEC} at most")
+    for tensor in (*spec.inputs, *spec.outputs, *spec.extras):
+        _check_tensor(tensor)
+
+
+def _check_tensor(tensor: control_pb2.TensorSpec) -> None:
+    if tensor.datatype not in DATATYPES:
+        raise InvalidInference(f"spec: {tensor.datatype[:32]!r} of '{tensor.name[:MAX_TEXT]}' is no datatype")
+    if not (0 < tensor.max_bytes <= MAX_STRING if tensor.datatype == "BYTES" else tensor.max_bytes == 0):
+        raise InvalidInference(
+            f"spec: max_bytes of '{tensor.name[:MAX_TEXT]}' is not from 1 to {MAX_STRING}, for BYTES only"
+        )
 
 
 def _check_name(field: str, name: str) -> None:

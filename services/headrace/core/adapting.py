@@ -53,7 +53,8 @@ def _askable(given: tuple[object, ...], wanted: tuple[object, ...]) -> tuple[int
 def _places(given: ModelSpec, wanted: ModelSpec) -> tuple[int, ...] | None:
     places = _askable(given.input_shapes, wanted.input_shapes)
     missing = [tensor for place, tensor in zip(places, wanted.inputs, strict=True) if place < 0]
-    return None if any(tensor.axis or not tensor.optional for tensor in missing) else places
+    # One that is there in another shape was not left out: zeros in its place would be another question.
+    return None if any(t.axis or not t.optional or t.name in given.input_index for t in missing) else places
 
 
 def _fit(columns: list[bytes], inference: Inference, spec: ModelSpec) -> Lengths:

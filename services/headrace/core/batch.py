@@ -125,7 +125,7 @@ def _find_bad_rows(spec: ModelSpec, packed: Packed) -> dict[int, str]:
     bad: dict[int, str] = {}
     for position in spec.checked_inputs:
         tensor = spec.inputs[position]
-        values = np.frombuffer(packed.columns[position], tensor.dtype)
+        values = tensor.numbers(packed.columns[position])
         axis = spec.input_axes[position]
         lengths = packed.lengths[axis] if axis >= 0 else None
         for entry, complaint in _complaints(tensor, values, lengths):
@@ -138,7 +138,7 @@ def _complaints(
     tensor: TensorSpec, values: npt.NDArray[Any], lengths: npt.NDArray[np.int32] | None
 ) -> list[tuple[int, str]]:
     """(entry, complaint) pairs: an entry is an event of a ragged tensor, a row of a fixed one."""
-    width = max(1, tensor.entry_bytes // tensor.dtype.itemsize)
+    width = max(1, tensor.entry_bytes // tensor.element_bytes)
     found: list[tuple[int, str]] = []
     if tensor.finite and not np.isfinite(values).all():
         wrong = np.flatnonzero(~np.isfinite(values))

@@ -49,6 +49,8 @@ class Inference:
     """Positions in the spec's `answers` of what was asked for, in the caller's order."""
     wants_extras: bool = False
     """It asked for an output that is only computed for those who do."""
+    classes: tuple[int, ...] = ()
+    """For each of `outputs` how many of its highest values are told as text, 0 = the tensor; () = of none."""
     truncated: dict[str, int] = field(default_factory=dict)
     """Axis → oldest entries dropped because the row was longer than the cap."""
     row_lengths: tuple[tuple[int, ...], ...] | None = None
@@ -71,3 +73,10 @@ class Answer:
     batch_id: int
     batch_rows: int
     queue_us: int
+    path: str = "primary"
+    """In what capacity the version that gave it was asked."""
+
+    @property
+    def hex_id(self) -> str:
+        """Its batch, as traces and logs call it."""
+        return f"{self.batch_id:016x}"

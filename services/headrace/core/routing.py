@@ -15,6 +15,9 @@ from typing import Final
 from headrace.errors import InvalidInference
 
 HASHES: Final = 2.0**64
+MAX_DIGITS: Final = 18
+"""What fits into 64 bits; Python itself refuses to read a number of thousands of digits."""
+MAX_SHOWN: Final = 64
 VERSION: Final = re.compile("[1-9][0-9]{0,17}")
 """As replicas register it: an integer that has one spelling, and fits into 64 bits."""
 
@@ -105,9 +108,9 @@ def parse_version(text: str) -> str:
     """
     if not text:
         return ""
-    if not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.isdigit() or len(text) > MAX_DIGITS:
         raise InvalidInference(
-            f"failed to get model version from specified version string '{text}', "
+            f"failed to get model version from specified version string '{text[:MAX_SHOWN]}', "
             "version should be an integer value > 0"
         )
     return str(int(text))

@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 DATATYPES: dict[str, np.dtype[np.generic]] = {
     "BOOL": np.dtype("?"),
@@ -24,8 +26,17 @@ DATATYPES: dict[str, np.dtype[np.generic]] = {
     "FP16": np.dtype("<f2"),
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
+    "BF16": np.dtype("<u2"),
+    "BYTES": np.dtype("u1"),
 }
-"""Open Inference Protocol name → numpy dtype, little-endian as the wire is. BF16 and BYTES have none."""
+"""Open Inference Protocol name → numpy dtype, little-endian as the wire is.
+
+numpy has no bfloat16: BF16 is the upper half of an FP32, as bits. BYTES are the bytes of strings of a declared width.
+"""
+LENGTH_BYTES: Final = 4
+"""In front of each string: its length, little-endian, as on the protocol's own wire."""
+MAX_STRING: Final = 65_536
+"""What a spec may declare as its longest string: every string takes that much memory, however short it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +65,11 @@ class TensorSpec:
     optional: bool = False
     """An input that a caller may leave out: it is zeros then."""
     labels: tuple[str, ...] = ()
-    """What the entries of an extra are called."""
+    """What the entries of an output or an extra are called."""
     costs_rows: int = 0
     """As many rows as an extra costs, for each row that asks for it."""
+    max_bytes: int = 0
+    """Of BYTES: the longest string. Every string of a column is as wide as one of these, and zeros behind its end."""
 
     @cached_property
     def dtype(self) -> np.dtype[np.generic]:
@@ -68,8 +81,23 @@ class TensorSpec:
         return self.dims[1:] if self.axis else self.dims
 
     @cached_property
+    def element_bytes(self) -> int:
+        """What one number, or one string, takes in a column."""
+        return LENGTH_BYTES + self.max_bytes if self.datatype == "BYTES" else self.dtype.itemsize
+
+    @cached_property
     def entry_bytes(self) -> int:
-        return prod(self.entry_dims) * self.dtype.itemsize
+        return prod(self.entry_dims) * self.element_bytes
+
+    @cached_property
+    def kind(self) -> str:
+        """Numpy's letter for what its values are: f, i, u, b; S for strings."""
+        return {"BF16": "f", "BYTES": "S"}.get(self.datatype, self.dtype.kind)
+
+    def numbers(self, column: bytes) -> npt.NDArray[Any]:
+        """The values of a column, flat; those of BF16 as the FP32 that they are the upper half of."""
+        values = np.frombuffer(column, self.dtype)
+        return (values.astype("<u4") << 16).view("<f4") if self.datatype == "BF16" else values
 
     @property
     def checked(self) -> bool:
@@ -119,6 +147,10 @@ class ModelSpec:
         return self.outputs + self.extras
 
     @cached_property
+    def answers_strings(self) -> bool:
+        return any(tensor.datatype == "BYTES" for tensor in self.answers)
+
+    @cached_property
     def output_index(self) -> dict[str, int]:
         """Name → position in `answers`."""
         return {tensor.name: position for position, tensor in enumerate(self.answers)}
@@ -130,7 +162,9 @@ class ModelSpec:
     @cached_property
     def input_shapes(self) -> tuple[object, ...]:
         """What two versions must agree in to be asked the same columns, by input."""
-        return tuple((tensor.name, tensor.datatype, tensor.dims, tensor.axis) for tensor in self.inputs)
+        return tuple(
+            (tensor.name, tensor.datatype, tensor.dims, tensor.axis, tensor.max_bytes) for tensor in self.inputs
+        )
 
     @cached_property
     def input_axes(self) -> tuple[int, ...]:

@@ -16,7 +16,14 @@ from headrace.errors import InvalidInference
 from headrace.gateway.models import Models
 from headrace.telemetry.counters import Counters, Duration, ModelCounters
 
-EXTENSIONS: Final = ("model_repository", "model_configuration", "binary_tensor_data", "parameters", "statistics")
+EXTENSIONS: Final = (
+    "classification",
+    "model_repository",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+)
 """Only what is honoured."""
 
 
@@ -47,12 +54,10 @@ def config(spec: ModelSpec, settings: BatchingSettings) -> model_config_pb2.Mode
         backend="headrace",
         max_batch_size=rows,
         input=[
-            model_config_pb2.ModelInput(name=t.name, data_type=f"TYPE_{t.datatype}", dims=t.dims, optional=t.optional)
+            model_config_pb2.ModelInput(name=t.name, data_type=_data_type(t), dims=t.dims, optional=t.optional)
             for t in spec.inputs
         ],
-        output=[
-            model_config_pb2.ModelOutput(name=t.name, data_type=f"TYPE_{t.datatype}", dims=t.dims) for t in spec.outputs
-        ],
+        output=[model_config_pb2.ModelOutput(name=t.name, data_type=_data_type(t), dims=t.dims) for t in spec.outputs],
         dynamic_batching=_dynamic_batching(rows, settings),
         version_policy=model_config_pb2.ModelVersionPolicy(all=model_config_pb2.ModelVersionPolicy.All()),
     )
@@ -117,6 +122,11 @@ def _tensor_metadata(tensor: TensorSpec) -> service_pb2.ModelMetadataResponse.Te
     return service_pb2.ModelMetadataResponse.TensorMetadata(
         name=tensor.name, datatype=tensor.datatype, shape=(-1, *tensor.dims)
     )
+
+
+def _data_type(tensor: TensorSpec) -> str:
+    """As configurations call it: there, strings are no bytes."""
+    return "TYPE_STRING" if tensor.datatype == "BYTES" else f"TYPE_{tensor.datatype}"
 
 
 def _statistics(name: str, version: str, of: ModelCounters) -> service_pb2.ModelStatistics:

@@ -345,7 +345,8 @@ class Lane:
                 rider.settle(error(sentence))
             else:
                 queue_us = (rider.record.closed_ns - rider.record.queued_ns) // 1000
-                rider.settle(Answer(split(self.spec, columns, row, rows), record.span_id, batch.rows, queue_us))
+                parts, path = split(self.spec, columns, row, rows), rider.record.path
+                rider.settle(Answer(parts, record.span_id, batch.rows, queue_us, path))
             row += rows
 
     def _learn(self, batch: Batch, flight: Flight, stamps: replica_pb2.Stamps) -> None:

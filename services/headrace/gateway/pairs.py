@@ -93,9 +93,9 @@ def _took_us(record: RpcRecord, now_ns: int) -> int:
 def _numbers(answer: Answer, spec: ModelSpec, name: str) -> list[float]:
     """One number a row of this output; none where the model has no such output, or it is no number."""
     position = spec.output_index.get(name)
-    if position is None or spec.answers[position].dims not in ((), (1,)):
+    if position is None or spec.answers[position].dims not in ((), (1,)) or spec.answers[position].kind == "S":
         return []
-    numbers = np.frombuffer(answer.columns[position], spec.answers[position].dtype).astype(np.float64)
+    numbers = spec.answers[position].numbers(answer.columns[position]).astype(np.float64)
     return list(numbers.tolist())
 
 

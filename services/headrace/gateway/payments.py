@@ -122,7 +122,7 @@ def _why_not_askable(spec: ModelSpec) -> str:
         return "it declares no signal"
     for name, kind in (("p", "f"), ("score", "i")):
         position = spec.output_index.get(name)
-        if position is None or spec.answers[position].dtype.kind != kind or spec.answers[position].dims != (1,):
+        if position is None or spec.answers[position].kind != kind or spec.answers[position].dims != (1,):
             return f"it has no output '{name}' of one number"
     made = _columns_made()
     lengths: dict[int, int] = {}
@@ -145,7 +145,8 @@ def _explains(spec: ModelSpec) -> bool:
 def _fits(tensor: TensorSpec, column: npt.NDArray[Any]) -> bool:
     ragged = tensor.name != "merchant_stats"
     entry = column.shape[2:] if ragged else column.shape[1:]
-    return (tensor.axis is not None) == ragged and tensor.entry_dims == entry and tensor.dtype == column.dtype
+    alike = tensor.dtype == column.dtype and tensor.kind == column.dtype.kind
+    return (tensor.axis is not None) == ragged and tensor.entry_dims == entry and alike
 
 
 @lru_cache(maxsize=1)

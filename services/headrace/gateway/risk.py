@@ -74,6 +74,9 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
             truncated_card_events=row.truncated_card_events,
             batch_rows=answer.batch_rows,
             queue_us=answer.queue_us,
+            version_digest=lane.spec.digest,
+            batch_id=answer.hex_id,
+            path=answer.path,
         )
 
     @scored(f"{RISK_SERVICE}/ScoreBatch")
@@ -101,6 +104,9 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
             ],
             batch_rows=answer.batch_rows,
             queue_us=answer.queue_us,
+            version_digest=lane.spec.digest,
+            batch_id=answer.hex_id,
+            path=answer.path,
         )
 
     def _find(

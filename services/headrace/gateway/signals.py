@@ -6,7 +6,6 @@ import time
 from bisect import bisect_right
 from typing import Any, Final
 
-import numpy as np
 import numpy.typing as npt
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -86,7 +85,7 @@ def _factors(spec: ModelSpec, answer: Answer) -> list[list[risk_pb2.Factor]]:
 
 def _output(spec: ModelSpec, answer: Answer, name: str) -> npt.NDArray[Any]:
     position = spec.output_index[name]
-    return np.frombuffer(answer.columns[position], spec.answers[position].dtype)
+    return spec.answers[position].numbers(answer.columns[position])
 
 
 def _signal(spec: ModelSpec) -> Signal:

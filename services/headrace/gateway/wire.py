@@ -59,6 +59,7 @@ def _tensors(wire: Iterable[control_pb2.TensorSpec]) -> tuple[TensorSpec, ...]:
             optional=tensor.optional,
             labels=tuple(tensor.labels),
             costs_rows=tensor.costs_rows,
+            max_bytes=tensor.max_bytes,
         )
         for tensor in wire
     )

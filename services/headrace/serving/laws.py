@@ -19,6 +19,8 @@ from headrace.serving.trial import LawBroken, Trial, counted, described
 from headrace.serving.warmup import Warmed
 from headrace_models import spec as disk
 from headrace_models.agreement import Distance, worst_of
+from headrace_models.tensors import to_array
+from headrace_models.values import numbers
 
 NOISE_S: Final = 0.002
 """A run that loses its core for a moment, on a machine that others use too, is not slower for it."""
@@ -96,10 +98,10 @@ def warm_up(trial: Trial) -> Measured:
 
 def finite(trial: Trial) -> Measured:
     """The row would fail with INTERNAL: an answer that is not finite is never sent."""
-    _assert_finite(trial.alone, "golden rows alone")
-    _assert_finite(trial.answer(trial.golden), "golden rows together")
+    _assert_finite(trial, trial.alone, "golden rows alone")
+    _assert_finite(trial, trial.answer(trial.golden), "golden rows together")
     for _, batch in trial.full_batches():
-        _assert_finite(trial.answer(batch), described(batch))
+        _assert_finite(trial, trial.answer(batch), described(batch))
     return Measured("golden rows and the largest batches")
 
 
@@ -140,9 +142,10 @@ def extras(trial: Trial) -> Measured:
     together = _agreed([_extras_of(trial, rows), _extras_of(trial, rows[::2])], "all and some rows asking")
     for axes in _axes_left_out(trial.spec):
         nothing = made.emptied(trial.rows(0), trial.spec, axes)
-        _assert_finite(trial.answer(made.asking(nothing, [0])), f"a row without an event on {' and '.join(axes)}")
+        found = trial.answer(made.asking(nothing, [0]))
+        _assert_finite(trial, found, f"a row without an event on {' and '.join(axes)}")
     most = trial.most_asking()
-    _assert_finite(trial.answer(most), described(most))
+    _assert_finite(trial, trial.answer(most), described(most))
     after = trial.between(trial.answer(trial.golden), before)
     if not after.within:
         raise LawBroken(f"output '{after.output}' is {after.worst:g} away once extras were asked for")
@@ -182,7 +185,7 @@ def _agreed(measured: list[Distance], where: str) -> Measured:
 def _extras_of(trial: Trial, asking: Sequence[int]) -> Distance:
     """How far the extras of the golden rows together are from those alone; a row that does not ask has zeros."""
     found = trial.answer(made.asking(trial.golden, asking))
-    _assert_finite(found, f"golden rows, {len(asking)} of them asking for extras")
+    _assert_finite(trial, found, f"golden rows, {len(asking)} of them asking for extras")
     asks = np.isin(np.arange(trial.golden.rows), asking)
     expected = {name: values.copy() for name, values in trial.extras_alone.items()}
     for values in expected.values():
@@ -207,7 +210,7 @@ def _answer_without(trial: Trial, axes: tuple[str, ...]) -> None:
     what = f"a row without an event on {' and '.join(axes)}"
     nothing = made.emptied(trial.rows(0), trial.spec, axes)
     alone = trial.answer(nothing)
-    _assert_finite(alone, what)
+    _assert_finite(trial, alone, what)
     mixed = trial.answer(made.joined([nothing, trial.rows(0)]))
     distance = trial.between({name: values[:1] for name, values in mixed.items()}, alone)
     if not distance.within:
@@ -215,10 +218,10 @@ def _answer_without(trial: Trial, axes: tuple[str, ...]) -> None:
     trial.answer(made.emptied(trial.golden, trial.spec, axes))
 
 
-def _assert_finite(answers: Columns, what: str) -> None:
-    for name, values in answers.items():
-        if not np.isfinite(values).all():
-            raise LawBroken(f"output '{name}' is not finite: {what}")
+def _assert_finite(trial: Trial, answers: Columns, what: str) -> None:
+    for tensor in trial.spec.outputs + trial.spec.extras:
+        if tensor.name in answers and not np.isfinite(numbers(answers[tensor.name], tensor.datatype)).all():
+            raise LawBroken(f"output '{tensor.name}' is not finite: {what}")
 
 
 def _shape(spec: disk.ModelSpec, one: Warmed) -> str:
@@ -237,4 +240,4 @@ def _never_warmed(spec: disk.ModelSpec) -> list[str]:
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
-    return tensor.cpu().numpy().tobytes()
+    return to_array(tensor, "BF16" if tensor.dtype is torch.bfloat16 else "").tobytes()

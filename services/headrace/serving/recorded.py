@@ -18,6 +18,7 @@ from torch import Tensor
 from headrace_models import segments
 from headrace_models import spec as disk
 from headrace_models.consistency import row_tokens
+from headrace_models.tensors import to_tensor
 
 EVENTS: Final = (1024, 2048, 4096, 8192, 16_384, 32_768)
 """Events of an axis that a graph has room for."""
@@ -93,7 +94,8 @@ class _Graph:
     def __init__(self, module: torch.nn.Module, spec: disk.ModelSpec, size: Size) -> None:
         self._module = module
         self._rows, self._events = size
-        self._inputs = {t.name: _Staged(self._shape(t), disk.DATATYPES[t.datatype]) for t in spec.inputs}
+        self._datatypes = {t.name: t.datatype for t in spec.inputs}
+        self._inputs = {t.name: _Staged(self._zeros(t)) for t in spec.inputs}
         nothing = torch.zeros(1, dtype=torch.int64)
         self._segments = {
             axis.name: [_Staged.of(part) for part in segments.padded(nothing, self._rows, self._events)]
@@ -120,7 +122,7 @@ class _Graph:
 
     def fill(self, columns: Columns, lengths: Columns) -> None:
         for name, staged in self._inputs.items():
-            staged.fill(torch.from_numpy(columns[name]))
+            staged.fill(to_tensor(columns[name], self._datatypes[name]))
         for name, parts in self._segments.items():
             rows = segments.padded(torch.from_numpy(lengths[name]), self._rows, self._events)
             for staged, part in zip(parts, rows, strict=True):
@@ -131,20 +133,22 @@ class _Graph:
         self._graph.replay()
         return {name: values[:rows] for name, values in self._outputs.items()}
 
-    def _shape(self, tensor: disk.TensorSpec) -> tuple[int, ...]:
-        return (self._events, *tensor.dims[1:]) if tensor.axis else (self._rows, *tensor.dims)
+    def _zeros(self, tensor: disk.TensorSpec) -> Tensor:
+        """As much of an input as there is room for."""
+        shape = (self._events, *tensor.array_dims[1:]) if tensor.axis else (self._rows, *tensor.array_dims)
+        return to_tensor(np.zeros(shape, disk.DATATYPES[tensor.datatype]), tensor.datatype)
 
 
 class _Staged:
     """A tensor of a fixed place on the device, and pinned memory through which it is filled without waiting."""
 
-    def __init__(self, shape: tuple[int, ...], kind: str) -> None:
-        self._pinned = torch.from_numpy(np.zeros(shape, kind)).pin_memory()
+    def __init__(self, zeros: Tensor) -> None:
+        self._pinned = zeros.pin_memory()
         self.device = self._pinned.to("cuda")
 
     @classmethod
     def of(cls, values: Tensor) -> _Staged:
-        staged = cls(tuple(values.shape), values.numpy().dtype.str)
+        staged = cls(torch.zeros_like(values))
         staged.fill(values)
         return staged
 

@@ -27,11 +27,15 @@ from headrace.serving.recorded import Recorded, recordable
 from headrace.serving.stopwatch import CudaStopwatch, Stopwatch
 from headrace.v1 import replica_pb2
 from headrace_models import spec as disk
+from headrace_models.tensors import to_array
+from headrace_models.values import numbers, too_long
 
 OK: Final = replica_pb2.ROW_STATUS_OK
 EXPIRED: Final = replica_pb2.ROW_STATUS_EXPIRED
 NOT_FINITE: Final = replica_pb2.ROW_STATUS_NOT_FINITE
 FAILED: Final = replica_pb2.ROW_STATUS_FAILED
+BITS: Final = frozenset({"BF16", "BYTES"})
+"""Datatypes whose arrays are not the numbers that they stand for."""
 
 # Columns are read-only memory of the received message. Nothing writes to an input, and a copy would cost every batch.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -77,7 +81,7 @@ class _Column:
     @classmethod
     def of(cls, tensor: disk.TensorSpec) -> _Column:
         dtype = np.dtype(disk.DATATYPES[tensor.datatype])
-        dims = tensor.dims[1:] if tensor.axis else tensor.dims
+        dims = tensor.array_dims[1:] if tensor.axis else tensor.array_dims
         return cls(tensor.name, tensor.axis, dtype, dims, dtype.itemsize * math.prod(dims))
 
     def values(self, raw: bytes, entries: int) -> npt.NDArray[np.generic]:
@@ -105,6 +109,7 @@ class Runner:
         """Its context is gone for good: every later batch would fail. Only another process helps."""
         self.stopwatch = CudaStopwatch() if device == "cuda" else Stopwatch()
         self._inputs = [_Column.of(tensor) for tensor in spec.inputs]
+        self._halves = [tensor.name for tensor in spec.inputs if tensor.datatype == "BF16"]
         self._recorded = Recorded(module, spec) if device == "cuda" and recordable(module) else None
 
     @property
@@ -158,7 +163,7 @@ class Runner:
             answers = compute()
             extras = self._extras(some)
             self.stopwatch.computed()
-            outputs = {tensor.name: answers[tensor.name].cpu().numpy() for tensor in self._spec.outputs}
+            outputs = {tensor.name: to_array(answers[tensor.name], tensor.datatype) for tensor in self._spec.outputs}
             if some.wants_extras is not None:
                 outputs |= {tensor.name: self._spread(tensor, some.rows, extras) for tensor in self._spec.extras}
         self.stopwatch.fetched()
@@ -172,6 +177,8 @@ class Runner:
 
     def _arguments(self, some: Unpacked) -> tuple[Answers, Answers]:
         inputs = {name: self._to_device(column) for name, column in some.columns.items()}
+        for name in self._halves:
+            inputs[name] = inputs[name].view(torch.bfloat16)
         return inputs, {name: torch.from_numpy(values) for name, values in some.lengths.items()}
 
     def _extras(self, some: Unpacked) -> list[tuple[Rows, Answers]]:
@@ -193,9 +200,9 @@ class Runner:
     def _spread(self, tensor: disk.TensorSpec, rows: int, parts: list[tuple[Rows, Answers]]) -> npt.NDArray[np.generic]:
         """One extra over all rows, zeros where nobody asked; of whatever datatype the module made it."""
         if not parts:
-            return np.zeros((rows, *tensor.dims), disk.DATATYPES[tensor.datatype])
+            return np.zeros((rows, *tensor.array_dims), disk.DATATYPES[tensor.datatype])
         values = np.concatenate([_of_these(tensor, asking, found) for asking, found in parts])
-        full = np.zeros((rows, *tensor.dims), values.dtype)
+        full = np.zeros((rows, *tensor.array_dims), values.dtype)
         full[np.concatenate([asking for asking, _ in parts])] = values
         return full
 
@@ -232,7 +239,7 @@ class Runner:
         if not some.rows:
             for passed in (self.stopwatch.copied, self.stopwatch.computed, self.stopwatch.fetched):
                 passed()
-            return {tensor.name: np.zeros((0, *tensor.dims)) for tensor in self.answered(some)}
+            return {t.name: np.zeros((0, *t.array_dims), disk.DATATYPES[t.datatype]) for t in self.answered(some)}
         try:
             return self.forward(some)
         except HeadraceError:
@@ -268,8 +275,10 @@ class Runner:
         """Check what came out; after this a row's status is final. Raises: BrokenContract for another shape."""
         for tensor in tensors:
             values = outputs[tensor.name]
-            if values.shape != (len(fared), *tensor.dims):
+            if values.shape != (len(fared), *tensor.array_dims):
                 raise BrokenContract(f"output '{tensor.name}' has shape {values.shape}")
+            if tensor.datatype in BITS:
+                values = _from_bits(tensor, values, fared)
             if values.dtype.kind == "f" and not _all_finite(values):
                 for row in np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1)):
                     fared[row] = NOT_FINITE  # not a failed one's: those are zeros
@@ -290,10 +299,23 @@ class Runner:
 
 def _of_these(tensor: disk.TensorSpec, asking: Rows, found: Answers) -> npt.NDArray[np.generic]:
     """What the module says to the rows that ask. Raises: BrokenContract for another shape: numpy would broadcast it."""
-    values: npt.NDArray[np.generic] = found[tensor.name].cpu().numpy()
-    if values.shape != (shape := (len(asking), *tensor.dims)):
+    values: npt.NDArray[np.generic] = to_array(found[tensor.name], tensor.datatype)
+    if values.shape != (shape := (len(asking), *tensor.array_dims)):
         raise BrokenContract(f"output '{tensor.name}' has shape {list(values.shape)}, the spec says {list(shape)}")
     return values
+
+
+def _from_bits(tensor: disk.TensorSpec, values: npt.NDArray[np.generic], fared: bytearray) -> npt.NDArray[np.generic]:
+    """The numbers that they are; a row with an impossible string is marked.
+
+    Raises: BrokenContract for another dtype, which would be cast to nonsense.
+    """
+    if values.dtype != disk.DATATYPES[tensor.datatype]:
+        raise BrokenContract(f"output '{tensor.name}' is {values.dtype}, the spec says {tensor.datatype}")
+    if tensor.datatype == "BYTES":
+        for row in np.flatnonzero(too_long(tensor, values).reshape(len(values), -1).any(axis=1)):
+            fared[row] = FAILED
+    return numbers(values, tensor.datatype)
 
 
 def _tokens(batch: Unpacked) -> npt.NDArray[np.int64]:
@@ -343,7 +365,7 @@ def _packed(tensor: disk.TensorSpec, values: npt.NDArray[np.generic], fared: byt
     dtype = disk.DATATYPES[tensor.datatype]
     if not any(status):
         return values.astype(dtype, copy=False).tobytes()
-    full = np.zeros((len(status), *tensor.dims), dtype)
+    full = np.zeros((len(status), *tensor.array_dims), dtype)
     full[_ok(status)] = values[_ok(fared)]
     return full.tobytes()
 

@@ -43,8 +43,10 @@ def zeros(spec: disk.ModelSpec, shape: disk.WarmUp) -> Unpacked:
     lengths = {axis.name: np.full(shape.rows, shape.length(axis), np.int64) for axis in spec.axes}
     columns = {}
     for tensor in spec.inputs:
-        leading = (int(lengths[tensor.axis].sum()), *tensor.dims[1:]) if tensor.axis else (shape.rows, *tensor.dims)
-        columns[tensor.name] = np.zeros(leading, disk.DATATYPES[tensor.datatype])
+        entries, dims = (
+            (int(lengths[tensor.axis].sum()), tensor.array_dims[1:]) if tensor.axis else (shape.rows, tensor.array_dims)
+        )
+        columns[tensor.name] = np.zeros((entries, *dims), disk.DATATYPES[tensor.datatype])
     return Unpacked(columns, lengths, shape.rows)
 
 

@@ -137,6 +137,7 @@ def _tensors(tensors: Iterable[disk.TensorSpec]) -> list[control_pb2.TensorSpec]
             optional=tensor.optional,
             labels=tensor.labels,
             costs_rows=tensor.costs_rows,
+            max_bytes=tensor.max_bytes,
         )
         for tensor in tensors
     ]

@@ -97,7 +97,7 @@ class SignalSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., calibration_version: _Optional[str] = ...) -> None: ...
 
 class TensorSpec(_message.Message):
-    __slots__ = ("name", "datatype", "dims", "axis", "finite", "bounded_below", "minimum", "ordered", "optional", "labels", "costs_rows")
+    __slots__ = ("name", "datatype", "dims", "axis", "finite", "bounded_below", "minimum", "ordered", "optional", "labels", "costs_rows", "max_bytes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DATATYPE_FIELD_NUMBER: _ClassVar[int]
     DIMS_FIELD_NUMBER: _ClassVar[int]
@@ -109,6 +109,7 @@ class TensorSpec(_message.Message):
     OPTIONAL_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     COSTS_ROWS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     datatype: str
     dims: _containers.RepeatedScalarFieldContainer[int]
@@ -120,7 +121,8 @@ class TensorSpec(_message.Message):
     optional: bool
     labels: _containers.RepeatedScalarFieldContainer[str]
     costs_rows: int
-    def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., dims: _Optional[_Iterable[int]] = ..., axis: _Optional[str] = ..., finite: _Optional[bool] = ..., bounded_below: _Optional[bool] = ..., minimum: _Optional[int] = ..., ordered: _Optional[bool] = ..., optional: _Optional[bool] = ..., labels: _Optional[_Iterable[str]] = ..., costs_rows: _Optional[int] = ...) -> None: ...
+    max_bytes: int
+    def __init__(self, name: _Optional[str] = ..., datatype: _Optional[str] = ..., dims: _Optional[_Iterable[int]] = ..., axis: _Optional[str] = ..., finite: _Optional[bool] = ..., bounded_below: _Optional[bool] = ..., minimum: _Optional[int] = ..., ordered: _Optional[bool] = ..., optional: _Optional[bool] = ..., labels: _Optional[_Iterable[str]] = ..., costs_rows: _Optional[int] = ..., max_bytes: _Optional[int] = ...) -> None: ...
 
 class Axis(_message.Message):
     __slots__ = ("name", "cap", "required")

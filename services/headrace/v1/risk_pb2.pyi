@@ -86,18 +86,24 @@ class ScoreRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., request_id: _Optional[str] = ..., payment: _Optional[_Union[Payment, _Mapping]] = ..., explain: _Optional[bool] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
-    __slots__ = ("request_id", "signals", "truncated_card_events", "batch_rows", "queue_us")
+    __slots__ = ("request_id", "signals", "truncated_card_events", "batch_rows", "queue_us", "version_digest", "batch_id", "path")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SIGNALS_FIELD_NUMBER: _ClassVar[int]
     TRUNCATED_CARD_EVENTS_FIELD_NUMBER: _ClassVar[int]
     BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
     QUEUE_US_FIELD_NUMBER: _ClassVar[int]
+    VERSION_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    BATCH_ID_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     signals: _containers.RepeatedCompositeFieldContainer[Signal]
     truncated_card_events: int
     batch_rows: int
     queue_us: int
-    def __init__(self, request_id: _Optional[str] = ..., signals: _Optional[_Iterable[_Union[Signal, _Mapping]]] = ..., truncated_card_events: _Optional[int] = ..., batch_rows: _Optional[int] = ..., queue_us: _Optional[int] = ...) -> None: ...
+    version_digest: str
+    batch_id: str
+    path: str
+    def __init__(self, request_id: _Optional[str] = ..., signals: _Optional[_Iterable[_Union[Signal, _Mapping]]] = ..., truncated_card_events: _Optional[int] = ..., batch_rows: _Optional[int] = ..., queue_us: _Optional[int] = ..., version_digest: _Optional[str] = ..., batch_id: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
 
 class ScoreBatchRequest(_message.Message):
     __slots__ = ("model", "version", "request_id", "payments", "explain")
@@ -114,16 +120,22 @@ class ScoreBatchRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., request_id: _Optional[str] = ..., payments: _Optional[_Iterable[_Union[Payment, _Mapping]]] = ..., explain: _Optional[bool] = ...) -> None: ...
 
 class ScoreBatchResponse(_message.Message):
-    __slots__ = ("request_id", "assessments", "batch_rows", "queue_us")
+    __slots__ = ("request_id", "assessments", "batch_rows", "queue_us", "version_digest", "batch_id", "path")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ASSESSMENTS_FIELD_NUMBER: _ClassVar[int]
     BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
     QUEUE_US_FIELD_NUMBER: _ClassVar[int]
+    VERSION_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    BATCH_ID_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     assessments: _containers.RepeatedCompositeFieldContainer[Assessment]
     batch_rows: int
     queue_us: int
-    def __init__(self, request_id: _Optional[str] = ..., assessments: _Optional[_Iterable[_Union[Assessment, _Mapping]]] = ..., batch_rows: _Optional[int] = ..., queue_us: _Optional[int] = ...) -> None: ...
+    version_digest: str
+    batch_id: str
+    path: str
+    def __init__(self, request_id: _Optional[str] = ..., assessments: _Optional[_Iterable[_Union[Assessment, _Mapping]]] = ..., batch_rows: _Optional[int] = ..., queue_us: _Optional[int] = ..., version_digest: _Optional[str] = ..., batch_id: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
 
 class Assessment(_message.Message):
     __slots__ = ("signals", "truncated_card_events")

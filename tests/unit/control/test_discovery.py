@@ -162,3 +162,24 @@ def test_what_a_replica_says_of_itself_is_bounded() -> None:
         with pytest.raises(InvalidInference, match=f"^{field}: "):
             directory.register(wrong)
     assert ids(directory) == []
+
+
+@pytest.mark.parametrize(
+    ("datatype", "longest", "sentence"),
+    [
+        ("FP31", 0, "'FP31' of 'x' is no datatype"),
+        ("", 0, "'' of 'x' is no datatype"),
+        ("BYTES", 0, "max_bytes of 'x' is not from 1 to 65536"),
+        ("BYTES", 65_537, "max_bytes of 'x' is not from 1 to 65536"),
+        ("FP32", 1, "max_bytes of 'x' is not from 1 to 65536, for BYTES only"),
+    ],
+)
+def test_a_tensor_that_no_gateway_could_decode_is_refused(datatype: str, longest: int, sentence: str) -> None:
+    directory = Directory(FakeClock(), lease_s=3)
+    for field in ("inputs", "outputs", "extras"):
+        odd = entry()
+        getattr(odd.spec, field).add(name="x", datatype=datatype, dims=[1], max_bytes=longest)
+
+        with pytest.raises(InvalidInference, match=f"^spec: .*{sentence}"):
+            directory.register(odd)
+    assert ids(directory) == []

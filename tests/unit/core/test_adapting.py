@@ -83,3 +83,17 @@ def test_histories_keep_their_newest_events_within_the_others_cap(lengths: list[
     assert copy.tokens == sum(max(1, min(length, cap)) for length in lengths)
     rows = copy.row_lengths or (copy.lengths,) * copy.rows
     assert rows == tuple((min(length, cap),) for length in lengths)
+
+
+def test_strings_of_another_width_are_another_input() -> None:
+    """Their columns are laid out by the width: the other version would read in the middle of a string."""
+    name = TensorSpec("name", "BYTES", (1,), max_bytes=4)
+    own = ModelSpec("m", "1", "d", (name,), ())
+    asked = Inference(own, [b"\1\0\0\0a\0\0\0"], 1, (), 1, 1.0)
+    same, wider = spec(replace(name)), spec(replace(name, max_bytes=8))
+    optional = spec(replace(name, max_bytes=8, optional=True))
+
+    assert adapted(asked, wider, 1.0) is None
+    assert (copy := adapted(asked, same, 1.0)) is not None
+    assert copy.columns == asked.columns
+    assert adapted(asked, optional, 1.0) is None

@@ -201,3 +201,28 @@ def test_a_batch_of_bad_rows_alone_is_empty_and_everyone_is_told() -> None:
     assert pack(alone).columns == []
     assert not alone.riders
     assert isinstance(only.outcome, InvalidInference)
+
+
+def test_bfloat16_is_checked_as_the_number_that_its_bits_are() -> None:
+    """As integers, no bits are infinite, and those below zero are the largest."""
+    spec = ModelSpec("m", "1", "", (TensorSpec("x", "BF16", (2,), finite=True, minimum=0),), ())
+    one, infinity, below, quiet = 0x3F80, 0x7F80, 0xBF80, 0x7FC0
+    riders = [
+        Rider(
+            Inference(spec, [np.array(bits, "<u2").tobytes()], 1, (), 1, float("inf")),
+            RpcRecord(b"t" * 16, 1, 0, True, 0),
+            lambda: None,
+        )
+        for bits in ([one, one], [one, infinity], [below, one], [quiet, one], [0, one])
+    ]
+    together = Batch(spec, list(riders), BatchRecord(b"b" * 16, 1, "m", "1", "primary", 0, "slot"))
+
+    packed = pack(together)
+
+    assert together.riders == [riders[0], riders[4]]
+    assert packed.columns == [np.array([one, one, 0, one], "<u2").tobytes()]
+    assert [str(rider.outcome) for rider in riders[1:4]] == [
+        "input 'x' has a value that is not finite for model 'm'",
+        "input 'x' has a value below 0 for model 'm'",
+        "input 'x' has a value that is not finite for model 'm'",
+    ]

@@ -59,3 +59,14 @@ def test_without_settings_it_is_what_triton_would_call_the_defaults_here() -> No
 def test_settings_that_contradict_each_other_stop_the_start(wrong: dict, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         BatchingSettings.model_validate(wrong)
+
+
+def test_strings_are_called_as_configurations_call_them() -> None:
+    tensors = (TensorSpec("name", "BYTES", (2,), max_bytes=8), TensorSpec("half", "BF16", (1,)))
+    told = config(ModelSpec("m", "1", "", tensors, tensors), BatchingSettings())
+
+    for configured in (told.input, told.output):
+        assert [tensor.data_type for tensor in configured] == [
+            model_config_pb2.TYPE_STRING,
+            model_config_pb2.TYPE_BF16,
+        ]

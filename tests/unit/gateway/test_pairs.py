@@ -101,3 +101,13 @@ def test_times_of_batches_are_a_sample_that_does_not_grow_for_ever() -> None:
 
     assert len(notes.columns.batches) == MAX_BATCHES
     assert (notes.columns.batches[0].tokens, notes.columns.batches[0].compute_us) == (7, 2)
+
+
+@pytest.mark.parametrize(("datatype", "values"), [("BF16", [1.5, -2.0]), ("BYTES", [])])
+def test_what_is_compared_are_numbers_whatever_lies_in_the_column(datatype: str, values: list[float]) -> None:
+    said = TensorSpec("said", datatype, (1,), max_bytes=0 if datatype == "BF16" else 4)
+    column = np.array([0x3FC0, 0xC000], "<u2").tobytes() if datatype == "BF16" else bytes(16)
+    side = Side.of(Answer([column], 1, 1, 0), ModelSpec("m", "1", "d", (), (said,)), "said", record(), 5_000)
+
+    assert [value for value in side.values if not math.isnan(value)] == values
+    assert (side.error == pb.PAIR_ERROR_GARBAGE) == (datatype == "BYTES")
