@@ -254,6 +254,12 @@ PARAMETERS: list[Row] = [
         "invalid value type for 'mine' parameter, expected int64_param, bool_param, or string_param.",
     ),
     (
+        "a custom parameter without a value",
+        lambda m: m.parameters["mine"],
+        INVALID,
+        "invalid value type for 'mine' parameter, expected int64_param, bool_param, or string_param.",
+    ),
+    (
         "an entity that is no text",
         parameter("headrace_entity", "int64_param", 1),
         INVALID,

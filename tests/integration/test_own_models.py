@@ -96,5 +96,5 @@ def test_only_the_models_asked_for_are_started(tmp_path: Path, root: Path) -> No
 
     assert [model.name for model in some.models] == ["sum-difference"]
     shipped = ["acceptance", "fraud-gru", "fraud-tx"]
-    assert [model.name for model in everything.models] == [*shipped, "sum-difference"]
+    assert [model.name for model in everything.models] == [*shipped, "simple_string", "sum-difference"]
     assert [model.name for model in of_the_demo.models] == ["fraud-tx"]

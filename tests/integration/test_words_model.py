@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+import tritonclient.utils as triton_utils
 from tests import words
 
 from headrace import config
@@ -65,3 +66,29 @@ def test_a_client_of_tritons_asks_a_model_of_strings(run: Run, tmp_path: Path) -
     ]
     assert answers[2].get_response().parameters["headrace_truncated_tags"].int64_param == 2
     assert [answer.as_numpy("next").ravel().tolist() for answer in answers] == [[1], [1, 1], [1, 1, 1]]
+
+
+def test_nvidias_simple_string_adds_up_what_is_written(run: Run, tmp_path: Path, root: Path) -> None:
+    """The model of NVIDIA's string example, asked as its client asks: one row, and text in an object array."""
+    telemetry = {"telemetry__trace_dir": tmp_path / "traces", "telemetry__log_level": "ERROR"}
+    models = root / "tests" / "fixtures" / "models"
+    settings = config.load(
+        None, {}, engine="local", model_dirs=[models], only=["simple_string"], **telemetry, **FREE_PORTS
+    )
+    left, right = np.arange(16), np.full(16, -3)
+    inputs = [
+        tensor(name, "BYTES", np.array([str(number).encode() for number in numbers], np.object_).reshape(1, 16))
+        for name, numbers in (("INPUT0", left), ("INPUT1", right))
+    ]
+    spoilt = [inputs[0], tensor("INPUT1", "BYTES", np.array([[b"x"] * 16], np.object_))]
+
+    async def main() -> Any:
+        async with Cluster(settings) as running, triton_aio.InferenceServerClient(running.address) as client:
+            with pytest.raises(triton_utils.InferenceServerException, match="the model failed on this request"):
+                await client.infer("simple_string", spoilt)
+            return await client.infer("simple_string", inputs)
+
+    answer = run(main(), timeout_s=120)
+
+    assert answer.as_numpy("OUTPUT0").astype(int).tolist() == [(left + right).tolist()]
+    assert answer.as_numpy("OUTPUT1").astype(int).tolist() == [(left - right).tolist()]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from tritonclient.grpc import service_pb2
 
 from headrace.core.tensors import DATATYPES, ModelSpec, TensorSpec
@@ -40,6 +41,20 @@ def test_bfloat16_is_the_nearest_as_torch_rounds_it(values: list[float]) -> None
     singles = np.array(values, np.float32)
 
     assert bfloat16(singles).tolist() == torch.from_numpy(singles).bfloat16().view(torch.uint16).tolist()
+
+
+@given(st.data(), st.sampled_from(sorted(CONTENTS.keys() - {"BYTES"})))
+def test_typed_contents_are_the_bytes_that_raw_ones_would_be(data: st.DataObject, datatype: str) -> None:
+    kind = np.dtype("<f4") if datatype == "BF16" else DATATYPES[datatype]
+    elements: Any = arrays.from_dtype(kind, allow_nan=False, allow_infinity=False)
+    values = data.draw(arrays.arrays(kind, data.draw(st.integers(1, 6)), elements=elements))
+    if datatype == "BF16":
+        column = (values.view("<u4") >> 16).astype("<u2").tobytes()  # cut off: whatever is left is one exactly
+        values = TensorSpec("x", "BF16", (1,)).numbers(column)
+    else:
+        column = values.tobytes()
+
+    assert decoded(datatype, values.tolist()) == column
 
 
 def test_of_two_that_are_as_near_it_is_the_even_one_and_nan_stays_nan() -> None:

@@ -44,7 +44,9 @@ def test_what_ships_passes(root: Path) -> None:
     shipped = [weights.shipped_models(), root / "benchmarks" / "repository", root / "tests" / "fixtures" / "models"]
     versions = [version for directory in shipped for version in find(directory)]
 
-    assert {version.parent.name for version in versions} >= {"fraud-tx", "w1-encoder", "w2-ragged", "sum-difference"}
+    assert {version.parent.name for version in versions} >= {
+        "fraud-tx", "w1-encoder", "w2-ragged", "sum-difference", "simple_string",
+    }  # fmt: skip
     for version in versions:
         assert named(list(check(version, "cpu")), Status.FAILED) == {}
 

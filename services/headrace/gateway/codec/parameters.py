@@ -46,7 +46,7 @@ def asked(request: Any) -> Asked:
             ours[OURS[name]] = _of_ours(name, kind, value)
         elif name.startswith("triton_") and name != "triton_enable_empty_final_response":
             raise InvalidInference(f"parameter keys starting with 'triton_' are reserved for Triton usage: '{name}'")
-        elif kind == "uint64_param":
+        elif kind in ("uint64_param", None):
             raise InvalidInference(
                 f"invalid value type for '{name}' parameter, expected int64_param, bool_param, or string_param."
             )
