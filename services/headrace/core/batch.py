@@ -143,7 +143,8 @@ def _complaints(
     if tensor.finite and not np.isfinite(values).all():
         wrong = np.flatnonzero(~np.isfinite(values))
         found += [(int(e) // width, f"input '{tensor.name}' has a value that is not finite") for e in wrong]
-    if tensor.minimum is not None and values.size and values.min() < tensor.minimum:
+    # Not `<`: the least of values of which one is NaN is NaN, and then those below have to be looked for.
+    if tensor.minimum is not None and values.size and not values.min() >= tensor.minimum:
         wrong = np.flatnonzero(values < tensor.minimum)
         found += [(int(e) // width, f"input '{tensor.name}' has a value below {tensor.minimum}") for e in wrong]
     if tensor.ordered and lengths is not None:

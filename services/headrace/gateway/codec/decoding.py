@@ -78,7 +78,8 @@ class Decoder:
     def _take(self, request: Any) -> tuple[list[bytes], int, list[int]] | None:
         """Columns in the order of the spec, rows, and the length of each axis, in one pass; None = something is wrong.
 
-        The hot path: it only says no. What is wrong is worked out by `_take_slowly`, with a sentence for each case.
+        The hot path: it only says no. What is wrong is worked out by `complaints`, with a sentence for each case; of
+        strings it is told at once. Raises: InvalidInference.
         """
         spec, known = self._spec, self._known
         inputs, raw = request.inputs, request.raw_input_contents
