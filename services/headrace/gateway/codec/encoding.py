@@ -1,6 +1,6 @@
 """The response: raw bytes, one entry per output asked for, in the caller's order, and what an audit wants to know.
 
-What responses have in common is made once and copied: to build it anew, field by field, costs twice as much.
+What responses have in common is made once and copied: to build it anew, field by field, costs half as much again.
 """
 
 from __future__ import annotations
