@@ -18,6 +18,8 @@ from headrace.serving.runner import FAILED, NOT_FINITE, OK, Computed, Runner, Un
 from headrace_models import spec as disk
 from headrace_models import strings
 
+pytestmark = pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+
 TEXTS = [b"card", b"", b"a", b"abcdefgh"]
 
 
