@@ -59,7 +59,7 @@ def test_what_breaks_a_caller_is_found(buf: Buf, protos: Path, name: str, old: s
 
 
 def test_what_is_added_breaks_nobody(buf: Buf, protos: Path) -> None:
-    edit(protos, "risk.proto", "  uint64 queue_us = 5;\n", "  uint64 queue_us = 5;\n  // New.\n  string note = 6;\n")
+    edit(protos, "risk.proto", "  uint64 queue_us = 5;\n", "  uint64 queue_us = 5;\n  // New.\n  string note = 99;\n")
 
     assert buf("breaking", "--against", "baseline.binpb").returncode == 0
     assert buf("lint").returncode == 0
