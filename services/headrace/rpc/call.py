@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -22,8 +22,8 @@ class Call(Stream):
     """A call from its first fields to its status. Handlers see the methods; the connection, the rest."""
 
     __slots__ = (
-        "_reading", "asked", "connection", "deadline", "half_closed", "handler", "max_message", "opened", "over",
-        "reader", "task", "trailing", "turned_away",
+        "_reading", "asked", "caller", "connection", "deadline", "half_closed", "handler", "leaving", "max_message",
+        "meter", "opened", "over", "reader", "task", "trailing", "turned_away", "waited",
     )  # fmt: skip
 
     def __init__(self, number: int, allowed: int, connection: ServerConnection, asked: Asked, method: Method) -> None:
@@ -34,6 +34,14 @@ class Call(Stream):
         self.max_message = method.rule.max_message
         self.deadline = None if asked.timeout_s is None else time.monotonic() + asked.timeout_s
         self.reader: Reader | None = None
+        self.caller: Any = None
+        """Who calls, as far as its rule has asked."""
+        self.meter: Any = None
+        """What its caller uses is counted here; None = nobody counts."""
+        self.leaving: Callable[[], None] | None = None
+        """To be told, once, that it is over."""
+        self.waited = 0
+        """Ticks that its message has been on its way, without being whole."""
         self.turned_away: TurnedAway | None = None
         """Its caller may not, and will be told so."""
         self.half_closed = False
@@ -102,6 +110,13 @@ class Call(Stream):
         """The caller's messages as handlers of streams may take them."""
         while (message := await self.read()) is not aio.EOF:
             yield message
+
+    @property
+    def is_waiting(self) -> bool:
+        """A message of its caller's is on its way: the one of a unary call, or one of a stream that has begun."""
+        if self.handler.request_streaming:
+            return self.reader is not None and len(self.reader) > 0 and not self.reader.ready()
+        return self.task is None and not self.half_closed
 
     # What its connection says ---------------------------------------------------------------------------------------
 

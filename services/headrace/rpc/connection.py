@@ -32,6 +32,9 @@ LAST_WORDS_S: Final = 0.5
 CREDIT: Final = 1000.0
 CREDIT_A_SECOND: Final = 10.0
 """What a peer may send without asking for anything: pings, settings, resets, empty frames. Data earns one back."""
+TOO_MUCH: Final = "too much that asks for nothing"
+TOO_MANY_PINGS: Final = "too_many_pings"
+"""What gRPC's clients know: they ping half as often from then on."""
 
 
 class ProtocolError(Exception):
@@ -75,6 +78,10 @@ class Connection(asyncio.Protocol):
         self._heard = True
         self._silent_s = 0.0
         self._unread = b""
+        self._progress = False
+        """A whole frame has come since the last look."""
+        self._torn_s = 0.0
+        """How long the frame, or the block of fields, that is on its way has taken so far."""
         self._block: tuple[int, int, bytes] | None = None
         """Stream, flags and fields so far of a block that goes on in CONTINUATION frames."""
         self._last = 0
@@ -174,6 +181,8 @@ class Connection(asyncio.Protocol):
                 break
             self._take(kind, flags, number & 0x7FFFFFFF, data[at + 9 : end])
             at = end
+        if at:
+            self._progress = True
         self._unread = data[at:] if at < size else b""
 
     def _take(self, kind: int, flags: int, number: int, payload: bytes) -> None:
@@ -223,7 +232,7 @@ class Connection(asyncio.Protocol):
 
     def _take_rare(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         """What a peer sends now and then, and could send without end: it costs credit."""
-        self._spend()
+        self._spend(TOO_MANY_PINGS if kind == frames.PING else TOO_MUCH)
         if kind == frames.CONTINUATION:
             self._take_continuation(flags, number, payload)
         elif kind == frames.PING:
@@ -245,6 +254,8 @@ class Connection(asyncio.Protocol):
     def _take_continuation(self, flags: int, number: int, payload: bytes) -> None:
         if self._block is None or self._block[0] != number:
             raise ProtocolError(frames.PROTOCOL_ERROR, "nothing to continue")
+        if flags & frames.END_HEADERS:
+            self._torn_s = 0.0
         self._take_block(number, self._block[1] | flags & frames.END_HEADERS, self._block[2] + payload)
 
     def _check_opened(self, number: int) -> None:
@@ -259,14 +270,17 @@ class Connection(asyncio.Protocol):
         else:
             self.write(frames.frame(frames.PING, frames.ACK, 0, payload))
 
-    def _spend(self) -> None:
+    def _spend(self, sentence: str = TOO_MUCH) -> None:
         self._credit -= 1
         if self._credit < 0:
-            raise ProtocolError(frames.ENHANCE_YOUR_CALM, "too much that asks for nothing")
+            raise ProtocolError(frames.ENHANCE_YOUR_CALM, sentence)
 
     def pass_time(self, seconds: float) -> float:
         """For how many seconds the peer has been silent. Called every so many by whoever owns the connection."""
         self._credit = min(CREDIT, self._credit + CREDIT_A_SECOND * seconds)
+        torn = self._block is not None or (bool(self._unread) and not self._progress)
+        self._torn_s = self._torn_s + seconds if torn and self._writable is None else 0.0  # else it is we who wait
+        self._progress = False
         self._silent_s = 0.0 if self._heard else self._silent_s + seconds
         self._heard = False
         return self._silent_s
@@ -388,7 +402,7 @@ class Connection(asyncio.Protocol):
         self.write(frames.goaway(self._last if self._final is None else self._final, code, why))
         self._flush()
         if code:
-            log.info("the connection of %s ends: %s", self.peer, why)
+            log.debug("the connection of %s ends: %s", self.peer, why)  # who counts it says more; a flood fills no log
             self._transport.close()
         elif self._transport.can_write_eof():
             with contextlib.suppress(OSError, RuntimeError):  # it is lost, and we have not heard yet

@@ -42,11 +42,13 @@ GOOD: Final = literal(b"grpc-status", b"0")
 
 
 class Failure(Exception):
-    """A call ends here, with this status."""
+    """A call ends here, with this status and trailing metadata. `bound` = which bound of its server it ran into."""
 
-    def __init__(self, code: grpc.StatusCode, sentence: str) -> None:
+    def __init__(self, code: grpc.StatusCode, sentence: str, metadata: Metadata = (), bound: str = "") -> None:
         super().__init__(sentence)
         self.code = code
+        self.metadata = metadata
+        self.bound = bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,7 @@ class Reader:
 
     def _too_large(self, size: int) -> Failure:
         sentence = f"Received message larger than max ({size} vs. {self._limit})"
-        return Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, sentence)
+        return Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, sentence, bound="message")
 
 
 def trailers(code: grpc.StatusCode, details: str, metadata: Iterable[tuple[str, str | bytes]]) -> bytes:

@@ -24,9 +24,14 @@ class Rule(NamedTuple):
     """What a method asks of those who call it. Without one: nothing, and no larger messages than any may have."""
 
     admit: Callable[[Call], object] | None = None
-    """Called when a call's fields are there, and nothing else of it. Raises: Failure for a caller who may not."""
+    """Called when a call's fields are there, and nothing else of it. What it returns, who calls, is kept as the call's
+    `caller`. Raises: Failure for a caller who may not."""
     max_message: int = MAX_MESSAGE
     """Bytes of a message, compressed or not."""
+    check: Callable[[bytes], None] | None = None
+    """Called before a message is parsed. Raises: Failure for one that would cost more than it may."""
+    check_above: int = 0
+    """Bytes of a message that is parsed without."""
 
 
 class Details(NamedTuple):
@@ -63,12 +68,26 @@ class Methods:
         handler = next((each for each in (one.service(details) for one in self._generic) if each is not None), None)
         if handler is None:
             return None
+        rule = self._rule_of(path)
         handler = handler._replace(
-            request_deserializer=handler.request_deserializer or bytes,
+            request_deserializer=_checked(handler.request_deserializer or bytes, rule),
             response_serializer=handler.response_serializer or bytes,
         )
-        found = self._found[path] = Method(handler, self._rule_of(path))
+        found = self._found[path] = Method(handler, rule)
         return found
+
+
+def _checked(parse: Callable[[bytes], Any], rule: Rule) -> Callable[[bytes], Any]:
+    check, above = rule.check, rule.check_above
+    if check is None:
+        return parse
+
+    def checked(message: bytes) -> Any:
+        if len(message) > above:
+            check(message)
+        return parse(message)
+
+    return checked
 
 
 class TurnedAway:

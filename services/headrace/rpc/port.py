@@ -10,9 +10,11 @@ import contextlib
 import logging
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Final
 
+from headrace.rpc.bounds import Crowd, address_of
 from headrace.rpc.connection import LAST_WORDS_S
 from headrace.rpc.tls import Watched
 
@@ -29,8 +31,18 @@ Make = Callable[[], asyncio.Protocol]
 class Port:
     """One bound socket, plain or with TLS alone."""
 
-    def __init__(self, bound: socket.socket, tls: Watched[ssl.SSLContext] | None, make: Make) -> None:
+    def __init__(
+        self,
+        bound: socket.socket,
+        tls: Watched[ssl.SSLContext] | None,
+        make: Make,
+        shaking: Crowd,
+        limited: Counter[str],
+    ) -> None:
         self._bound = bound
+        self._shaking = shaking
+        """Who is in the middle of a handshake, at all of the server's ports."""
+        self._limited = limited
         self._tls = tls
         self._make = make
         self._listening: asyncio.Server | None = None
@@ -66,12 +78,20 @@ class Port:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                accepted, _ = await loop.sock_accept(self._bound)
+                accepted, where = await loop.sock_accept(self._bound)
             except OSError as error:  # no more file descriptors, or the client has gone already
                 log.warning("a connection was not accepted: %s", error.strerror)
                 await asyncio.sleep(ACCEPT_AGAIN_S)
             else:
-                self._start(self._secure(accepted, tls.value), "handshake")
+                self._shake(accepted, address_of(str(where[0])), tls.value)
+
+    def _shake(self, accepted: socket.socket, address: str, context: ssl.SSLContext) -> None:
+        if self._shaking.enter(address):
+            self._limited["handshakes"] += 1
+            accepted.close()
+            return
+        task = self._start(self._secure(accepted, context), "handshake")
+        task.add_done_callback(lambda _: self._shaking.leave(address))
 
     async def _secure(self, accepted: socket.socket, context: ssl.SSLContext) -> None:
         connect = asyncio.get_running_loop().connect_accepted_socket
@@ -79,10 +99,11 @@ class Port:
         with contextlib.suppress(OSError):  # it speaks no TLS, or nobody believes it: its socket is closed
             await connect(self._make, accepted, ssl=context, **limits)
 
-    def _start(self, work: Coroutine[None, None, None], name: str) -> None:
+    def _start(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def bind(address: str, *, share: bool) -> list[socket.socket]:

@@ -11,7 +11,9 @@ import contextlib
 import logging
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, ClassVar, Final
 
 import grpc
@@ -19,6 +21,7 @@ from grpc import aio
 
 from headrace.rpc import frames
 from headrace.rpc.age import READ, Age, Farewell
+from headrace.rpc.bounds import MAX_HANDSHAKES, TOO_MANY, USUAL, Bounds, Crowd, address_of
 from headrace.rpc.call import Call
 from headrace.rpc.connection import LAST_WORDS_S, Connection, ProtocolError, Stream
 from headrace.rpc.fields import Fields
@@ -68,9 +71,15 @@ class Server:
         share_port: bool = False,
         rule_of: Callable[[str], Rule] = lambda _: Rule(),
         age: Age | None = None,
+        bounds: Bounds = USUAL,
     ) -> None:
         self._share_port = share_port
         self.age = age
+        self.bounds = bounds
+        self.crowd = Crowd(bounds.most, bounds.connections_of_one)
+        self._shaking = Crowd(MAX_HANDSHAKES, bounds.connections_of_one or MAX_HANDSHAKES // 4)
+        self.limited: Counter[str] = Counter()
+        """How often a peer has run into which of `BOUNDS`."""
         self.methods = Methods(rule_of)
         self._ports: list[Port] = []
         self._ticking: asyncio.Task[None] | None = None
@@ -95,7 +104,8 @@ class Server:
 
     def _bind(self, address: str, tls: Watched[ssl.SSLContext] | None) -> int:
         opened = bind(address, share=self._share_port)
-        self._ports += [Port(bound, tls, lambda: ServerConnection(self)) for bound in opened]
+        make = partial(ServerConnection, self)
+        self._ports += [Port(bound, tls, make, self._shaking, self.limited) for bound in opened]
         return int(opened[-1].getsockname()[1])
 
     async def start(self) -> None:
@@ -159,7 +169,11 @@ class ServerConnection(Connection):
     def __init__(self, server: Server) -> None:
         super().__init__()
         self._server = server
+        self._entered = ""
+        """The address it is counted under, once it is."""
         self._preface: bytes | None = b""
+        self._opening_s = 0.0
+        """How long its first words have taken so far."""
         self._asked: dict[Fields, Asked] = {}
         self._kept = 0
         """Bytes in the readers of all its calls."""
@@ -176,6 +190,12 @@ class ServerConnection(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._server.connections.add(self)
         super().connection_made(transport)
+        address = address_of(self.peer.partition(":")[2].rpartition(":")[0].strip("[]"))
+        if reached := self._server.crowd.enter(address):
+            self._server.limited[reached] += 1
+            super().end(frames.ENHANCE_YOUR_CALM, TOO_MANY[reached])
+            return
+        self._entered = address
         self.farewell = Farewell(self._server.age, self)
         secured: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         self.auth_context = auth_context(secured)
@@ -212,6 +232,9 @@ class ServerConnection(Connection):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._server.connections.discard(self)
+        if self._entered:
+            self._server.crowd.leave(self._entered)
+            self._entered = ""
         super().connection_lost(error)
 
     def _on_lost(self) -> None:
@@ -248,18 +271,53 @@ class ServerConnection(Connection):
         now = time.monotonic()
         for stream in list(self.streams.values()):
             assert isinstance(stream, Call)
-            if stream.deadline is not None and now > stream.deadline + TICK_S:  # its caller has not said it is gone
-                self.finish(stream, grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
-                if stream.to_send is not None:  # its status would wait for a window that may never open
-                    self.write(frames.reset(stream.number, frames.CANCEL))
-                self._drop(stream)
-            elif stream.turned_away is not None and stream.turned_away.tick():
-                self.fail(stream, stream.turned_away.failure)
+            self._tick_call(stream, now)
+        self._tick_client()
+
+    def _tick_call(self, call: Call, now: float) -> None:
+        if call.deadline is not None and now > call.deadline + TICK_S:  # its caller has not said it is gone
+            self.finish(call, grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+            if call.to_send is not None:  # its status would wait for a window that may never open
+                self.write(frames.reset(call.number, frames.CANCEL))
+            self._drop(call)
+        elif call.turned_away is not None:
+            if call.turned_away.tick():
+                self.fail(call, call.turned_away.failure)
+        elif call.is_waiting and self._writable is None:  # else nothing is read, and the rest may be there
+            self._wait_for_message(call)
+        else:
+            call.waited = 0
+
+    def _tick_client(self) -> None:
         silent_s = self.pass_time(TICK_S)
-        if silent_s >= (HANDSHAKE_S if self._preface is not None else 2 * KEEPALIVE_S):
+        if self._torn_s >= HANDSHAKE_S:
+            self._server.limited["slow"] += 1
+            super().end(frames.ENHANCE_YOUR_CALM, "a frame, or a block of fields, does not become whole")
+        elif self._preface is not None:
+            self._wait_for_opening()
+        elif silent_s >= 2 * KEEPALIVE_S:
             self.abort()
         elif silent_s == KEEPALIVE_S:
             self.ping()
+
+    def _wait_for_opening(self) -> None:
+        self._opening_s += TICK_S
+        if self._opening_s >= HANDSHAKE_S:
+            self._server.limited["slow"] += 1
+            self.abort()
+
+    def _wait_for_message(self, call: Call) -> None:
+        """A tick more: nobody may keep a call, and what was sent of its message, for as long as it likes."""
+        call.waited += 1
+        if call.waited * TICK_S > self._server.bounds.message_s:
+            sentence = f"the message did not come within {self._server.bounds.message_s:g} s"
+            self.fail(call, Failure(grpc.StatusCode.DEADLINE_EXCEEDED, sentence, bound="slow"))
+
+    def end(self, code: int, why: str = "") -> None:
+        """Say why, and close. An error of the peer's is counted."""
+        if code and not self.closed:
+            self._server.limited["calm" if code == frames.ENHANCE_YOUR_CALM else "protocol"] += 1
+        super().end(code, why)
 
     # In -------------------------------------------------------------------------------------------------------------
 
@@ -273,12 +331,14 @@ class ServerConnection(Connection):
             raise ProtocolError(frames.PROTOCOL_ERROR, "a stream is opened out of order")
         self._last = number
         if self._final is not None or max(len(self.streams), len(self.running)) >= MAX_CALLS:
+            if self._final is None:
+                self._server.limited["calls"] += 1
             self.write(frames.reset(number, frames.REFUSED_STREAM))
             return
         try:
             self._open(number, fields, ends=ends)
         except Failure as failure:
-            self._refuse(number, failure.code, str(failure))
+            self._refuse(number, failure)
 
     def _open(self, number: int, fields: Fields, *, ends: bool) -> None:
         """Raises: Failure for a call that is not one."""
@@ -294,7 +354,7 @@ class ServerConnection(Connection):
         call.half_closed = ends
         if rule.admit is not None:
             try:
-                rule.admit(call)
+                call.caller = rule.admit(call)
             except Failure as failure:
                 if ends or not (handler.request_streaming or handler.response_streaming):
                     raise
@@ -311,7 +371,8 @@ class ServerConnection(Connection):
     def _understand(self, fields: Fields) -> Asked:
         said = asked(fields)
         if said.size > MAX_METADATA:
-            raise Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "received metadata size exceeds the limit")
+            sentence = "received metadata size exceeds the limit"
+            raise Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, sentence, bound="metadata")
         if len(self._asked) >= MAX_REMEMBERED:
             self._asked.clear()
         self._asked[fields] = said
@@ -363,7 +424,8 @@ class ServerConnection(Connection):
         call.reader.feed(data)
         self._kept += len(data)
         if self._kept > MAX_KEPT:
-            raise Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many messages on one connection wait to be read")
+            sentence = "too many messages on one connection wait to be read"
+            raise Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, sentence, bound="kept")
         ready = call.reader.ready()
         if not ready:
             self.give_back(call)
@@ -437,6 +499,8 @@ class ServerConnection(Connection):
         """Raises: Failure."""
         try:
             return call.handler.request_deserializer(message)
+        except Failure:
+            raise
         except Exception:  # noqa: BLE001  whatever it is, the bytes were at fault, and are not to be told
             raise Failure(grpc.StatusCode.INTERNAL, "Exception deserializing request!") from None
 
@@ -487,13 +551,17 @@ class ServerConnection(Connection):
 
     def fail(self, call: Call, failure: Failure) -> None:
         """End a call whose caller has sent what cannot be read, and whatever works at it."""
-        self.finish(call, failure.code, str(failure))
+        if failure.bound and not call.over:
+            self._server.limited[failure.bound] += 1
+        self.finish(call, failure.code, str(failure), failure.metadata)
         if call.task is not None and call.task is not asyncio.current_task():
             call.task.cancel()
 
-    def _refuse(self, number: int, code: grpc.StatusCode, details: str) -> None:
+    def _refuse(self, number: int, failure: Failure) -> None:
         """A call that does not get as far as a handler."""
-        self._end_unheard(number, ANSWER + trailers(code, details, ()))
+        if failure.bound:
+            self._server.limited[failure.bound] += 1
+        self._end_unheard(number, ANSWER + trailers(failure.code, str(failure), failure.metadata))
 
     def _end_unheard(self, number: int, block: bytes) -> None:
         last = frames.fields(number, self._resize + block, frames.END_STREAM)
@@ -507,6 +575,8 @@ class ServerConnection(Connection):
     def _over(self, call: Call) -> None:
         """Its status is out, or waits for the client's window behind its messages."""
         call.over = True
+        if call.leaving is not None:
+            call.leaving()
         if call.reader is not None:
             self._kept -= len(call.reader)
             call.reader = None
