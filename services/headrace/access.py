@@ -19,7 +19,7 @@ import grpc
 
 from headrace.config import AccessSettings, Caller, Permission
 from headrace.errors import NotPermitted, Refused, Unauthenticated
-from headrace.permissions import needed
+from headrace.permissions import TELLING, needed
 from headrace.rpc.messages import Failure
 from headrace.rpc.methods import Rule
 
@@ -66,6 +66,21 @@ class Identity:
     permissions: frozenset[str]
     models: frozenset[str] = frozenset()
     """Those that its replicas may serve; empty = all."""
+    infer_models: tuple[re.Pattern[str], ...] = ()
+    """Those that it may ask; empty = all."""
+
+    def may_ask(self, model: str) -> bool:
+        return not self.infer_models or any(pattern.fullmatch(model) for pattern in self.infer_models)
+
+    def assert_may_ask(self, model: str) -> None:
+        """Raises: NotPermitted, in the same words whether there is such a model or not."""
+        if self.infer_models and not self.may_ask(model):
+            raise NotPermitted(f"this caller may not ask the model '{model[:256]}'")
+
+    def assert_may(self, permission: str) -> None:
+        """Raises: NotPermitted."""
+        if permission not in self.permissions:
+            raise NotPermitted(f"this caller may not do this: it needs the permission '{permission}'")
 
     def assert_serves(self, model: str) -> None:
         """Raises: NotPermitted."""
@@ -86,8 +101,7 @@ class NamePattern:
     def __init__(self, pattern: str) -> None:
         common = pattern.startswith(COMMON)
         self._kind = COMMON_NAME if common else URI if "://" in pattern else DNS
-        parts = pattern.removeprefix(COMMON).split("*")
-        self._matches = re.compile(".*".join(map(re.escape, parts)), re.DOTALL).fullmatch
+        self._matches = starred(pattern.removeprefix(COMMON)).fullmatch
 
     def meets(self, context: Mapping[str, Iterable[bytes]]) -> bool:
         """Whether the certificate behind an `auth_context` has such a name."""
@@ -108,6 +122,7 @@ class Access:
 
     def __init__(self, settings: AccessSettings) -> None:
         self._mode = settings.mode
+        self._metadata = settings.metadata
         self.refused: Counter[str] = Counter()
         """Calls that were not let in, by the name of the error."""
         self._known = [
@@ -122,22 +137,35 @@ class Access:
     def require(self, call: Asking, permission: str) -> Identity:
         """Who calls. Raises: Unauthenticated, or NotPermitted when it lacks this permission."""
         identity = self.identify(call)
-        if permission not in identity.permissions:
-            raise NotPermitted(f"this caller may not do this: it needs the permission '{permission}'")
+        identity.assert_may(permission)
         return identity
 
     def rule_of(self, path: str) -> Rule:
         """What a server asks of those who call this method, before it reads what they send."""
         permission = needed(path)
-        return Rule(max_message=MAX_OPEN) if permission is None else Rule(partial(self._admit, permission))
+        if permission is not None:
+            return Rule(partial(self._admit, permission))
+        return Rule(self._recognise if path in TELLING else None, MAX_OPEN)
 
-    def _admit(self, permission: str, call: Asking) -> None:
+    def _admit(self, permission: str, call: Asking) -> Identity:
         """Raises: Failure."""
         try:
-            self.require(call, permission)
+            return self.require(call, permission)
         except Refused as refused:
-            self.refused[type(refused).__name__] += 1
-            raise Failure(grpc.StatusCode[refused.code], str(refused)) from None
+            raise self._failure(refused) from None
+
+    def _recognise(self, call: Asking) -> Identity | None:
+        """Who calls, where a stranger may: None. Raises: Failure where he may not, by `access.metadata`."""
+        try:
+            return self.identify(call)
+        except Unauthenticated as refused:
+            if self._metadata == "open":
+                return None
+            raise self._failure(refused) from None
+
+    def _failure(self, refused: Refused) -> Failure:
+        self.refused[type(refused).__name__] += 1
+        return Failure(grpc.StatusCode[refused.code], str(refused))
 
     def identify(self, call: Asking) -> Identity:
         """Who calls: known once for a connection, or once for each token that its calls bear. Raises: Unauthenticated.
@@ -181,6 +209,41 @@ class Access:
         return found[0]
 
 
+class Admitted(Protocol):
+    """A call whose rule has asked who it is from: `headrace.rpc.call.Call` is one."""
+
+    caller: Any
+
+
+def assert_may(call: Admitted, permission: str) -> None:
+    """For a handler whose method is open to others too. Raises: Unauthenticated, NotPermitted."""
+    if call.caller is None:
+        raise Unauthenticated(STRANGER)
+    call.caller.assert_may(permission)
+
+
+def name_of(call: Admitted) -> str:
+    """The caller's, as the settings give it; empty = nobody's who is known."""
+    return "" if call.caller is None else str(call.caller.name)
+
+
+def sees(call: Admitted, model: str) -> bool:
+    """Whether whoever calls may be told of a model: strangers, where they may ask at all, and readers of every one."""
+    caller: Identity | None = call.caller
+    return caller is None or "read" in caller.permissions or caller.may_ask(model)
+
+
+def assert_sees(call: Admitted, model: str) -> None:
+    """Raises: NotPermitted, as for an inference."""
+    if not sees(call, model):
+        call.caller.assert_may_ask(model)
+
+
+def starred(pattern: str) -> re.Pattern[str]:
+    """`*` stands for any characters, nothing else is special."""
+    return re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL)
+
+
 def is_encrypted(context: Mapping[str, Iterable[bytes]]) -> bool:
     return b"ssl" in context.get(SECURITY, ())
 
@@ -196,7 +259,8 @@ def is_loopback(peer: str) -> bool:
 
 
 def _identity(caller: Caller) -> Identity:
-    return Identity(caller.name, _all_of(caller.may), frozenset(caller.models))
+    models = tuple(starred(pattern) for pattern in caller.infer_models)
+    return Identity(caller.name, _all_of(caller.may), frozenset(caller.models), models)
 
 
 def _all_of(may: Iterable[str]) -> frozenset[str]:

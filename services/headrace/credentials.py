@@ -98,7 +98,7 @@ class ClientCredentials:
     def _token(self) -> Watched[str]:
         assert self.token_file is not None, "This is a bug."
         path = self.token_file
-        return Watched([path], lambda: _read_token(path))
+        return Watched([path], lambda: read_token(path))
 
 
 NOBODY: Final = ClientCredentials()
@@ -124,7 +124,8 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _read_token(path: Path) -> str:
+def read_token(path: Path) -> str:
+    """The one word in this file. Raises: TlsError."""
     try:
         token = read(path).decode("ascii").strip()
     except UnicodeDecodeError:

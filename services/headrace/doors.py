@@ -6,6 +6,7 @@ Composed by gateway, control and replica alike, so that none of them has TLS or 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from grpc_health.v1 import health_pb2_grpc
@@ -15,7 +16,9 @@ from headrace.config import AccessSettings, Settings, TlsSettings
 from headrace.credentials import NOBODY, ClientCredentials
 from headrace.errors import StartupError
 from headrace.rpc.age import Age
+from headrace.rpc.bounds import USUAL, Bounds
 from headrace.rpc.health import Health
+from headrace.rpc.methods import Rule
 from headrace.rpc.server import Server
 from headrace.rpc.tls import TlsError, TlsFiles, Watched, server_context
 
@@ -28,9 +31,16 @@ class Doors:
     credentials: ClientCredentials
     tls: Watched[ssl.SSLContext] | None
 
-    def server(self, *, share_port: bool = False, age: Age | None = None) -> Server:
-        """A server that lets in who may, before it reads what they send."""
-        return Server(share_port=share_port, rule_of=self.access.rule_of, age=age)
+    def server(
+        self,
+        *,
+        share_port: bool = False,
+        age: Age | None = None,
+        rule_of: Callable[[str], Rule] | None = None,
+        bounds: Bounds = USUAL,
+    ) -> Server:
+        """A server that lets in who may, before it reads what they send; `rule_of` = by more than `access` says."""
+        return Server(share_port=share_port, rule_of=rule_of or self.access.rule_of, age=age, bounds=bounds)
 
     def health_server(self, health: Health, address: str) -> Server:
         """One that answers health alone, in plain text: who probes has no certificate, and so a port of its own.

@@ -12,6 +12,7 @@ HeadraceError
 │   ├── UnknownExperiment   no such experiment
 │   ├── NotPassed           a step that its gates, or another experiment, do not allow now
 │   ├── Cancelled           the caller went away
+│   ├── QuotaExceeded       a bound of this caller's own is reached
 │   ├── Overloaded          a bound is reached
 │   ├── DeadlinePassed      the answer would come too late
 │   └── NotServing          starting, draining, no replica, or a ledger that can't be written
@@ -101,6 +102,18 @@ class Cancelled(Refused):
 
     code = "CANCELLED"
     reason = "CANCELED"
+
+
+class QuotaExceeded(Refused):
+    """The caller has asked for as much as its quota allows. `retry_ms` = when more is due, 0 = nobody knows."""
+
+    code = "RESOURCE_EXHAUSTED"
+    oip_code = "UNAVAILABLE"
+    reason = "REJECTED"
+
+    def __init__(self, sentence: str, retry_ms: int = 0) -> None:
+        super().__init__(sentence)
+        self.retry_ms = retry_ms
 
 
 class Overloaded(Refused):

@@ -17,7 +17,8 @@ REPLICA: Final = "headrace.v1.Replica"
 SCALER: Final = "externalscaler.ExternalScaler"
 
 METHODS: Final[tuple[tuple[Permission, str, tuple[str, ...]], ...]] = (
-    ("infer", INFERENCE, ("ModelInfer",)),
+    ("infer", INFERENCE, ("ModelInfer", "ModelStreamInfer")),
+    ("admin", INFERENCE, ("RepositoryModelLoad", "RepositoryModelUnload")),
     ("infer", RISK, ("Score", "ScoreBatch")),
     ("replica", CONTROL, ("Register",)),
     ("gateway", CONTROL, ("Follow",)),
@@ -30,6 +31,20 @@ METHODS: Final[tuple[tuple[Permission, str, tuple[str, ...]], ...]] = (
     ("read", SCALER, ("IsActive", "StreamIsActive", "GetMetricSpec", "GetMetrics", "StreamMetricSpec")),
 )
 NEEDED: Final = {f"/{service}/{method}": permission for permission, service, methods in METHODS for method in methods}
+TELLING: Final = {
+    f"/{INFERENCE}/{method}"
+    for method in (
+        "ModelReady",
+        "ModelMetadata",
+        "ModelConfig",
+        "ModelStatistics",
+        "RepositoryIndex",
+        "TraceSetting",
+        "LogSettings",
+    )
+}
+"""Tell of models and settings, and need no permission: a caller who is known is told what it may know. Those that
+change settings ask for `admin` in their handlers (`headrace.access.assert_may`): reading them is the same method."""
 OPEN: Final = frozenset({"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", INFERENCE})
 """Services whose other methods anybody may call: they tell what is served, and change nothing."""
 

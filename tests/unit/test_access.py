@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.access import Access
+from headrace.access import Access, assert_may, name_of
 from headrace.config import AccessSettings, Caller, Permission
 from headrace.errors import HeadraceError, NotPermitted, Unauthenticated
 
@@ -196,6 +196,48 @@ def test_what_strangers_are_told_is_the_same_whoever_is_known() -> None:
 
     assert len(sentences) == 1
     assert "bearer" not in sentences.pop().replace("bearer token", "")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "model", "may"),
+    [
+        ((), "anything", True),
+        (("fraud-tx",), "fraud-tx", True),
+        (("fraud-tx",), "fraud-tx-2", False),
+        (("fraud-tx",), "Fraud-tx", False),
+        (("fraud-*",), "fraud-", True),
+        (("fraud-*",), "a-fraud-tx", False),
+        (("a", "*-gru"), "fraud-gru", True),
+        (("fraud.tx",), "fraud-tx", False),
+        (("fraud-[tg]*",), "fraud-tx", False),
+        (("*",), "x\ny", True),
+        (("fraud-tx",), "fraud-tx\n", False),
+    ],
+)
+def test_a_caller_asks_the_models_that_are_written_for_it(patterns: tuple[str, ...], model: str, may: bool) -> None:  # noqa: FBT001
+    caller = Caller(name="a", token_sha256=digest(TOKEN), may=("infer",), infer_models=patterns)
+    identity = access(caller).require(Call(token=f"Bearer {TOKEN}"), "infer")
+
+    assert identity.may_ask(model) == may
+    if not may:
+        with pytest.raises(NotPermitted, match="this caller may not ask the model"):
+            identity.assert_may_ask(model)
+
+
+def test_a_handler_can_ask_for_a_permission_that_its_method_does_not_need() -> None:
+    @dataclass
+    class Admitted:
+        caller: Any
+
+    admin = Caller(name="b", token_sha256=digest("b-token"), may=("admin",))
+    asked = access(BEARER, admin)
+
+    assert_may(Admitted(asked.identify(Call(token="Bearer b-token"))), "admin")  # noqa: S106
+    with pytest.raises(NotPermitted, match="'admin'"):
+        assert_may(Admitted(asked.identify(Call(token=f"Bearer {TOKEN}"))), "admin")
+    with pytest.raises(Unauthenticated):
+        assert_may(Admitted(None), "admin")
+    assert [name_of(Admitted(asked.identify(Call(token="Bearer b-token")))), name_of(Admitted(None))] == ["b", ""]  # noqa: S106
 
 
 def test_a_known_caller_is_told_which_permission_it_lacks() -> None:

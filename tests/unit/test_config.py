@@ -10,6 +10,9 @@ from headrace import config
 from headrace.cluster import Cluster
 from headrace.errors import HeadraceError, StartupError, status_of
 
+TWICE = "{name: a, certificate: a, may: [infer]"
+"""A caller's entry that goes on."""
+
 
 def write(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "headrace.yaml"
@@ -62,6 +65,28 @@ def write(tmp_path: Path, text: str) -> Path:
         ("replica: {ports: [9199, 9100]}", "replica: Value error, ports: the first, 9199, is behind the last, 9100"),
         ("replica: {ports: [0, 9100]}", "replica.ports.0: Input should be greater than or equal to 1"),
         ("replica: {ports: [9100]}", "replica.ports.1: Field required"),
+        (
+            "gateway: {max_message_bytes: 100}",
+            "gateway.max_message_bytes: Input should be greater than or equal to 4096",
+        ),
+        ("gateway: {max_message_bytes: 134217728}", "gateway.max_message_bytes: Input should be less than or equal to"),
+        (
+            "access: {quota: {requests_per_second: 0}}",
+            "access.quota.requests_per_second: Input should be greater than 0",
+        ),
+        ("access: {quota: {rps: 1}}", "access.quota.rps: Extra inputs are not permitted"),
+        (
+            "access: {callers: [{name: a, certificate: a, may: [read], quota: {max_in_flight: 1}}]}",
+            "caller 'a' has quota and may not 'infer'",
+        ),
+        (
+            "access: {callers: [{name: a, certificate: a, may: [read], infer_models: [m]}]}",
+            "caller 'a' has infer_models and may not 'infer'",
+        ),
+        (
+            f"access: {{callers: [{TWICE}, quota: {{max_in_flight: 1}}}}, {TWICE}}}]}}",
+            "the entries of caller 'a' have quotas that differ: they are one caller",
+        ),
         ("- a", "expected a mapping of sections, got list"),
         ("a: [", "not valid YAML"),
     ],

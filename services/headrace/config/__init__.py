@@ -5,7 +5,7 @@ A wrong key or value is a StartupError of one line that names the path.
 """
 
 from headrace.config.batching import BatchingSettings, QueuePolicy
-from headrace.config.doors import RESERVED, AccessSettings, Caller, Permission, TlsSettings
+from headrace.config.doors import RESERVED, AccessSettings, Caller, Permission, Quota, TlsSettings
 from headrace.config.loading import OTEL_READ, PREFIX, load
 from headrace.config.models import (
     AutoscalingSettings,
@@ -15,6 +15,7 @@ from headrace.config.models import (
     TrafficSettings,
 )
 from headrace.config.processes import ControlSettings, GatewaySettings, ReplicaSettings, TelemetrySettings
+from headrace.config.restricted import Group, Restriction
 from headrace.config.risk import RiskSettings
 from headrace.config.section import Section
 from headrace.config.settings import Settings
@@ -30,10 +31,13 @@ __all__ = [
     "CanarySettings",
     "ControlSettings",
     "GatewaySettings",
+    "Group",
     "ModelSettings",
     "Permission",
     "QueuePolicy",
+    "Quota",
     "ReplicaSettings",
+    "Restriction",
     "RiskSettings",
     "Section",
     "Settings",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -45,6 +45,24 @@ RESERVED: Final = {
 Permission = Literal["infer", "outcome", "read", "gateway", "replica", "admin"]
 
 
+class Quota(Section):
+    """What one caller may ask of one gateway process. What is not said is not bounded.
+
+    A caller who spends more is refused, at the door, until it is due again: `grpc-retry-pushback-ms` says when.
+    """
+
+    requests_per_second: float | None = Field(None, gt=0)
+    rows_per_second: float | None = Field(None, gt=0)
+    """Rows are known once a request is read: they are paid for when it ends, and who is in debt by then waits."""
+    tokens_per_second: float | None = Field(None, gt=0)
+    """Events, which is what a batch costs; paid for like rows."""
+    burst_s: float = Field(1.0, gt=0, le=3600)
+    """Seconds' worth of each of these that a caller who has asked nothing for a while may spend at once; one request in
+    any case. Raise it for callers who come in batches."""
+    max_in_flight: int | None = Field(None, ge=1)
+    """Requests at a time, from their first fields to their status."""
+
+
 class Caller(Section):
     """Somebody who is known by a certificate or by a token. Several entries may have one name: old and new token."""
 
@@ -61,6 +79,11 @@ class Caller(Section):
     """What it may do; the table is in docs/operations.md. `gateway`, `replica` and `admin` may `read` as well."""
     models: tuple[str, ...] = ()
     """Of a `replica`: the models that it may register. Empty = all."""
+    infer_models: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = ()
+    """Of who may `infer`: the models that it may ask, by name; `*` stands for any characters, nothing else is special.
+    Empty = all. What a gateway tells of models it tells such a caller of these alone, unless it may `read`."""
+    quota: Quota | None = None
+    """Of who may `infer`. None = `access.quota`. Entries of one name are one caller: they must say the same."""
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -70,6 +93,9 @@ class Caller(Section):
             raise ValueError(
                 f"caller '{self.name}' has models and may not 'replica': they limit what that may register"
             )
+        for field in ("infer_models", "quota"):
+            if getattr(self, field) and "infer" not in self.may:
+                raise ValueError(f"caller '{self.name}' has {field} and may not 'infer'")
         if self.name in RESERVED:
             raise ValueError(f"'{self.name}' is the name of {RESERVED[self.name]}")
         return self
@@ -82,6 +108,12 @@ class AccessSettings(Section):
     """`auto`: callers on this machine may do everything, others must be known. `closed`: everybody must be known; for
     machines that others use too, and behind a proxy, whose callers all look local. `open`: everybody may do all."""
     callers: tuple[Caller, ...] = ()
+    quota: Quota | None = None
+    """Of each caller who has none of its own; all who are `local`, or `anonymous`, are one. None = no bound."""
+    metadata: Literal["open", "known"] = "open"
+    """Who is told which models a gateway has (ModelReady, ModelMetadata, ModelConfig, ModelStatistics,
+    RepositoryIndex) and reads TraceSetting and LogSettings: anybody, as Triton's clients expect, or only `callers`. Say
+    `known` where `infer_models` shall hide models: whoever bears no token is asked for one."""
     token_file: Path | None = None
     """The token this process bears to the others, which know it by `token_sha256`. Not needed where its certificate is
     known, nor under `headrace serve`, which makes one for its own processes."""
@@ -90,4 +122,12 @@ class AccessSettings(Section):
     def _someone(self) -> Self:
         if self.mode == "closed" and not self.callers:
             raise ValueError("mode 'closed' without callers: nobody could ask anything")
+        return self
+
+    @model_validator(mode="after")
+    def _alike(self) -> Self:
+        quotas: dict[str, Quota | None] = {}
+        for caller in self.callers:
+            if "infer" in caller.may and quotas.setdefault(caller.name, caller.quota) != caller.quota:
+                raise ValueError(f"the entries of caller '{caller.name}' have quotas that differ: they are one caller")
         return self

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from headrace.config.restricted import Restriction
 from headrace.config.section import Section
 
 Number = Annotated[int, Field(ge=1, le=65535)]
@@ -43,9 +44,30 @@ class GatewaySettings(Section):
     one may wait for its share. A tenth more or less, so that they do not all come at once. 0 = for ever."""
     max_connection_age_grace_s: float = Field(30, gt=0)
     """What runs on it then may take so long. Raise it where callers wait longer for an answer."""
+    max_message_bytes: int = Field(64 << 20, ge=4096, le=64 << 20)
+    """Of one message, expanded. A model's `max_rows` and `max_tokens` say how large one can be that is of use; what is
+    larger is refused by its first bytes. No more than 64 MiB: the way to a replica takes no more either."""
+    max_message_s: float = Field(30, gt=0)
+    """How long one message may be on its way: half of one is memory that nobody can use. Raise it for huge messages
+    over slow lines."""
+    max_connections: int = Field(0, ge=0)
+    """At a time, in this process; more are told so, and closed. 0 = three quarters of the files that it may open."""
+    max_connections_per_address: int = Field(0, ge=0)
+    """Of those, from one address (of IPv6, one network of 64 bits). 0 = all of them: behind a proxy, all callers have
+    one address. Set it where strangers connect directly."""
+    restricted: tuple[Restriction, ...] = ()
+    """Triton's restricted protocol groups: which RPCs demand a secret of their own, beside what `access` says."""
     peers: tuple[Annotated[str, Field(pattern=r"^\S+:[0-9]{1,5}$")], ...] = ()
     """HOST:PORT where gateways of this cluster have their metrics, this one too or not; a name stands for all of its
     addresses. Whoever scales gateways asks one and hears of all. Empty = those that share its port, and no others."""
+
+    @model_validator(mode="after")
+    def _restricted_once(self) -> Self:
+        groups = [group for restriction in self.restricted for group in restriction.groups]
+        twice = next((group for group in groups if groups.count(group) > 1), None)
+        if twice is not None:
+            raise ValueError(f"restricted: group '{twice}' is restricted twice")
+        return self
 
 
 class ControlSettings(Section):

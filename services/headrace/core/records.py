@@ -6,8 +6,20 @@ event loop. Times are `perf_counter_ns` unless a name says wall.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+
+class MayAsk(Protocol):
+    """Who asks, as the door knows it."""
+
+    @property
+    def infer_models(self) -> Sequence[object]:
+        """What its models are known by; empty = it may ask all."""
+
+    def assert_may_ask(self, model: str) -> None:
+        """Raises: NotPermitted."""
 
 
 class ReplicaIdentity(NamedTuple):
@@ -73,6 +85,8 @@ class RpcRecord:
     masked: str = ""
     """Why nobody waited for its row any more when it had been computed: the error's class name."""
     batch: BatchRecord | None = None
+    caller: MayAsk | None = None
+    """For what it may ask; told to nobody. None = nobody is asked who they are."""
 
 
 @dataclass(slots=True)

@@ -16,11 +16,12 @@ import grpc
 from grpc import aio
 
 from headrace.core.records import RpcRecord
-from headrace.errors import BrokenContract, HeadraceError, NotServing, Overloaded
+from headrace.errors import BrokenContract, HeadraceError, NotServing, Overloaded, QuotaExceeded
 from headrace.gateway.admission import Admission
 from headrace.gateway.lane import Lane
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
+from headrace.gateway.quotas import metered
 from headrace.rpc.call import Call
 from headrace.telemetry import timings
 
@@ -61,7 +62,10 @@ class Scores(Answers, Protocol):
 
 
 def find(models: Models, name: str, version: str, record: RpcRecord, entity: str = "") -> Lane:
-    """The lane that answers, entered in the record. Raises: UnknownModel, NotReady, InvalidInference."""
+    """The lane that answers, entered in the record. Raises: UnknownModel, NotReady, InvalidInference, NotPermitted."""
+    caller = record.caller
+    if caller is not None and caller.infer_models:
+        caller.assert_may_ask(name)  # first: who may not ask is not told whether there is such a model
     lane = models.find(name, version, entity)
     # Only now: a name that is no model's must not become a label, a caller could make any number of them.
     record.model, record.version, record.path = lane.spec.name, lane.spec.version, lane.path
@@ -127,6 +131,8 @@ async def abort(rpc: Call, service: Answers, error: HeadraceError, trailing: Tra
     """End an RPC with the status of `error`."""
     if isinstance(error, Overloaded | NotServing):
         trailing = (*trailing, ("grpc-retry-pushback-ms", PUSHBACK_MS))
+    elif isinstance(error, QuotaExceeded):
+        trailing = (*trailing, ("grpc-retry-pushback-ms", str(error.retry_ms or PUSHBACK_MS)))
     try:
         await rpc.abort(grpc.StatusCode[service.code_of(error)], str(error)[:MAX_SENTENCE], trailing)
     except aio.InternalError:  # the RPC was over: its deadline has passed in the core, and nobody listens any more
@@ -142,6 +148,23 @@ async def _admitted(
 ) -> Response:
     service.admission.enter()
     try:
+        if rpc.meter is not None:
+            return await _metered(service, method, request, rpc, record)
         return await method(service, request, rpc, record)
     finally:
         service.admission.leave()
+
+
+async def _metered(
+    service: Scores,
+    method: ScoringMethod[Request, Response],
+    request: Request,
+    rpc: Call,
+    record: RpcRecord,
+) -> Response:
+    """Of a caller with a quota: a request of a stream takes its place now, any other has at the door."""
+    with metered(rpc):
+        try:
+            return await method(service, request, rpc, record)
+        finally:
+            rpc.meter.spend(record.rows, record.tokens)

@@ -7,7 +7,6 @@ the whole family to the tracer.
 from __future__ import annotations
 
 import logging
-from typing import Final
 
 from headrace.core.clock import Clock
 from headrace.core.records import BatchRecord, RpcRecord
@@ -16,13 +15,10 @@ from headrace.rpc.call import Call
 from headrace.telemetry import context
 from headrace.telemetry.context import Sampling
 from headrace.telemetry.metrics import GatewayMetrics
-from headrace.telemetry.request_log import RequestLog
+from headrace.telemetry.request_log import MAX_DETAIL, RequestLog
 from headrace.telemetry.tracing import Tracer
 
 log = logging.getLogger(__name__)
-
-MAX_DETAIL: Final = 300
-"""Characters of what a caller was told that are kept for the log."""
 
 
 class Observer:
@@ -42,9 +38,11 @@ class Observer:
         start_ns = self._clock.now_ns()
         parent, tracestate = context.read(rpc.invocation_metadata() or ())
         trace_id, span_id, parent_id, sampled = self._sampling.begin(parent)
-        return RpcRecord(
+        record = RpcRecord(
             trace_id, span_id, parent_id, sampled, start_ns, method, rpc.peer() if sampled else "", tracestate
         )
+        record.caller = rpc.caller
+        return record
 
     def succeeded(self, record: RpcRecord) -> None:
         self._close(record)

@@ -24,6 +24,7 @@ from headrace.core.clock import MonotonicClock
 from headrace.errors import StartupError
 from headrace.gateway import peers, siblings
 from headrace.gateway.admission import Admission
+from headrace.gateway.entry import Entry, bounds
 from headrace.gateway.external_scaler import ExternalScaler
 from headrace.gateway.link import Sender
 from headrace.gateway.models import Models
@@ -71,7 +72,7 @@ class Gateway:
         self._registry = CollectorRegistry()
         self._metrics = GatewayMetrics(self._registry)
         self._tracer = Tracer("headrace-gateway", settings.telemetry, self.gateway_id, _address(settings.gateway))
-        self._requests = RequestLog()
+        self._requests = RequestLog(lambda: self.models.names())  # noqa: PLW0108  there are none yet
         sampling = _sampling(settings.telemetry)
         observer = Observer(self._tracer, self._metrics, self._requests, self._clock, sampling)
         self._pressure = Pressure()
@@ -88,10 +89,17 @@ class Gateway:
         self._peers = Peers(settings.gateway, self.gateway_id, lambda: self.queued.mean_s)
         served = Served(self.models, self._clock, settings.gateway.required_models, settings.control.lease_s)
         self._readiness = Readiness(self._health, self.models, self.admission, served, self._risk.ready)
-        self._server = self._doors.server(share_port=settings.gateway.processes > 1, age=_age(settings.gateway))
+        self._entry = Entry(settings, self._doors.access)
+        self._server = self._doors.server(
+            share_port=settings.gateway.processes > 1,
+            age=_age(settings.gateway),
+            rule_of=self._entry.rule_of,
+            bounds=bounds(settings.gateway),
+        )
         self._health_server: Server | None = None
         parts = self.models, self._tracer, self._pressure, self.follower, self.teller
         self._metrics.expose(lambda: scrape(*parts, self._doors.access.refused))
+        self._metrics.expose(lambda: self._entry.figures(self._server.limited))
         self._tasks: list[asyncio.Task[None]] = []
         self._metrics_server: MetricsServer | None = None
         self.port = 0

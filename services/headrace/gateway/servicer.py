@@ -10,10 +10,11 @@ from weakref import WeakKeyDictionary
 
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from headrace.access import assert_sees, sees
 from headrace.config import GatewaySettings
 from headrace.core.records import RpcRecord
 from headrace.core.routing import parse_version
-from headrace.errors import HeadraceError, Unsupported, status_of
+from headrace.errors import HeadraceError, QuotaExceeded, Unsupported, status_of
 from headrace.gateway import description
 from headrace.gateway.admission import Admission
 from headrace.gateway.answering import abort, answering, find, scored
@@ -50,6 +51,8 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
 
     def told(self, error: HeadraceError, request: service_pb2.ModelInferRequest) -> HeadraceError:
         """Triton opens the messages of its core with the request's id; clients grep for what follows."""
+        if isinstance(error, QuotaExceeded):  # it knows when to come again, and is told at the door without an id
+            return error
         return type(error)(f"[request id: {request.id or '<id_unknown>'}] {error}")
 
     @scored(MODEL_INFER)
@@ -79,6 +82,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
 
     @answering
     async def ModelReady(self, request: service_pb2.ModelReadyRequest, rpc: Call) -> service_pb2.ModelReadyResponse:
+        assert_sees(rpc, request.name)
         version = parse_version(request.version)
         ready = next((model.ready_versions() for model in self.models if model.name == request.name), [])
         return service_pb2.ModelReadyResponse(ready=version in ready if version else bool(ready))
@@ -93,11 +97,13 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
     async def ModelMetadata(
         self, request: service_pb2.ModelMetadataRequest, rpc: Call
     ) -> service_pb2.ModelMetadataResponse:
+        assert_sees(rpc, request.name)
         lane = self.models.find(request.name, request.version)
         return description.metadata(lane.spec, self.models)
 
     @answering
     async def ModelConfig(self, request: service_pb2.ModelConfigRequest, rpc: Call) -> service_pb2.ModelConfigResponse:
+        assert_sees(rpc, request.name)
         lane = self.models.find(request.name, request.version)
         return service_pb2.ModelConfigResponse(config=description.config(lane.spec, lane.settings))
 
@@ -105,9 +111,11 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
     async def ModelStatistics(
         self, request: service_pb2.ModelStatisticsRequest, rpc: Call
     ) -> service_pb2.ModelStatisticsResponse:
+        if request.name:
+            assert_sees(rpc, request.name)
         version = parse_version(request.version)
         own = self.own_statistics(request.name, version)
-        asked = {(statistics.name, statistics.version) for statistics in own.model_stats}
+        asked = {(each.name, each.version) for each in own.model_stats if sees(rpc, each.name)}
         found = summed([own, *await self._siblings.statistics()])
         wanted = [statistics for statistics in found.model_stats if (statistics.name, statistics.version) in asked]
         return service_pb2.ModelStatisticsResponse(model_stats=wanted)
@@ -118,7 +126,8 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
     ) -> service_pb2.RepositoryIndexResponse:
         if request.repository_name:
             raise Unsupported("'repository_name' specification is not supported")
-        return description.index(self.models, ready_only=request.ready)
+        found = description.index(self.models, ready_only=request.ready)
+        return service_pb2.RepositoryIndexResponse(models=[each for each in found.models if sees(rpc, each.name)])
 
 
 def _unsupported(name: str) -> Any:

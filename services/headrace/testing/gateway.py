@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from headrace import doors
 from headrace.config import Settings, load
 from headrace.control.server import ControlServer
 from headrace.gateway.server import Gateway
@@ -30,7 +31,8 @@ async def running_gateway(
     chosen = settings(trace_dir, **flags)
     async with ControlServer(chosen) as control:
         address = f"127.0.0.1:{control.port}"
-        registrations = [RegistrationLoop(address, replica.registration, control_pb2.Load) for replica in replicas]
+        shown = doors.credentials(chosen)
+        registrations = [RegistrationLoop(address, each.registration, control_pb2.Load, shown) for each in replicas]
         for loop in registrations:
             loop.start()
             await loop.wait_registered()
