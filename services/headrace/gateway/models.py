@@ -95,6 +95,12 @@ class Models:
         """Of a copy: a scraper's thread walks here too, while the loop opens and closes lanes."""
         return iter(list(self._models.values()))
 
+    def names(self) -> list[str]:
+        """Those that models have given to themselves, their tensors and their axes."""
+        specs = [lane.spec for lane in self.lanes()]
+        named = [*((spec,) for spec in specs), *(part for s in specs for part in (s.inputs, s.answers, s.axes))]
+        return [each.name for group in named for each in group]
+
     def lanes(self) -> list[Lane]:
         return [lane for model in self for lane in list(model.lanes.values())]
 

@@ -6,11 +6,15 @@ to the table, so what these stand for is looked up once.
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Final
 
 from hpack import Decoder, HPACKError
 from hpack.table import HeaderTable
+
+# At DEBUG the library writes every field that it decodes, and tokens are among them.
+logging.getLogger("hpack").setLevel(logging.INFO)
 
 Field = tuple[bytes, bytes]
 Fields = tuple[Field, ...]

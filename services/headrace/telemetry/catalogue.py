@@ -16,6 +16,7 @@ from headrace.core.records import BatchRecord, DispatchRecord, ReplicaIdentity, 
 from headrace.telemetry import clock
 from headrace.telemetry.form import CLIENT, INTERNAL, SERVER, Attributes, Blank, Encoding, Stencil
 from headrace.telemetry.keep import strongest
+from headrace.telemetry.request_log import hashed
 
 SERVER_ERRORS: Final = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
@@ -105,7 +106,7 @@ class Catalogue:
         ids: tuple[bytes, ...] = (r.trace_id, r.span_id.to_bytes(8))
         times: tuple[int, ...] = (r.start_ns + wall, r.end_ns + wall)
         integers: tuple[int, ...] = (r.tokens, port)
-        strings: tuple[str, ...] = (address, r.request_id) if r.request_id else (address,)
+        strings: tuple[str, ...] = (address, hashed(r.request_id)) if r.request_id else (address,)
         extras: tuple[bytes, ...] = (state,)
         doubles: tuple[float, ...] = ()
         if r.parent_id:
@@ -170,7 +171,7 @@ class Catalogue:
             constants = (*constants, ("headrace.reason", r.reason))
         if r.code in SERVER_ERRORS:
             constants = (*constants, ("error.type", r.code))
-        request_id = {"headrace.request.id": "request_id"} if r.request_id else {}
+        request_id = {"headrace.request.id_hash": "request_id"} if r.request_id else {}
         deadline = {"headrace.deadline.ms": "deadline", "headrace.deadline.slack_ms": "slack"} if r.deadline_ns else {}
         return Blank(
             r.method,

@@ -1,7 +1,7 @@
 """One log line for every request that was refused or failed. Written off the event loop, from the request's record.
 
 No payload, no card data: the caller's request id appears hashed only, and of the sentence its caller was told, words
-that the caller chose and long numbers are blotted out.
+in quotes that are none of ours, and long numbers, are blotted out.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import re
 import threading
 from collections import deque
+from collections.abc import Callable, Container, Iterable
 from functools import lru_cache
 from typing import Final
 
@@ -21,19 +22,32 @@ log = logging.getLogger("headrace.requests")
 
 MAX_WAITING: Final = 8192
 PERIOD_S: Final = 0.1
+MAX_DETAIL: Final = 300
+"""Characters of what a caller was told that are kept for a line."""
 QUOTED: Final = re.compile(r"'([^']*)'")
-NAME: Final = re.compile(r"[A-Za-z_][A-Za-z_.-]*[0-9]{0,4}")
-"""What a model's or a tensor's name looks like; other words in quotes are somebody's data."""
-VALUE: Final = re.compile(r"\b(channel|outcome|country|currency) '[^']*'")
+OURS: Final = frozenset(
+    (
+        *("BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP16", "FP32", "FP64"),
+        *("BF16", "BYTES", "triton_", "priority", "timeout", "sequence_id", "sequence_start", "sequence_end"),
+        *("headrace_entity", "headrace_event_id", "headrace_amount", "headrace_currency", "repository_name"),
+        *("infer", "outcome", "read", "gateway", "replica", "admin"),
+    )
+)
+"""Words of the protocol's and of ours. Any other word in quotes is a caller's, unless a model of ours has it."""
+VALUE: Final = re.compile(r"\b(channel|outcome|country|currency|mcc) (?:'[^']*'|\d+)")
 """A field of a payment and what it held: data, whatever it looks like."""
 DIGITS: Final = re.compile(r"\d(?:[ .-]?\d){8,}")
 """Nine or more: shapes and limits stay readable, card and account numbers do not."""
 
 
 class RequestLog:
-    """Takes records on the event loop, writes lines in a thread of its own. What does not fit is counted, and said."""
+    """Takes records on the event loop, writes lines in a thread of its own. What does not fit is counted, and said.
 
-    def __init__(self) -> None:
+    `names` are those that models of ours have given to themselves and to their tensors: lines may say them.
+    """
+
+    def __init__(self, names: Callable[[], Iterable[str]] = tuple) -> None:
+        self._names = names
         self._waiting: deque[RpcRecord] = deque()
         self._lost = 0
         self._stopping = threading.Event()
@@ -60,21 +74,22 @@ class RequestLog:
         self._write()
 
     def _write(self) -> None:
+        known = OURS.union(self._names()) if self._waiting else OURS
         while self._waiting:
-            write(self._waiting.popleft())
+            write(self._waiting.popleft(), known)
         if lost := self._lost:
             self._lost -= lost
             log.warning("%d more requests were refused or failed; there was no time for their lines", lost)
 
 
-def write(record: RpcRecord) -> None:
+def write(record: RpcRecord, known: Container[str] = OURS) -> None:
     """WARNING for a failure of ours, INFO for a refusal, DEBUG for a caller that went away."""
     level = _level(record.reason)
     if log.isEnabledFor(level):
-        log.log(level, "%s", record.reason, extra={"fields": fields(record)})
+        log.log(level, "%s", record.reason, extra={"fields": fields(record, known)})
 
 
-def fields(record: RpcRecord) -> dict[str, str | int | float]:
+def fields(record: RpcRecord, known: Container[str] = OURS) -> dict[str, str | int | float]:
     found: dict[str, str | int | float] = {
         "trace_id": record.trace_id.hex(),
         "span_id": f"{record.span_id:016x}",
@@ -88,16 +103,25 @@ def fields(record: RpcRecord) -> dict[str, str | int | float]:
     if record.request_id:
         found["request_id_hash"] = hashed(record.request_id)
     if record.detail:
-        found["detail"] = blotted(record.detail)
+        found["detail"] = blotted(record.detail, known)
     return found
 
 
-def blotted(sentence: str) -> str:
-    """A sentence without what could be data."""
-    if sentence.count("'") % 2:  # a name with a quote in it: nobody can tell any more where names end
-        sentence = sentence[: sentence.index("'")] + "…" + sentence[sentence.rindex("'") + 1 :]
-    named = QUOTED.sub(lambda word: word[0] if NAME.fullmatch(word[1]) else "'…'", VALUE.sub(r"\1 '…'", sentence))
-    return DIGITS.sub("…", named)
+def blotted(sentence: str, known: Container[str] = OURS) -> str:
+    """A sentence, in its first `MAX_DETAIL` characters, without what could be data: words of its caller's."""
+    told = VALUE.sub(r"\1 '…'", sentence)
+    strange = next((word for word in QUOTED.finditer(told) if word[1] not in known and word[1] != "…"), None)
+    if told.count("'") % 2:  # a name with a quote in it: nobody can tell any more where names end
+        told = _without(told, told.index("'"))
+    elif strange is not None:  # it may hold quotes too, so that what follows is not what it seems
+        told = _without(told, strange.start())
+    return DIGITS.sub("…", told)
+
+
+def _without(sentence: str, start: int) -> str:
+    """The same, without what is between this quote and the last, or the end where that is not the sentence's own."""
+    end = sentence.rindex("'") + 1 if len(sentence) < MAX_DETAIL else len(sentence)
+    return f"{sentence[:start]}'…'{sentence[end:]}"
 
 
 def hashed(identifier: str) -> str:

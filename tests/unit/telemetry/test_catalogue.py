@@ -10,6 +10,7 @@ from headrace.core.records import BatchRecord, RpcRecord
 from headrace.telemetry import clock
 from headrace.telemetry.catalogue import Catalogue, Page
 from headrace.telemetry.form import CLIENT, INTERNAL, SERVER
+from headrace.telemetry.request_log import hashed
 
 SERVER_ADDRESS = (("server.address", "10.0.0.9"), ("server.port", 8001))
 
@@ -66,7 +67,7 @@ def test_an_rpc_span_says_what_the_conventions_ask_for() -> None:
         "headrace.model.version": "1",
         "headrace.path": "primary",
         "headrace.tokens": 40,
-        "headrace.request.id": 'é"1%',
+        "headrace.request.id_hash": hashed('é"1%'),
         "headrace.deadline.ms": 8.0,
         "headrace.deadline.slack_ms": 5.5,
         "headrace.keep": "slow",

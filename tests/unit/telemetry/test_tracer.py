@@ -369,12 +369,33 @@ def test_words_that_are_no_names_are_blotted_out() -> None:
         assert word not in told
         assert told.startswith("unexpected inference input")
         assert "4111" not in told
-    assert "'card_amount_2'" in request_log.blotted(sentence.format("card_amount_2"))
+    assert "card_amount_2" not in request_log.blotted(sentence.format("card_amount_2"))
 
 
-@pytest.mark.parametrize("field", ["channel", "outcome", "country", "currency"])
+def test_words_of_ours_and_of_our_models_stay_readable() -> None:
+    known = request_log.OURS | {"card_amount_2", "fraud-tx"}
+    sentence = "inference input 'card_amount_2' data-type is '{}', but model 'fraud-tx' expects 'FP32'"
+
+    assert request_log.blotted(sentence.format("INT32"), known) == sentence.format("INT32")
+    assert request_log.blotted(sentence.format("Ada"), known) == "inference input 'card_amount_2' data-type is '…'"
+
+
+@pytest.mark.parametrize("word", ["Ada", "x' Ada 'y", "Ada" * 100, "'Ada", "Ada'", "''Ada''", "\nAda\n"])
+def test_a_callers_word_is_in_no_line_whatever_quotes_it_holds(word: str) -> None:
+    sentences = ("Request for unknown model: '{}' is not found", "unexpected inference input '{}' for model 'fraud-tx'")
+
+    for sentence in sentences:
+        told = request_log.blotted(sentence.format(word)[: request_log.MAX_DETAIL], request_log.OURS | {"fraud-tx"})
+
+        assert "Ada" not in told
+        assert told.startswith(sentence[:20])
+
+
+@pytest.mark.parametrize("field", ["channel", "outcome", "country", "currency", "mcc"])
 def test_what_a_field_of_a_payment_held_is_blotted_out_even_if_it_looks_like_a_name(field: str) -> None:
-    told = request_log.blotted(f"payment.card_history[3]: {field} 'Ada_Lovelace' is not one of chip, atm for model 'm'")
+    sentence = f"payment.card_history[3]: {field} 'Ada_Lovelace' is not one of chip, atm for model 'm'"
+
+    told = request_log.blotted(sentence, {"m"})
 
     assert told == f"payment.card_history[3]: {field} '…' is not one of chip, atm for model 'm'"
 
