@@ -19,8 +19,10 @@ SCALER: Final = "externalscaler.ExternalScaler"
 METHODS: Final[tuple[tuple[Permission, str, tuple[str, ...]], ...]] = (
     ("infer", INFERENCE, ("ModelInfer",)),
     ("infer", RISK, ("Score", "ScoreBatch")),
-    ("replica", CONTROL, ("Register",)),
-    ("gateway", CONTROL, ("Follow",)),
+    ("admin", INFERENCE, ("RepositoryModelLoad", "RepositoryModelUnload")),
+    ("replica", CONTROL, ("Register", "Deploy")),
+    # A gateway passes on what an admin has asked of it, and says whose word it is.
+    ("gateway", CONTROL, ("Follow", "Load", "Unload", "Drained")),
     ("read", CONTROL, ("Describe",)),
     ("read", EXPERIMENTS, ("GetExperiment", "ListExperiments", "GetReport", "GetTraffic")),
     ("admin", EXPERIMENTS, ("CreateExperiment", "Promote", "Rollback", "SetTraffic")),
