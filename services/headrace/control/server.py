@@ -193,14 +193,15 @@ class ControlServer(control_pb2_grpc.ControlServicer):
     async def Load(self, request: control_pb2.LoadRequest, who: str) -> control_pb2.LoadResponse:
         self._assert_explicit()
         log.info("'%.64s' asks through '%s' to load '%.256s'", request.asked_by, who, request.model)
-        return control_pb2.LoadResponse(versions=await self._deploying.load(request.model))
+        versions = await self._deploying.load(request.model)
+        return control_pb2.LoadResponse(versions=versions, snapshot_version=self._directory.version, epoch=self._epoch)
 
     @answering("gateway")
     async def Unload(self, request: control_pb2.UnloadRequest, who: str) -> control_pb2.UnloadResponse:
         self._assert_explicit()
         log.info("'%.64s' asks through '%s' to unload '%.256s'", request.asked_by, who, request.model)
         await self._deploying.unload(request.model)
-        return control_pb2.UnloadResponse()
+        return control_pb2.UnloadResponse(snapshot_version=self._directory.version, epoch=self._epoch)
 
     @answering("gateway")
     async def Drained(self, request: control_pb2.DrainedRequest, who: str) -> control_pb2.DrainedResponse:

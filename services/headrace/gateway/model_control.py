@@ -69,9 +69,9 @@ class ModelControl:
         self._check(request, _check_load)
         message = control_pb2.LoadRequest(model=request.model_name, asked_by=self._name_of(rpc))
         answer = await self._ask(lambda stub: stub.Load(message, timeout=rpc.time_remaining()))
-        wanted = set(answer.versions)
+        versions = set(answer.versions)
         await self._until(
-            lambda: wanted <= set(self._models.ready_versions(request.model_name)),
+            lambda: self._heard(answer) and self._models.settled(request.model_name, versions),
             f"'{request.model_name}' is loaded, and this gateway has no ready replica of it yet",
         )
 
@@ -79,9 +79,9 @@ class ModelControl:
         """Returns once what the gateways held of it is answered and its replicas have stopped. As `load`."""
         self._check(request, _check_unload)
         message = control_pb2.UnloadRequest(model=request.model_name, asked_by=self._name_of(rpc))
-        await self._ask(lambda stub: stub.Unload(message, timeout=rpc.time_remaining()))
+        answer = await self._ask(lambda stub: stub.Unload(message, timeout=rpc.time_remaining()))
         await self._until(
-            lambda: request.model_name not in self._models.repository.unloading().values(),
+            lambda: self._heard(answer),
             f"'{request.model_name}' is unloaded, and this gateway has not heard of it yet",
         )
 
@@ -94,6 +94,9 @@ class ModelControl:
             raise NotExplicit(NOT_EXPLICIT)
         if not request.model_name:
             raise InvalidInference("model_name: required")
+
+    def _heard(self, answer: control_pb2.LoadResponse | control_pb2.UnloadResponse) -> bool:
+        return self._models.heard(answer.epoch, answer.snapshot_version)
 
     async def _ask(self, call: Callable[[control_pb2_grpc.ControlStub], Any]) -> Any:
         """Raises: as `load`."""

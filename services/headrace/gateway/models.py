@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 from headrace.config import Settings
@@ -97,6 +97,8 @@ class Models:
         self._models: dict[str, Model] = {}
         self.informed = False
         """A snapshot has come: before, nobody can say that a model is unknown."""
+        self._heard = ("", 0)
+        """Epoch and version of the last snapshot."""
         self._left_out: set[tuple[str, str]] = set()
         """Versions of the last snapshot that could not be taken over: each is told once."""
 
@@ -110,6 +112,7 @@ class Models:
     def apply(self, snapshot: control_pb2.Snapshot) -> None:
         """Follow control: open lanes for new versions, tell every lane who its replicas are."""
         self.informed = True
+        self._heard = snapshot.epoch, snapshot.version
         if snapshot.HasField("repository"):
             self.repository.apply(snapshot.repository)
         policies = {policy.model: wire.policy(policy) for policy in snapshot.policies}
@@ -169,10 +172,15 @@ class Models:
             return NotReady(f"{asked} is not at ready state")
         return UnknownModel(f"{asked} is not found")
 
-    def ready_versions(self, name: str) -> list[str]:
-        """Of one model; none where it is not there."""
+    def heard(self, epoch: str, version: int) -> bool:
+        """Control's snapshot of this version has been taken over, or a later one of the same epoch."""
+        return self._heard[0] == epoch and self._heard[1] >= version
+
+    def settled(self, name: str, versions: Collection[str]) -> bool:
+        """Each of these versions is ready, or is unloaded again already."""
         model = self._models.get(name)
-        return model.ready_versions() if model else []
+        ready = model.ready_versions() if model else []
+        return {*ready, *self.repository.closed(name)}.issuperset(versions)
 
     def drained(self, name: str) -> bool:
         """Nothing is held any more of those versions of a model that are closed."""

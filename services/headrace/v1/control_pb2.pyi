@@ -211,10 +211,14 @@ class LoadRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., asked_by: _Optional[str] = ...) -> None: ...
 
 class LoadResponse(_message.Message):
-    __slots__ = ("versions",)
+    __slots__ = ("versions", "snapshot_version", "epoch")
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     versions: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, versions: _Optional[_Iterable[str]] = ...) -> None: ...
+    snapshot_version: int
+    epoch: str
+    def __init__(self, versions: _Optional[_Iterable[str]] = ..., snapshot_version: _Optional[int] = ..., epoch: _Optional[str] = ...) -> None: ...
 
 class UnloadRequest(_message.Message):
     __slots__ = ("model", "asked_by")
@@ -225,8 +229,12 @@ class UnloadRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., asked_by: _Optional[str] = ...) -> None: ...
 
 class UnloadResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("snapshot_version", "epoch")
+    SNAPSHOT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    snapshot_version: int
+    epoch: str
+    def __init__(self, snapshot_version: _Optional[int] = ..., epoch: _Optional[str] = ...) -> None: ...
 
 class DrainedRequest(_message.Message):
     __slots__ = ("gateway_id", "act")
