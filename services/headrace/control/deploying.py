@@ -19,7 +19,7 @@ from typing import Final
 from headrace.access import Identity
 from headrace.control.discovery import Directory
 from headrace.control.seat import Seat, check
-from headrace.errors import Conflict, HeadraceError, NotLoaded, NotServing
+from headrace.errors import Conflict, HeadraceError, NotExplicit, NotLoaded, NotServing
 from headrace.v1 import control_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,8 @@ DRAIN_S: Final = 30.0
 """What gateways may take to answer what they hold of a model; then its replicas stop all the same."""
 BACK_S: Final = 5.0
 """A gateway whose stream has ended is waited for so long: it comes back by itself if it lives."""
+NOT_EXPLICIT: Final = "explicit model load / unload is not allowed if polling is enabled"
+"""Triton's sentence wherever models are not loaded by name."""
 NOBODY: Final = "no deployer is attached to control: there is nobody who could start or stop replicas"
 RUNNING: Final = frozenset({pb.MODEL_PHASE_LOADING, pb.MODEL_PHASE_LOADED})
 
@@ -58,7 +60,8 @@ class Drain:
 class Deploying:
     """What is loaded of each model, and how that changes. `tell` is awaited when followers must hear of something."""
 
-    def __init__(self, directory: Directory, tell: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, directory: Directory, tell: Callable[[], Awaitable[None]], *, explicit: bool = True) -> None:
+        self._explicit = explicit
         self._directory = directory
         self._tell = tell
         self._seat: Seat | None = None
@@ -76,6 +79,11 @@ class Deploying:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def assert_explicit(self) -> None:
+        """Raises: NotExplicit."""
+        if not self._explicit:
+            raise NotExplicit(NOT_EXPLICIT)
 
     # Acts -----------------------------------------------------------------------------------------------------------
 
@@ -192,7 +200,7 @@ class Deploying:
     ) -> AsyncGenerator[pb.DeployOrder, None]:
         """Orders for who says these reports, while it says them.
 
-        Raises: Conflict when another deployer is attached, NotPermitted, InvalidInference.
+        Raises: NotExplicit, Conflict when another deployer is attached, NotPermitted, InvalidInference.
         """
         seat = Seat(caller.name)
         reading = asyncio.get_running_loop().create_task(self._read(reports, seat, caller), name="read-deployer")
@@ -209,7 +217,8 @@ class Deploying:
 
     async def _read(self, reports: AsyncIterator[pb.DeployReport], seat: Seat, caller: Identity) -> None:
         try:
-            async for report in reports:
+            async for report in reports:  # not before: a refusal that overtakes its first word is lost on some clients
+                self.assert_explicit()
                 check(report)
                 for model in {one.model for one in report.repository.versions}:
                     caller.assert_serves(model)

@@ -30,7 +30,7 @@ from headrace.control.ledger import Ledger
 from headrace.control.scrape import Streams, scrape
 from headrace.control.trials import Trials
 from headrace.core.clock import MonotonicClock
-from headrace.errors import HeadraceError, NotExplicit, NotServing, StartupError
+from headrace.errors import HeadraceError, NotServing, StartupError
 from headrace.rpc.call import Call
 from headrace.rpc.health import LIVENESS, READINESS, Health
 from headrace.rpc.server import Server
@@ -45,8 +45,6 @@ HEARTBEAT_S: Final = 2.0
 EXPIRY_PERIOD_S: Final = 0.1
 
 
-NOT_EXPLICIT: Final = "explicit model load / unload is not allowed if polling is enabled"
-"""Triton's sentence wherever models are not loaded by name."""
 SERVICES: Final = ("headrace.v1.Control", "headrace.v1.ExperimentService")
 
 
@@ -65,7 +63,8 @@ class ControlServer(control_pb2_grpc.ControlServicer):
         self._directory = Directory(MonotonicClock(), settings.control.lease_s)
         self._epoch = secrets.token_hex(8)
         self._changed = asyncio.Condition()
-        self._deploying = Deploying(self._directory, self._tell)
+        explicit = settings.control.model_control == "explicit"
+        self._deploying = Deploying(self._directory, self._tell, explicit=explicit)
         self.require = self._named
         self._health = Health()
         self._doors = doors.of(settings)
@@ -191,14 +190,14 @@ class ControlServer(control_pb2_grpc.ControlServicer):
 
     @answering("gateway")
     async def Load(self, request: control_pb2.LoadRequest, who: str) -> control_pb2.LoadResponse:
-        self._assert_explicit()
+        self._deploying.assert_explicit()
         log.info("'%.64s' asks through '%s' to load '%.256s'", request.asked_by, who, request.model)
         versions = await self._deploying.load(request.model)
         return control_pb2.LoadResponse(versions=versions, snapshot_version=self._directory.version, epoch=self._epoch)
 
     @answering("gateway")
     async def Unload(self, request: control_pb2.UnloadRequest, who: str) -> control_pb2.UnloadResponse:
-        self._assert_explicit()
+        self._deploying.assert_explicit()
         log.info("'%.64s' asks through '%s' to unload '%.256s'", request.asked_by, who, request.model)
         await self._deploying.unload(request.model)
         return control_pb2.UnloadResponse(snapshot_version=self._directory.version, epoch=self._epoch)
@@ -212,18 +211,12 @@ class ControlServer(control_pb2_grpc.ControlServicer):
         self, messages: AsyncIterator[control_pb2.DeployReport], rpc: Call
     ) -> AsyncIterator[control_pb2.DeployOrder]:
         try:
-            self._assert_explicit()
             caller = self._doors.access.identify(rpc)
             async with contextlib.aclosing(self._deploying.attach(messages, caller)) as orders:
                 async for order in orders:
                     yield order
         except HeadraceError as error:
             await rpc.abort(grpc.StatusCode[error.code], str(error))
-
-    def _assert_explicit(self) -> None:
-        """Raises: NotExplicit."""
-        if self._settings.model_control != "explicit":
-            raise NotExplicit(NOT_EXPLICIT)
 
     def _with_ledger(self, ledger: Ledger) -> ExperimentService:
         """The experiments of a ledger, and who answers because of them: known before anybody follows."""
