@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import re
+import shutil
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,22 @@ def test_a_batch_of_payments_that_is_still_being_read_holds_an_unload_back(run: 
 
     assert len(levels) == 32
     assert risk_pb2.RISK_LEVEL_NOT_ASSESSED not in levels
+
+
+def test_a_model_that_is_unloaded_keeps_no_server_from_being_ready(run: Run, tmp_path: Path, root: Path) -> None:
+    shutil.copytree(root / "benchmarks" / "repository" / "w1-encoder", tmp_path / "models" / "w1-encoder")
+
+    async def body(rig: Rig) -> Any:
+        await rig.load("w1-encoder")
+        await rig.unload("w1-encoder")
+        server = await rig.stub.ServerReady(service_pb2.ServerReadyRequest())
+        return server.ready, await rig.infer(), await outcome(rig.infer(model="w1-encoder"))
+
+    ready, answer, gone = with_rig(run, tmp_path, body, 1, loaded=True)
+
+    assert ready
+    assert answer == (3.0, "1")
+    assert gone == ("NOT_FOUND", f"{asked('w1-encoder')} has no available versions")
 
 
 def test_a_version_that_does_not_start_is_named_with_the_reason(run: Run, tmp_path: Path) -> None:

@@ -14,11 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc.aio as triton
-from grpc import aio
 from tests import adder
 from tests.load import ready_replicas
 from tests.steady import Steady
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from headrace import config
 from headrace.cluster import Cluster
@@ -124,41 +122,3 @@ def test_versions_come_and_a_model_goes_under_load_and_nobody_who_was_accepted_n
     )
     assert left == (set(), [], [])
     assert set(callers.results) == {"right", gone}, callers.results
-
-
-def test_a_model_that_was_never_loaded_is_loaded_and_other_models_do_not_notice(
-    run: Run, tmp_path: Path, root: Path
-) -> None:
-    shutil.copytree(root / "benchmarks" / "repository" / "w1-encoder", tmp_path / "models" / "w1-encoder")
-
-    async def main() -> Any:
-        async with explicit(tmp_path) as cluster, aio.insecure_channel(cluster.address) as channel:
-            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-
-            async def state(name: str) -> list[str]:
-                found = await stub.RepositoryIndex(service_pb2.RepositoryIndexRequest())
-                return [one.state for one in found.models if one.name == name]
-
-            callers = Steady(cluster.address, adder.QUESTION)
-            async with callers.asking():
-                states = [await state("w1-encoder")]
-                load = service_pb2.RepositoryModelLoadRequest(model_name="w1-encoder")
-                loading = asyncio.ensure_future(stub.RepositoryModelLoad(load))
-                while (found := await state("w1-encoder")) != ["READY"]:
-                    if found == ["LOADING"] and found not in states:
-                        loading.cancel()  # nobody waits for it any more
-                    states.append(found)
-                    await asyncio.sleep(0.02)
-                await stub.RepositoryModelLoad(load)  # it is there: nothing to do
-                await stub.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest(model_name="w1-encoder"))
-                server = await stub.ServerReady(service_pb2.ServerReadyRequest())
-            return states, loading.cancelled(), server.ready, await state("w1-encoder"), callers.results
-
-    states, cancelled, ready, after, results = run(main(), timeout_s=60)
-
-    assert states[0] == [""]
-    assert ["LOADING"] in states
-    assert cancelled
-    assert ready  # what is unloaded keeps no server from being ready
-    assert after == ["UNAVAILABLE"]
-    assert set(results) == {"right"}, results
