@@ -15,6 +15,8 @@ from headrace.credentials import NOBODY, ClientCredentials, Headers
 
 STAMPS: Final = "headrace-stamps-bin"
 """Trailing metadata of a batch that failed at its replica: `headrace.v1.Stamps`, as far as it got."""
+ERROR: Final = "headrace-error"
+"""Trailing metadata of what control refuses or fails at: the error's name, where a status alone says too little."""
 OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 1000),
     ("grpc.keepalive_timeout_ms", 1000),

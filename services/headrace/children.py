@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from headrace.errors import StartupError
@@ -28,6 +29,8 @@ MAX_FAILED_STARTS: Final = 3
 EX_CONFIG: Final = 78
 SUPERVISED: Final = "HEADRACE_SUPERVISED"
 """Set for a child: it stops when its standard input ends, which happens when its supervisor is gone, however."""
+LAST_WORDS: Final = "HEADRACE_LAST_WORDS"
+"""Set for a child: the file where it says why it can't start, for its supervisor to tell others."""
 
 
 class Child:
@@ -41,12 +44,16 @@ class Child:
         environment: Mapping[str, str] | None = None,
         check: Callable[[], Awaitable[bool]] | None = None,
         niceness: int = 0,
+        last_words: Path | None = None,
     ) -> None:
         self.name = name
+        self._last_words = last_words
         self._niceness = niceness
         """Added to ours: how far it gives way to others of this machine."""
         self._arguments = arguments
         self._environment = {**(os.environ if environment is None else environment), SUPERVISED: "1"}
+        if last_words is not None:
+            self._environment[LAST_WORDS] = str(last_words)
         self._check = check
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -63,11 +70,25 @@ class Child:
         await self._spawn()
         self._keeper = asyncio.get_running_loop().create_task(self._keep(), name=f"keep-{self.name}")
 
-    def assert_starting(self) -> None:
-        """Raises: StartupError when the child can't start: it said why on stderr."""
-        refused = self._process is not None and self._process.returncode == EX_CONFIG
-        if refused or self.restarts >= MAX_FAILED_STARTS:
-            raise StartupError(f"{self.name} did not start")
+    @property
+    def refused(self) -> bool:
+        """It has ended because it can't start as it was asked to, and is not started again."""
+        return self._process is not None and self._process.returncode == EX_CONFIG
+
+    def assert_starting(self, restarts: int = 0) -> None:
+        """Raises: StartupError when the child can't start, with what it said of that if it has `last_words`.
+
+        `restarts`: those it had when it was last known to be well.
+        """
+        if self.refused or self.restarts - restarts >= MAX_FAILED_STARTS:
+            raise StartupError(self._said() or f"{self.name} did not start")
+
+    def _said(self) -> str:
+        if self._last_words is None or not self.refused:
+            return ""
+        with contextlib.suppress(OSError):
+            return self._last_words.read_text().strip()
+        return ""
 
     async def stop(self, timeout_s: float = 40.0) -> None:
         """SIGTERM, wait, SIGKILL if that takes too long. Cancellation: the child is killed."""
@@ -137,6 +158,13 @@ class _UntilClosed(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         self._stopped.set()
+
+
+def leave_last_words(error: StartupError) -> None:
+    """In a child that ends because of this: say it where its supervisor reads it."""
+    if path := os.environ.get(LAST_WORDS):
+        with contextlib.suppress(OSError):
+            Path(path).write_text(str(error))
 
 
 def leave_group() -> None:

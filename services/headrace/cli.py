@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from headrace import config
-from headrace.children import leave_group, stop_with_supervisor
+from headrace.children import leave_group, leave_last_words, stop_with_supervisor
 from headrace.credentials import ClientCredentials
 from headrace.errors import HeadraceError, StartupError
 from headrace.experiment_cli import experiment_app, traffic_app
@@ -58,6 +58,8 @@ OnlyOption = Annotated[
 ]
 PortOption = Annotated[int | None, typer.Option(help="gRPC port of the gateway; 0 = any free one.")]
 ControlOption = Annotated[str, typer.Option("--control", help="host:port of control.")]
+ModelArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model.")]
+PatienceOption = Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Wait so long; it goes on after that.")]
 AddressOption = Annotated[str, typer.Option(help="host:port of a gateway.")]
 
 
@@ -83,6 +85,7 @@ def main() -> None:
     try:
         app()
     except StartupError as error:
+        leave_last_words(error)
         typer.echo(f"headrace: {error}", err=True)
         sys.exit(EX_CONFIG)
     except HeadraceError as error:
@@ -227,11 +230,50 @@ def score(
 def models(
     context: typer.Context, address: AddressOption = "127.0.0.1:8001", *, credentials: ClientCredentials
 ) -> None:
-    """List the models a gateway serves, or check one that could be served."""
+    """List the models a gateway serves, load and unload them, or check one that could be served."""
     from headrace.score_file import print_models  # noqa: PLC0415
 
     if context.invoked_subcommand is None:
         print_models(address, credentials)
+
+
+@models_app.command("list")
+@with_credentials
+def list_models(address: AddressOption = "127.0.0.1:8001", *, credentials: ClientCredentials) -> None:
+    """List the models a gateway serves, and those it could."""
+    from headrace.score_file import print_models  # noqa: PLC0415
+
+    print_models(address, credentials)
+
+
+@models_app.command("load")
+@with_credentials
+def load_model(
+    model: ModelArgument,
+    address: AddressOption = "127.0.0.1:8001",
+    timeout: PatienceOption = 600,
+    *,
+    credentials: ClientCredentials,
+) -> None:
+    """Load every version of a model that lies in the model directories; wait until it is ready."""
+    from headrace.load_model import load  # noqa: PLC0415
+
+    load(address, model, timeout, credentials)
+
+
+@models_app.command("unload")
+@with_credentials
+def unload_model(
+    model: ModelArgument,
+    address: AddressOption = "127.0.0.1:8001",
+    timeout: PatienceOption = 600,
+    *,
+    credentials: ClientCredentials,
+) -> None:
+    """Unload a model: what was accepted is answered, then its replicas stop."""
+    from headrace.load_model import unload  # noqa: PLC0415
+
+    unload(address, model, timeout, credentials)
 
 
 @models_app.command("check")

@@ -29,6 +29,7 @@ from headrace.config import OTEL_READ, PREFIX, Caller, Settings
 from headrace.errors import StartupError
 from headrace.serving import weights
 from headrace.serving.deploy import Deployer, LocalDeployer
+from headrace.serving.orders import Orders
 from headrace.telemetry import pages
 
 READY_TIMEOUT_S = 120.0
@@ -69,6 +70,8 @@ class Cluster:
             for index in range(gateway.processes)
         ]
         self.deployer = self._deployer(environment)
+        self._directories = [weights.shipped_models(), *settings.model_dirs]
+        self._taking_orders: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         try:
@@ -83,6 +86,9 @@ class Cluster:
 
     async def stop(self) -> None:
         """The gateways drain first, then the replicas, then control."""
+        if self._taking_orders is not None:
+            self._taking_orders.cancel()
+            await asyncio.gather(self._taking_orders, return_exceptions=True)
         drain_s = self.settings.gateway.drain_s + 10
         await asyncio.gather(*(child.stop(drain_s) for child in self.gateways))
         await self.deployer.stop()
@@ -94,6 +100,9 @@ class Cluster:
         await asyncio.gather(*(child.start() for child in self.gateways))
         await self.deployer.deploy(self.models)
         await self._wait_ready()
+        if self.settings.control.model_control == "explicit":
+            orders = Orders(self.control_address, self.deployer, self._directories, self.models, self.credentials)
+            self._taking_orders = asyncio.get_running_loop().create_task(orders.run(), name="take-orders")
 
     async def _wait_ready(self) -> None:
         """Until every gateway says that every model is ready. Raises: StartupError."""

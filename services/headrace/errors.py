@@ -6,6 +6,7 @@ HeadraceError
 │   ├── UnknownModel        no such model or version
 │   ├── NotReady            the version is known, but not (or no longer) ready
 │   ├── Unsupported         an RPC or option this server does not offer
+│   ├── NotExplicit         models are not loaded and unloaded over the wire here
 │   ├── Unauthenticated     nobody we know, where an identity is demanded
 │   ├── NotPermitted        the caller is known, and may not do this
 │   ├── Conflict            the name is taken by something else
@@ -18,6 +19,7 @@ HeadraceError
 │   └── NotServing          starting, draining, no replica, or a ledger that can't be written
 └── Failed                  ours; the text says nothing internal
     ├── BackendLost         the replica was lost and no retry fits
+    ├── NotLoaded           a version could not be started
     ├── ModelFailed         the forward pass raised
     └── BrokenContract      wrong row count, non-finite score, spec mismatch
 StartupError                configuration, weights, spec: one line to stderr, exit code 78
@@ -65,6 +67,12 @@ class Unsupported(Refused):
     """An RPC or an option that this server does not offer."""
 
     code = "UNIMPLEMENTED"
+
+
+class NotExplicit(Refused):
+    """Models are not loaded and unloaded over the wire here: `control.model_control` is not `explicit`."""
+
+    code = "UNAVAILABLE"
 
 
 class Unauthenticated(Refused):
@@ -148,6 +156,12 @@ class BackendLost(Failed):
     """The replica was lost, and no retry fits into the deadline."""
 
     code = "UNAVAILABLE"
+
+
+class NotLoaded(Failed):
+    """A version could not be started. The text says why: it is for who may load models."""
+
+    code = "INTERNAL"
 
 
 class ModelFailed(Failed):

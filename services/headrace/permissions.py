@@ -20,8 +20,9 @@ METHODS: Final[tuple[tuple[Permission, str, tuple[str, ...]], ...]] = (
     ("infer", INFERENCE, ("ModelInfer", "ModelStreamInfer")),
     ("admin", INFERENCE, ("RepositoryModelLoad", "RepositoryModelUnload")),
     ("infer", RISK, ("Score", "ScoreBatch")),
-    ("replica", CONTROL, ("Register",)),
-    ("gateway", CONTROL, ("Follow",)),
+    ("replica", CONTROL, ("Register", "Deploy")),
+    # A gateway passes on what an admin has asked of it, and says whose word it is.
+    ("gateway", CONTROL, ("Follow", "Load", "Unload", "Drained")),
     ("read", CONTROL, ("Describe",)),
     ("read", EXPERIMENTS, ("GetExperiment", "ListExperiments", "GetReport", "GetTraffic")),
     ("admin", EXPERIMENTS, ("CreateExperiment", "Promote", "Rollback", "SetTraffic")),

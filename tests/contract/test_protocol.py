@@ -151,8 +151,6 @@ def test_a_broken_answer_is_internal_and_tells_nothing_more(
 def test_every_other_rpc_says_that_it_is_not_offered(run: Run, tmp_path: Path) -> None:
     async def body(stub: Stub, *_: Any) -> Any:
         calls = {
-            "RepositoryModelLoad": stub.RepositoryModelLoad(service_pb2.RepositoryModelLoadRequest()),
-            "RepositoryModelUnload": stub.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest()),
             "TraceSetting": stub.TraceSetting(service_pb2.TraceSettingRequest()),
             "LogSettings": stub.LogSettings(service_pb2.LogSettingsRequest()),
             "SystemSharedMemoryStatus": stub.SystemSharedMemoryStatus(service_pb2.SystemSharedMemoryStatusRequest()),

@@ -25,6 +25,7 @@ FASTER: Final = {"maxReplicas": 2, "lookBackPeriodS": 1, "metricsIntervalS": 1}
         ({"settings": {"access": {"callers": [CALLER]}}}, "settings.access.mode"),
         ({"settings": {"replica": {"grace_s": 25}}}, "ray.gracefulShutdownSeconds"),
         ({"settings": {"telemetry": {"sampling": 0.5}}}, "settings.telemetry.sampling"),
+        ({"settings": {"control": {"model_control": "explicit"}}}, "settings.control.model_control"),
         ({"gateway": {**KEDA, "service": {"headless": {"enabled": False}}}}, "gateway.service.headless.enabled"),
         ({"gateway": {**KEDA, "resources": {"requests": {"cpu": None}}}}, "gateway.resources.requests.cpu"),
         ({"control": {"metricsPort": 8103}}, "control.port"),

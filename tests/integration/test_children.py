@@ -9,12 +9,15 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from headrace.children import Child
+from headrace.errors import StartupError
 
 
 def test_a_child_that_dies_is_started_again_and_stops_when_told(run: Callable[..., Any], free_port: int) -> None:
@@ -54,6 +57,25 @@ def test_a_child_hears_no_ctrl_c_and_is_nice_beside_its_siblings(run: Callable[.
     assert group == pid
     assert session == os.getsid(0)  # where sessions are scheduled as groups, niceness ends at them
     assert niceness == os.nice(0) + 3
+
+
+def test_a_child_that_cannot_start_says_why_where_its_supervisor_reads_it(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    wrong = tmp_path / "headrace.yaml"
+    wrong.write_text("control: {lease_s: -1}")
+
+    async def main() -> None:
+        child = Child("control", ["control", "--config", str(wrong)], last_words=tmp_path / "last-words")
+        await child.start()
+        child.assert_starting()
+        while not child.refused:
+            await asyncio.sleep(0.02)
+        with pytest.raises(StartupError, match=r"headrace.yaml: control.lease_s: Input should be greater than 0"):
+            child.assert_starting()
+        await child.stop()
+
+    run(main())
 
 
 def test_a_child_does_not_outlive_a_killed_supervisor(free_port: int) -> None:

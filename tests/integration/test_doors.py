@@ -192,11 +192,21 @@ async def asked(on: Running, who: ClientCredentials, root: Path) -> dict[str, st
         scaled = externalscaler_pb2.ScaledObjectRef()
         return {
             "ModelInfer": await code_of(inference.ModelInfer(request("w1-encoder", {"events": inputs[:1]}))),
+            "RepositoryModelLoad": await code_of(
+                inference.RepositoryModelLoad(service_pb2.RepositoryModelLoadRequest(model_name="w1-encoder"))
+            ),
+            "RepositoryModelUnload": await code_of(
+                inference.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest(model_name="w1-encoder"))
+            ),
             "Score": await code_of(risk.Score(risk_pb2.ScoreRequest(model="none"))),
             "ScoreBatch": await code_of(risk.ScoreBatch(risk_pb2.ScoreBatchRequest(model="none"))),
             "Register": await code_of(_first(directory.Register(iter([registration()])))),
             "Follow": await code_of(_first(directory.Follow(control_pb2.FollowRequest()))),
             "Describe": await code_of(directory.Describe(control_pb2.DescribeRequest())),
+            "Load": await code_of(directory.Load(control_pb2.LoadRequest(model="w1-encoder"))),
+            "Unload": await code_of(directory.Unload(control_pb2.UnloadRequest(model="w1-encoder"))),
+            "Drained": await code_of(directory.Drained(control_pb2.DrainedRequest(gateway_id="g"))),
+            "Deploy": await code_of(_first(directory.Deploy(iter([control_pb2.DeployReport(deployer_id="d")])))),
             "CreateExperiment": await code_of(experiments.CreateExperiment(pb.CreateExperimentRequest())),
             "GetExperiment": await code_of(experiments.GetExperiment(pb.GetExperimentRequest(id="x"))),
             "ListExperiments": await code_of(experiments.ListExperiments(pb.ListExperimentsRequest())),
@@ -219,11 +229,17 @@ async def asked(on: Running, who: ClientCredentials, root: Path) -> dict[str, st
 
 NEEDS = {
     "ModelInfer": "infer",
+    "RepositoryModelLoad": "admin",
+    "RepositoryModelUnload": "admin",
     "Score": "infer",
     "ScoreBatch": "infer",
     "Register": "replica",
     "Follow": "gateway",
     "Describe": "read",
+    "Load": "gateway",
+    "Unload": "gateway",
+    "Drained": "gateway",
+    "Deploy": "replica",
     "CreateExperiment": "admin",
     "GetExperiment": "read",
     "ListExperiments": "read",
@@ -244,11 +260,17 @@ NEEDS = {
 }
 ADMITTED = {
     "ModelInfer": "OK",
+    "RepositoryModelLoad": "UNAVAILABLE",
+    "RepositoryModelUnload": "UNAVAILABLE",
     "Score": "NOT_FOUND",
     "ScoreBatch": "NOT_FOUND",
     "Register": "OK",
     "Follow": "OK",
     "Describe": "OK",
+    "Load": "UNAVAILABLE",
+    "Unload": "UNAVAILABLE",
+    "Drained": "OK",
+    "Deploy": "UNAVAILABLE",
     "CreateExperiment": "INVALID_ARGUMENT",
     "GetExperiment": "NOT_FOUND",
     "ListExperiments": "OK",
@@ -274,7 +296,8 @@ def test_the_table_names_every_method_of_control_and_replica() -> None:
     modules = (control_pb2, experiments_pb2, replica_pb2, risk_pb2, externalscaler_pb2)
     services = [service for module in modules for service in module.DESCRIPTOR.services_by_name.values()]
 
-    assert {method.name for service in services for method in service.methods} | {"ModelInfer"} == set(NEEDS)
+    guarded = {"ModelInfer", "RepositoryModelLoad", "RepositoryModelUnload"}
+    assert {method.name for service in services for method in service.methods} | guarded == set(NEEDS)
 
 
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])

@@ -22,6 +22,7 @@ control:
   metrics_port: {{ int64 .Values.control.metricsPort }}
   health_port: {{ include "headrace.control.healthPort" . }}
   ledger: /var/lib/headrace/ledger.db
+  model_control: none  # serveConfigV2 says what is served
 replica:
   host: 0.0.0.0
   service: {{ include "headrace.fullname" . | quote }}  # the RayService: of its Ray clusters a later one takes over from an earlier

@@ -84,6 +84,11 @@ class ControlSettings(Section):
     ledger: Path = Path("build/control/ledger.db")
     """Experiments, their moves and figures, who answers: SQLite on a local disk. `:memory:` = gone with control."""
 
+    model_control: Literal["none", "explicit"] = "none"
+    """`explicit`: who may `admin` loads and unloads models over the wire (RepositoryModelLoad and -Unload), of those in
+    the model directories; `only` says what is loaded at the start. `none`: what is served is what was started. In the
+    chart always `none`: there serveConfigV2 says what is served. Gateways and control must agree on it."""
+
     @property
     def ledger_path(self) -> Path:
         """The ledger, wherever a child of this process is started."""

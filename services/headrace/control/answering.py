@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import grpc
 
+from headrace.channel import ERROR
 from headrace.errors import BrokenContract, HeadraceError
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,8 @@ def answering(
             except Exception:  # a caller must never hang on, or read, an error of ours
                 log.exception("an RPC failed on an error of ours")
                 failure = BrokenContract("internal error")
-            await call.abort(grpc.StatusCode[failure.code], str(failure)[:MAX_SENTENCE])
+            named = ((ERROR, type(failure).__name__),)
+            await call.abort(grpc.StatusCode[failure.code], str(failure)[:MAX_SENTENCE], named)
             raise AssertionError("This is a bug.")  # abort raises
 
         return answer

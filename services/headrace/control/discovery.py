@@ -46,6 +46,7 @@ class Directory:
         self._standing_by: frozenset[str] = frozenset()
         """Ids of READY replicas that a later cluster has taken over from."""
         self._policies: dict[str, control_pb2.TrafficPolicy] = {}
+        self._repository: control_pb2.Repository | None = None
         self.version = 1
 
     def register(self, registration: control_pb2.Registration, who: str = "") -> bool:
@@ -84,6 +85,12 @@ class Directory:
         self._policies[policy.model] = policy
         return self._changed(True)
 
+    def set_repository(self, repository: control_pb2.Repository) -> bool:
+        """Say what is loaded, and what could be. True when followers must hear of it."""
+        changed = self._repository != repository
+        self._repository = repository
+        return self._changed(changed)
+
     def registrations(self) -> list[control_pb2.Registration]:
         """All that there are. From any thread."""
         return [entry.registration for entry in list(self._entries.values())]
@@ -110,6 +117,7 @@ class Directory:
             epoch=epoch,
             replicas=self.shown(),
             policies=self._policies.values(),
+            repository=self._repository,
         )
 
     def _living(self, replica_id: str) -> Entry | None:

@@ -6,6 +6,7 @@ Owns the Directory, the ledger and the streams; rules are in `discovery` (entrie
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -21,6 +22,8 @@ from prometheus_client import CollectorRegistry
 from headrace import doors
 from headrace.config import Settings
 from headrace.control import drafting
+from headrace.control.answering import answering
+from headrace.control.deploying import Deploying
 from headrace.control.discovery import Directory
 from headrace.control.experiments import ExperimentService
 from headrace.control.ledger import Ledger
@@ -60,6 +63,9 @@ class ControlServer(control_pb2_grpc.ControlServicer):
         self._directory = Directory(MonotonicClock(), settings.control.lease_s)
         self._epoch = secrets.token_hex(8)
         self._changed = asyncio.Condition()
+        explicit = settings.control.model_control == "explicit"
+        self._deploying = Deploying(self._directory, self._tell, explicit=explicit)
+        self.require = self._named
         self._health = Health()
         self._doors = doors.of(settings)
         self._server = self._doors.server()
@@ -120,6 +126,7 @@ class ControlServer(control_pb2_grpc.ControlServicer):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._deploying.close()
         await self._server.stop(0.2)
         if self._experiments is not None:
             await self._experiments.close()
@@ -170,15 +177,46 @@ class ControlServer(control_pb2_grpc.ControlServicer):
     async def Follow(self, request: control_pb2.FollowRequest, rpc: Call) -> AsyncIterator[control_pb2.Snapshot]:
         self._streams.followers += 1
         try:
-            while True:
-                sent = self._directory.version
-                yield self._directory.snapshot(self._epoch)
-                await self._wait_for_change(sent)
+            with self._deploying.following(request.gateway_id):
+                while True:
+                    sent = self._directory.version
+                    yield self._directory.snapshot(self._epoch)
+                    await self._wait_for_change(sent)
         finally:
             self._streams.followers -= 1
 
     async def Describe(self, request: control_pb2.DescribeRequest, rpc: Call) -> control_pb2.Snapshot:
         return self._directory.snapshot(self._epoch)
+
+    @answering("gateway")
+    async def Load(self, request: control_pb2.LoadRequest, who: str) -> control_pb2.LoadResponse:
+        self._deploying.assert_explicit()
+        log.info("'%.64s' asks through '%s' to load '%.256s'", request.asked_by, who, request.model)
+        versions = await self._deploying.load(request.model)
+        return control_pb2.LoadResponse(versions=versions, snapshot_version=self._directory.version, epoch=self._epoch)
+
+    @answering("gateway")
+    async def Unload(self, request: control_pb2.UnloadRequest, who: str) -> control_pb2.UnloadResponse:
+        self._deploying.assert_explicit()
+        log.info("'%.64s' asks through '%s' to unload '%.256s'", request.asked_by, who, request.model)
+        await self._deploying.unload(request.model)
+        return control_pb2.UnloadResponse(snapshot_version=self._directory.version, epoch=self._epoch)
+
+    @answering("gateway")
+    async def Drained(self, request: control_pb2.DrainedRequest, who: str) -> control_pb2.DrainedResponse:
+        self._deploying.drained(request.gateway_id, request.act)
+        return control_pb2.DrainedResponse()
+
+    async def Deploy(
+        self, messages: AsyncIterator[control_pb2.DeployReport], rpc: Call
+    ) -> AsyncIterator[control_pb2.DeployOrder]:
+        try:
+            caller = self._doors.access.identify(rpc)
+            async with contextlib.aclosing(self._deploying.attach(messages, caller)) as orders:
+                async for order in orders:
+                    yield order
+        except HeadraceError as error:
+            await rpc.abort(grpc.StatusCode[error.code], str(error))
 
     def _with_ledger(self, ledger: Ledger) -> ExperimentService:
         """The experiments of a ledger, and who answers because of them: known before anybody follows."""

@@ -104,17 +104,16 @@ def statistics(models: Models, counters: Counters, name: str, version: str) -> s
 
 
 def index(models: Models, *, ready_only: bool) -> service_pb2.RepositoryIndexResponse:
+    """Every version there is: those with a lane here, and those that a deployer knows of."""
+    ready = {(model.name, number) for model in models for number in model.ready_versions()}
+    known = {(model.name, number) for model in models for number in model.lanes}
+    known |= {(one.model, one.version) for one in models.repository}
     entries = []
-    for model in models:
-        ready = model.ready_versions()
-        for number in sorted(model.lanes, key=int):
-            if number in ready or not ready_only:
-                state, reason = ("READY", "") if number in ready else ("UNAVAILABLE", "no replica is ready")
-                entries.append(
-                    service_pb2.RepositoryIndexResponse.ModelIndex(
-                        name=model.name, version=number, state=state, reason=reason
-                    )
-                )
+    for name, number in sorted(ready if ready_only else known, key=lambda one: (one[0], int(one[1]))):
+        state, reason = ("READY", "") if (name, number) in ready else models.repository.state(name, number)
+        entries.append(
+            service_pb2.RepositoryIndexResponse.ModelIndex(name=name, version=number, state=state, reason=reason)
+        )
     return service_pb2.RepositoryIndexResponse(models=entries)
 
 

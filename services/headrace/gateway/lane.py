@@ -93,6 +93,8 @@ class Lane:
         """Some payments are its own to answer, by the policy."""
         self.copying: Sequence[Copying] = ()
         """The comparisons that its answers are half of."""
+        self.reading = 0
+        """Requests that have found it and take more than one turn of the loop to be read."""
         self.queue = _queue(settings)
         self.dispatcher = Dispatcher(sender, clock, self.cost, pressure, self._pump_soon, self._pump)
         self._budget = Budget(
@@ -368,6 +370,11 @@ class Lane:
         if self.dispatcher.links or len(self.queue) or self._running:
             self._alive_at = self._clock.now()
         return self._clock.now() - self._alive_at
+
+    @property
+    def empty(self) -> bool:
+        """Nobody who has found it waits for anything."""
+        return not (len(self.queue) or self._running or self.reading)
 
     def backlog_s(self) -> float:
         """Replica-seconds of work that wait here."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 from headrace.config import Settings
@@ -18,6 +18,7 @@ from headrace.errors import InvalidInference, NotReady, NotServing, UnknownModel
 from headrace.gateway import wire
 from headrace.gateway.comparisons import Comparisons, MakeNotes
 from headrace.gateway.lane import Lane
+from headrace.gateway.repository import Repository
 from headrace.gateway.shadow import Surroundings
 from headrace.v1 import control_pb2
 
@@ -33,6 +34,8 @@ class Model:
     lanes: dict[str, Lane] = field(default_factory=dict)
     opened: set[str] = field(default_factory=set)
     """Versions that have been ready at least once."""
+    closed: frozenset[str] = frozenset()
+    """Versions that are unloaded, or about to be: what waits for them is answered, and nobody comes any more."""
     answering: str | None = None
     """The version in charge, as of the last look."""
     without_entity: int = 0
@@ -48,7 +51,7 @@ class Model:
                 self.without_entity += 1
             elif canary.takes(entity):
                 lane = self.lanes.get(canary.version)
-                if lane is not None and lane.ready:
+                if lane is not None and lane.ready and canary.version in self.opened:
                     return canary.version
                 self.canary_away += 1  # an answer by the primary is worth more than none
         return self.in_charge()
@@ -62,7 +65,11 @@ class Model:
 
     def look(self) -> None:
         """See anew who is in charge. Done whenever replicas come or go, not for every request."""
-        self.answering = self.policy.primary or primary("", self.ready_versions() or self.opened)
+        open_ones = self.ready_versions() or self.opened
+        wanted = self.policy.primary
+        if wanted in self.closed and not open_ones:
+            wanted = ""  # it was not lost, it was taken away: there is nothing to wait for
+        self.answering = primary(wanted, open_ones)
         for version, lane in self.lanes.items():
             canary = version != self.answering and self._is_canary(version)
             lane.path = "canary" if canary else "primary"
@@ -72,7 +79,8 @@ class Model:
         return self.policy.canary is not None and self.policy.canary.version == version
 
     def ready_versions(self) -> list[str]:
-        return sorted((version for version, lane in self.lanes.items() if lane.ready), key=int)
+        """Those that answer whoever comes."""
+        return sorted((v for v, lane in self.lanes.items() if lane.ready and v not in self.closed), key=int)
 
 
 class Models:
@@ -85,9 +93,12 @@ class Models:
         self._around = around
         self._on_closed = on_closed
         self.comparisons = Comparisons(around, self.strained, notes)
+        self.repository = Repository()
         self._models: dict[str, Model] = {}
         self.informed = False
         """A snapshot has come: before, nobody can say that a model is unknown."""
+        self._heard = ("", 0)
+        """Epoch and version of the last snapshot."""
         self._left_out: set[tuple[str, str]] = set()
         """Versions of the last snapshot that could not be taken over: each is told once."""
 
@@ -107,6 +118,9 @@ class Models:
     def apply(self, snapshot: control_pb2.Snapshot) -> None:
         """Follow control: open lanes for new versions, tell every lane who its replicas are."""
         self.informed = True
+        self._heard = snapshot.epoch, snapshot.version
+        if snapshot.HasField("repository"):
+            self.repository.apply(snapshot.repository)
         policies = {policy.model: wire.policy(policy) for policy in snapshot.policies}
         groups: dict[tuple[str, str], list[control_pb2.Registration]] = defaultdict(list)
         for registration in snapshot.replicas:
@@ -118,10 +132,12 @@ class Models:
         for model in self:
             default = Policy(self._settings.model(model.name).primary_version)
             model.policy = policies.get(model.name, default)
+            model.closed = self.repository.closed(model.name)
+            model.opened -= model.closed
             for version, lane in model.lanes.items():
                 with self._apart(model.name, version):
                     lane.dispatcher.update(groups.get((model.name, version), ()))
-                if lane.ready:
+                if lane.ready and version not in model.closed:
                     model.opened.add(version)
             model.look()
             with self._apart(model.name, "as compared"):
@@ -137,31 +153,63 @@ class Models:
         if model is None and not self.informed:
             raise NotServing("this gateway is starting: it has not heard yet which models there are")
         if model is None:
-            raise UnknownModel(f"Request for unknown model: '{name}' is not found")
+            raise self._unknown(name, version)
         wanted = parse_version(version) or model.choose(entity)
         if wanted is None:
             raise UnknownModel(f"Request for unknown model: '{name}' has no available versions")
         lane = model.lanes.get(wanted)
         if lane is None:
-            raise UnknownModel(f"Request for unknown model: '{name}' version {wanted} is not found")
+            raise self._unknown_version(name, wanted)
         if wanted not in model.opened:
             raise NotReady(f"Request for unknown model: '{name}' version {wanted} is not at ready state")
         return lane
+
+    def _unknown(self, name: str, version: str) -> UnknownModel | NotReady:
+        """What to say of a model without a lane: of one that was unloaded, something else than of one never seen."""
+        if not self.repository.knows(name):
+            return UnknownModel(f"Request for unknown model: '{name}' is not found")
+        if not (wanted := parse_version(version)):
+            return UnknownModel(f"Request for unknown model: '{name}' has no available versions")
+        return self._unknown_version(name, wanted)
+
+    def _unknown_version(self, name: str, version: str) -> UnknownModel | NotReady:
+        asked = f"Request for unknown model: '{name}' version {version}"
+        if self.repository.knows(name, version):
+            return NotReady(f"{asked} is not at ready state")
+        return UnknownModel(f"{asked} is not found")
+
+    def heard(self, epoch: str, version: int) -> bool:
+        """Control's snapshot of this version has been taken over, or a later one of the same epoch."""
+        return self._heard[0] == epoch and self._heard[1] >= version
+
+    def settled(self, name: str, versions: Collection[str]) -> bool:
+        """Each of these versions is ready, or is unloaded again already."""
+        model = self._models.get(name)
+        ready = model.ready_versions() if model else []
+        return {*ready, *self.repository.closed(name)}.issuperset(versions)
+
+    def drained(self, name: str) -> bool:
+        """Nothing is held any more of those versions of a model that are closed."""
+        model = self._models.get(name)
+        return model is None or all(model.lanes[v].empty for v in model.closed & model.lanes.keys())
 
     def strained(self) -> bool:
         """Payments wait for more than one turn of a lane's replicas: no moment for copies."""
         return any(lane.strained for model in self._models.values() for lane in model.lanes.values())
 
     def all_ready(self) -> bool:
-        """There is a model, and every model has a version that answers."""
-        return bool(self._models) and all(model.ready_versions() for model in self)
+        """There is a model, and every model has a version that answers; those that are unloaded need none."""
+        loaded = [model for model in self if model.lanes.keys() - model.closed]
+        return bool(loaded) and all(model.ready_versions() for model in loaded)
 
     async def retire(self) -> None:
         """Close the lanes that have had neither replica nor rider for a while: versions come and go for ever."""
         for model in self:
             model.look()
             for version, lane in list(model.lanes.items()):
-                if lane.idle_s() > self._settings.gateway.retire_after_s:
+                # What is unloaded may come back as something else.
+                patience_s = 0.0 if version in model.closed else self._settings.gateway.retire_after_s
+                if lane.idle_s() > patience_s:
                     del model.lanes[version]
                     model.opened.discard(version)
                     model.look()

@@ -87,7 +87,11 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
         deadline = self.admission.deadline(rpc.time_remaining(), lane.settings, record)
         ahead_s = lane.foresee(deadline, priority=0)
         _check_size(len(request.payments), lane.spec)
-        rows, wrong = await _encode_all(encoder, request.payments)
+        lane.reading += 1
+        try:
+            rows, wrong = await _encode_all(encoder, request.payments)
+        finally:
+            lane.reading -= 1
         if not rows:
             raise InvalidInference(f"no payment can be assessed: {wrong[0]}")
         inference = encoder.join(list(rows.values()), deadline, request.request_id, explain=request.explain)

@@ -27,6 +27,7 @@ from headrace.gateway.admission import Admission
 from headrace.gateway.entry import Entry, bounds
 from headrace.gateway.external_scaler import ExternalScaler
 from headrace.gateway.link import Sender
+from headrace.gateway.model_control import ModelControl
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
 from headrace.gateway.peers import Peers
@@ -39,10 +40,12 @@ from headrace.gateway.servicer import InferenceServicer
 from headrace.gateway.shadow import Surroundings
 from headrace.gateway.snapshot import SnapshotFollower
 from headrace.gateway.telling import PairTeller
+from headrace.gateway.unloading import DrainTeller
 from headrace.keda import externalscaler_pb2_grpc
 from headrace.permissions import INFERENCE, RISK, SCALER
 from headrace.rpc import health
 from headrace.rpc.age import Age
+from headrace.rpc.call import Call
 from headrace.rpc.server import Server
 from headrace.telemetry import lag
 from headrace.telemetry.context import Sampling
@@ -83,7 +86,9 @@ class Gateway:
         self.admission = Admission(settings.gateway.max_riders, self._clock, self._pressure)
         self.follower = SnapshotFollower(control_address, self.gateway_id, self.models.apply, sender.credentials)
         self._health = health.Health()
-        self._servicer = InferenceServicer(self.models, self.admission, observer, settings.gateway)
+        self._drains = DrainTeller(control_address, sender, self.models)
+        model_control = ModelControl(settings.control, control_address, sender.credentials, self.models, self._name_of)
+        self._servicer = InferenceServicer(self.models, self.admission, observer, settings.gateway, model_control)
         self._risk = RiskServicer(self.models, self.admission, observer, settings.risk)
         self.queued = Queued(self.models)
         self._peers = Peers(settings.gateway, self.gateway_id, lambda: self.queued.mean_s)
@@ -132,6 +137,7 @@ class Gateway:
         self._tasks = [
             loop.create_task(self.follower.run(), name="follow-control"),
             loop.create_task(self.teller.run(), name="tell-control"),
+            loop.create_task(self._drains.run(), name="tell-drained"),
             loop.create_task(self._readiness.follow(), name="follow-readiness"),
             loop.create_task(lag.watch(self._metrics.loop_lag), name="watch-lag"),
             loop.create_task(self._pressure.watch(), name="watch-pressure"),
@@ -161,6 +167,10 @@ class Gateway:
             peers.PAGE: self._peers.page,
             "/ready": lambda: (200 if self.admission.open and self.models.all_ready() else 503, b""),
         }
+
+    def _name_of(self, rpc: Call) -> str:
+        """Who calls, for those who are told of it."""
+        return self._doors.access.identify(rpc).name
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Until every model control knows of has a ready replica. Raises: StartupError after `timeout_s`."""

@@ -20,6 +20,7 @@ from headrace.gateway.admission import Admission
 from headrace.gateway.answering import abort, answering, find, scored
 from headrace.gateway.codec import Decoder, asked, encode
 from headrace.gateway.lane import Lane
+from headrace.gateway.model_control import ModelControl
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
 from headrace.gateway.siblings import Siblings, summed
@@ -31,8 +32,16 @@ MODEL_INFER: Final = "inference.GRPCInferenceService/ModelInfer"
 class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """`inference.GRPCInferenceService`."""
 
-    def __init__(self, models: Models, admission: Admission, observer: Observer, settings: GatewaySettings) -> None:
+    def __init__(
+        self,
+        models: Models,
+        admission: Admission,
+        observer: Observer,
+        settings: GatewaySettings,
+        control: ModelControl,
+    ) -> None:
         self.models = models
+        self._control = control
         self.admission = admission
         self.observer = observer
         self._status_codes = settings.status_codes
@@ -129,6 +138,20 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         found = description.index(self.models, ready_only=request.ready)
         return service_pb2.RepositoryIndexResponse(models=[each for each in found.models if sees(rpc, each.name)])
 
+    @answering
+    async def RepositoryModelLoad(
+        self, request: service_pb2.RepositoryModelLoadRequest, rpc: Call
+    ) -> service_pb2.RepositoryModelLoadResponse:
+        await self._control.load(request, rpc)
+        return service_pb2.RepositoryModelLoadResponse()
+
+    @answering
+    async def RepositoryModelUnload(
+        self, request: service_pb2.RepositoryModelUnloadRequest, rpc: Call
+    ) -> service_pb2.RepositoryModelUnloadResponse:
+        await self._control.unload(request, rpc)
+        return service_pb2.RepositoryModelUnloadResponse()
+
 
 def _unsupported(name: str) -> Any:
     async def refuse(self: InferenceServicer, _: Any, rpc: Call) -> None:
@@ -145,8 +168,6 @@ def _unsupported(name: str) -> Any:
 
 for _name in (
     "ModelStreamInfer",
-    "RepositoryModelLoad",
-    "RepositoryModelUnload",
     "SystemSharedMemoryStatus",
     "SystemSharedMemoryRegister",
     "SystemSharedMemoryUnregister",

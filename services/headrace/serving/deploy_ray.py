@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from headrace.config import Settings
@@ -38,8 +38,21 @@ class RayDeployer:
         """
         if not self._started:
             await asyncio.to_thread(self._start_ray)
-        self._names += [f"{model.name}-{model.version}" for model in models]
+        self._names += [name for name in map(_name, models) if name not in self._names]
         await asyncio.to_thread(self._run, models)
+
+    async def load(self, model: FoundModel) -> None:
+        """Serve replaces what dies by itself: a version that it has is left alone, it would make all replicas anew."""
+        if _name(model) in self._names:
+            return
+        try:
+            await self.deploy([model])
+        except StartupError:
+            await self._end(_name(model))  # Serve would keep it, and try again
+            raise
+
+    async def unload(self, model: str, versions: Collection[str]) -> None:
+        await asyncio.gather(*(self._end(f"{model}-{version}") for version in versions))
 
     async def stop(self) -> None:
         """Drain and end every replica, then the Ray cluster that was started here."""
@@ -48,6 +61,11 @@ class RayDeployer:
             await asyncio.to_thread(self._shut_down)
         if self._folder:
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+    async def _end(self, name: str) -> None:
+        """Every replica of it drains, and Serve forgets it."""
+        await asyncio.to_thread(self._delete, name)
+        self._names.remove(name)
 
     def _start_ray(self) -> None:
         for name, value in serve_config.ENVIRONMENT.items():
@@ -86,16 +104,18 @@ class RayDeployer:
         try:
             serve.run_many(targets)
         except RuntimeError as error:
-            raise StartupError(f"{_one_line(error)} {self._why()}".rstrip()) from error
+            why = self._why([one["name"] for one in config["applications"]])
+            raise StartupError(f"{_one_line(error)} {why}".rstrip()) from error
 
-    def _why(self) -> str:
+    @staticmethod
+    def _why(names: Collection[str]) -> str:
         """What the constructors raised: Serve keeps it with the deployment, and its own error does not say it."""
         from ray import serve  # noqa: PLC0415
 
         applications = serve.status().applications
         messages = [
             deployment.message.strip().splitlines()[-1]
-            for name in self._names
+            for name in names
             if name in applications
             for deployment in applications[name].deployments.values()
             if deployment.status == "DEPLOY_FAILED" and deployment.message.strip()
@@ -116,6 +136,11 @@ class RayDeployer:
 
         ray.shutdown()
         self._started = False
+
+
+def _name(model: FoundModel) -> str:
+    """Of its application."""
+    return f"{model.name}-{model.version}"
 
 
 def _one_line(error: Exception) -> str:

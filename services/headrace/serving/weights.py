@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from headrace.core.routing import is_version
 from headrace.errors import StartupError
 from headrace.v1 import control_pb2
 from headrace_models import spec as disk
@@ -55,6 +56,22 @@ def discover(directories: Sequence[Path], only: Sequence[str] = ()) -> list[Foun
         if not only or path.parent.parent.name in only:
             _add(found, read(path.parent))
     return list(found.values())
+
+
+def listed(directories: Sequence[Path]) -> dict[tuple[str, str], Path]:
+    """(model, version) → directory of every version that lies below these, without a look into any.
+
+    Raises: StartupError when one lies there twice.
+    """
+    found: dict[tuple[str, str], Path] = {}
+    for path in (path.parent for directory in directories for path in _specs(directory)):
+        name, version = path.parent.name, path.name
+        if not is_version(version):
+            continue
+        if before := found.get((name, version)):
+            raise StartupError(f"{path}: {name}/{version} is in {before} already")
+        found[name, version] = path
+    return found
 
 
 def _specs(directory: Path) -> list[Path]:

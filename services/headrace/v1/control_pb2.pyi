@@ -14,11 +14,37 @@ class ReplicaState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REPLICA_STATE_READY: _ClassVar[ReplicaState]
     REPLICA_STATE_DRAINING: _ClassVar[ReplicaState]
     REPLICA_STATE_GONE: _ClassVar[ReplicaState]
+
+class ModelPhase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MODEL_PHASE_UNSPECIFIED: _ClassVar[ModelPhase]
+    MODEL_PHASE_FOUND: _ClassVar[ModelPhase]
+    MODEL_PHASE_LOADING: _ClassVar[ModelPhase]
+    MODEL_PHASE_LOADED: _ClassVar[ModelPhase]
+    MODEL_PHASE_UNLOADING: _ClassVar[ModelPhase]
+    MODEL_PHASE_UNLOADED: _ClassVar[ModelPhase]
+    MODEL_PHASE_FAILED: _ClassVar[ModelPhase]
+
+class DeployKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DEPLOY_KIND_UNSPECIFIED: _ClassVar[DeployKind]
+    DEPLOY_KIND_LOAD: _ClassVar[DeployKind]
+    DEPLOY_KIND_UNLOAD: _ClassVar[DeployKind]
 REPLICA_STATE_UNSPECIFIED: ReplicaState
 REPLICA_STATE_WARMING: ReplicaState
 REPLICA_STATE_READY: ReplicaState
 REPLICA_STATE_DRAINING: ReplicaState
 REPLICA_STATE_GONE: ReplicaState
+MODEL_PHASE_UNSPECIFIED: ModelPhase
+MODEL_PHASE_FOUND: ModelPhase
+MODEL_PHASE_LOADING: ModelPhase
+MODEL_PHASE_LOADED: ModelPhase
+MODEL_PHASE_UNLOADING: ModelPhase
+MODEL_PHASE_UNLOADED: ModelPhase
+MODEL_PHASE_FAILED: ModelPhase
+DEPLOY_KIND_UNSPECIFIED: DeployKind
+DEPLOY_KIND_LOAD: DeployKind
+DEPLOY_KIND_UNLOAD: DeployKind
 
 class Registration(_message.Message):
     __slots__ = ("replica_id", "endpoint", "cluster", "spec", "state", "load", "host", "device", "precision", "service", "started_us", "standby")
@@ -145,16 +171,106 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Snapshot(_message.Message):
-    __slots__ = ("version", "epoch", "replicas", "policies")
+    __slots__ = ("version", "epoch", "replicas", "policies", "repository")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
     POLICIES_FIELD_NUMBER: _ClassVar[int]
+    REPOSITORY_FIELD_NUMBER: _ClassVar[int]
     version: int
     epoch: str
     replicas: _containers.RepeatedCompositeFieldContainer[Registration]
     policies: _containers.RepeatedCompositeFieldContainer[TrafficPolicy]
-    def __init__(self, version: _Optional[int] = ..., epoch: _Optional[str] = ..., replicas: _Optional[_Iterable[_Union[Registration, _Mapping]]] = ..., policies: _Optional[_Iterable[_Union[TrafficPolicy, _Mapping]]] = ...) -> None: ...
+    repository: Repository
+    def __init__(self, version: _Optional[int] = ..., epoch: _Optional[str] = ..., replicas: _Optional[_Iterable[_Union[Registration, _Mapping]]] = ..., policies: _Optional[_Iterable[_Union[TrafficPolicy, _Mapping]]] = ..., repository: _Optional[_Union[Repository, _Mapping]] = ...) -> None: ...
+
+class Repository(_message.Message):
+    __slots__ = ("versions",)
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    versions: _containers.RepeatedCompositeFieldContainer[ModelVersion]
+    def __init__(self, versions: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ...) -> None: ...
+
+class ModelVersion(_message.Message):
+    __slots__ = ("model", "version", "phase", "reason", "act")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ACT_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    phase: ModelPhase
+    reason: str
+    act: int
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., phase: _Optional[_Union[ModelPhase, str]] = ..., reason: _Optional[str] = ..., act: _Optional[int] = ...) -> None: ...
+
+class LoadRequest(_message.Message):
+    __slots__ = ("model", "asked_by")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    ASKED_BY_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    asked_by: str
+    def __init__(self, model: _Optional[str] = ..., asked_by: _Optional[str] = ...) -> None: ...
+
+class LoadResponse(_message.Message):
+    __slots__ = ("versions", "snapshot_version", "epoch")
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    versions: _containers.RepeatedScalarFieldContainer[str]
+    snapshot_version: int
+    epoch: str
+    def __init__(self, versions: _Optional[_Iterable[str]] = ..., snapshot_version: _Optional[int] = ..., epoch: _Optional[str] = ...) -> None: ...
+
+class UnloadRequest(_message.Message):
+    __slots__ = ("model", "asked_by")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    ASKED_BY_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    asked_by: str
+    def __init__(self, model: _Optional[str] = ..., asked_by: _Optional[str] = ...) -> None: ...
+
+class UnloadResponse(_message.Message):
+    __slots__ = ("snapshot_version", "epoch")
+    SNAPSHOT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    snapshot_version: int
+    epoch: str
+    def __init__(self, snapshot_version: _Optional[int] = ..., epoch: _Optional[str] = ...) -> None: ...
+
+class DrainedRequest(_message.Message):
+    __slots__ = ("gateway_id", "act")
+    GATEWAY_ID_FIELD_NUMBER: _ClassVar[int]
+    ACT_FIELD_NUMBER: _ClassVar[int]
+    gateway_id: str
+    act: int
+    def __init__(self, gateway_id: _Optional[str] = ..., act: _Optional[int] = ...) -> None: ...
+
+class DrainedResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DeployReport(_message.Message):
+    __slots__ = ("deployer_id", "repository", "act", "failure")
+    DEPLOYER_ID_FIELD_NUMBER: _ClassVar[int]
+    REPOSITORY_FIELD_NUMBER: _ClassVar[int]
+    ACT_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    deployer_id: str
+    repository: Repository
+    act: int
+    failure: str
+    def __init__(self, deployer_id: _Optional[str] = ..., repository: _Optional[_Union[Repository, _Mapping]] = ..., act: _Optional[int] = ..., failure: _Optional[str] = ...) -> None: ...
+
+class DeployOrder(_message.Message):
+    __slots__ = ("act", "model", "kind")
+    ACT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    act: int
+    model: str
+    kind: DeployKind
+    def __init__(self, act: _Optional[int] = ..., model: _Optional[str] = ..., kind: _Optional[_Union[DeployKind, str]] = ...) -> None: ...
 
 class TrafficPolicy(_message.Message):
     __slots__ = ("model", "primary_version", "revision", "canary", "shadows")

@@ -49,6 +49,26 @@ class ControlStub:
                 request_serializer=headrace_dot_v1_dot_control__pb2.DescribeRequest.SerializeToString,
                 response_deserializer=headrace_dot_v1_dot_control__pb2.Snapshot.FromString,
                 _registered_method=True)
+        self.Load = channel.unary_unary(
+                '/headrace.v1.Control/Load',
+                request_serializer=headrace_dot_v1_dot_control__pb2.LoadRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_control__pb2.LoadResponse.FromString,
+                _registered_method=True)
+        self.Unload = channel.unary_unary(
+                '/headrace.v1.Control/Unload',
+                request_serializer=headrace_dot_v1_dot_control__pb2.UnloadRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_control__pb2.UnloadResponse.FromString,
+                _registered_method=True)
+        self.Drained = channel.unary_unary(
+                '/headrace.v1.Control/Drained',
+                request_serializer=headrace_dot_v1_dot_control__pb2.DrainedRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_control__pb2.DrainedResponse.FromString,
+                _registered_method=True)
+        self.Deploy = channel.stream_stream(
+                '/headrace.v1.Control/Deploy',
+                request_serializer=headrace_dot_v1_dot_control__pb2.DeployReport.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_control__pb2.DeployOrder.FromString,
+                _registered_method=True)
 
 
 class ControlServicer:
@@ -78,6 +98,38 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Load(self, request, context):
+        """Has the deployer start every version of a model that lies in its directories and does not run yet. OK once all of
+        them are READY. A caller who leaves ends nothing. INTERNAL: what could not be started, and why; UNAVAILABLE: model
+        control is not explicit, no deployer is attached, or it has gone meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unload(self, request, context):
+        """Has gateways take no more requests for a model, waits until they have answered those they hold, and has the deployer
+        stop its replicas. OK for a model that is not loaded. UNAVAILABLE as for Load.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drained(self, request, context):
+        """A gateway has answered all that it held of a model that is being unloaded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Deploy(self, request_iterator, context):
+        """The deployer gets orders for as long as its stream lives; there is one at a time. ALREADY_EXISTS: another one is
+        attached; UNAVAILABLE: model control is not explicit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +147,26 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Describe,
                     request_deserializer=headrace_dot_v1_dot_control__pb2.DescribeRequest.FromString,
                     response_serializer=headrace_dot_v1_dot_control__pb2.Snapshot.SerializeToString,
+            ),
+            'Load': grpc.unary_unary_rpc_method_handler(
+                    servicer.Load,
+                    request_deserializer=headrace_dot_v1_dot_control__pb2.LoadRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_control__pb2.LoadResponse.SerializeToString,
+            ),
+            'Unload': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unload,
+                    request_deserializer=headrace_dot_v1_dot_control__pb2.UnloadRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_control__pb2.UnloadResponse.SerializeToString,
+            ),
+            'Drained': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drained,
+                    request_deserializer=headrace_dot_v1_dot_control__pb2.DrainedRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_control__pb2.DrainedResponse.SerializeToString,
+            ),
+            'Deploy': grpc.stream_stream_rpc_method_handler(
+                    servicer.Deploy,
+                    request_deserializer=headrace_dot_v1_dot_control__pb2.DeployReport.FromString,
+                    response_serializer=headrace_dot_v1_dot_control__pb2.DeployOrder.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +250,114 @@ class Control:
             '/headrace.v1.Control/Describe',
             headrace_dot_v1_dot_control__pb2.DescribeRequest.SerializeToString,
             headrace_dot_v1_dot_control__pb2.Snapshot.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Load(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.Control/Load',
+            headrace_dot_v1_dot_control__pb2.LoadRequest.SerializeToString,
+            headrace_dot_v1_dot_control__pb2.LoadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.Control/Unload',
+            headrace_dot_v1_dot_control__pb2.UnloadRequest.SerializeToString,
+            headrace_dot_v1_dot_control__pb2.UnloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drained(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.Control/Drained',
+            headrace_dot_v1_dot_control__pb2.DrainedRequest.SerializeToString,
+            headrace_dot_v1_dot_control__pb2.DrainedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Deploy(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/headrace.v1.Control/Deploy',
+            headrace_dot_v1_dot_control__pb2.DeployReport.SerializeToString,
+            headrace_dot_v1_dot_control__pb2.DeployOrder.FromString,
             options,
             channel_credentials,
             insecure,
