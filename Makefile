@@ -10,7 +10,7 @@ GENERATED := services/headrace/v1 services/headrace/keda
 BASELINE := protos/baseline.binpb
 IMAGE = $(BIN)/buf build protos --exclude-source-info -o
 
-.PHONY: help setup demo demo-shadow serve test test-proofs test-scaling test-upgrades check format bench-setup bench scale-sim soak train protos protos-baseline clean chart-tools chart-test chart-docs image-test wheel-test sbom dist
+.PHONY: help setup demo demo-shadow serve test test-proofs test-scaling test-upgrades check format fuzz bench-setup bench scale-sim soak train protos protos-baseline clean chart-tools chart-test chart-docs image-test wheel-test sbom dist
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test-scaling: $(RUN) ## Replicas follow the load on a Ray cluster of several nod
 
 test-upgrades: $(RUN) ## Ray clusters, versions and gateways are replaced under load, no request fails: a minute, on a machine that does nothing else
 	@$(BIN)/python -m pytest -s -m 'upgrades or not upgrades' tests/upgrades
+
+fuzz: $(RUN) ## Search for inputs that break what reads them, SECONDS (60) for each of eight targets, or for ONLY=codec (Linux, x86-64)
+	@$(BIN)/python tests/fuzz/fuzz.py --seconds $(or $(SECONDS),60) $(addprefix --only ,$(ONLY))
 
 check: $(RUN) ## Format, lint, types, import contracts, images, workflows, protos (lint, breaking changes, generated code in sync), spelling
 	@$(BIN)/ruff format --check $(SOURCES)
