@@ -215,10 +215,12 @@ class Runner:
         raw_columns, raw_lengths = batch.columns, batch.lengths
         if len(raw_columns) != len(spec.inputs) or len(raw_lengths) != len(spec.axes):
             raise BrokenContract(f"expected {len(spec.inputs)} columns and {len(spec.axes)} axes")
+        if rows > spec.max_rows:
+            raise BrokenContract(f"{rows} rows, but a batch has {spec.max_rows} at most")
         lengths: dict[str, Rows] = {}
         entries: dict[str | None, int] = {None: rows}
         for axis, raw in zip(spec.axes, raw_lengths, strict=True):
-            lengths[axis.name], entries[axis.name] = _lengths(raw, rows)
+            lengths[axis.name], entries[axis.name] = _lengths(raw, rows, axis.cap)
         columns = {
             column.name: column.values(raw, entries[column.axis])
             for column, raw in zip(self._inputs, raw_columns, strict=True)
@@ -335,14 +337,14 @@ def _alive(batch: replica_pb2.PackedBatch, waited_s: float) -> Rows | None:
     return np.flatnonzero(remaining_s > waited_s)
 
 
-def _lengths(raw: bytes, rows: int) -> tuple[Rows, int]:
+def _lengths(raw: bytes, rows: int, cap: int) -> tuple[Rows, int]:
     """The length of each row on an axis, and their sum. Raises: BrokenContract."""
     if len(raw) != 4 * rows:
         raise BrokenContract("an axis does not have a length for every row")
     lengths = np.ndarray(rows, "<i4", raw).astype(np.int64)
     numbers = lengths.tolist()  # for as many rows as a batch has, numpy's own `min` and `sum` cost twice as much
-    if min(numbers, default=0) < 0:
-        raise BrokenContract("a length is negative")
+    if numbers and not 0 <= min(numbers) <= max(numbers) <= cap:
+        raise BrokenContract(f"a row's length is not one of 0 to {cap}")
     return lengths, sum(numbers)
 
 
