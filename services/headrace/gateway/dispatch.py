@@ -201,7 +201,12 @@ class Dispatcher:
         return any(other.flights for other in self._links.values() if other is not link)
 
     def learn(self, flight: Flight, tokens: int, seconds: float) -> None:
-        """Take in what an answered batch took, from sending to its answer, less what it waited behind others."""
+        """Take in what an answered batch took, from sending to its answer, less what it waited behind others.
+
+        Zero or less: the replica's stamps can't be true, and say nothing.
+        """
+        if seconds <= 0:
+            return
         beside = self._others(flight.link)
         if flight.alone is not beside:  # company that came or went meanwhile says nothing
             self._sharing.observe(seconds / max(1e-6, self._cost.predict_s(tokens)), alone=flight.alone)

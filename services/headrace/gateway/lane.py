@@ -48,6 +48,7 @@ ROW_ERRORS: Final[dict[int, tuple[type[HeadraceError], str]]] = {
     replica_pb2.ROW_STATUS_NOT_FINITE: (BrokenContract, "the model's answer is not a finite number"),
     replica_pb2.ROW_STATUS_FAILED: (ModelFailed, "the model failed on this request"),
 }
+STATUSES: Final = bytes(replica_pb2.RowStatus.values())
 SETTLE_EARLY_S: Final = 0.001
 """A rider's timer ends this long before its caller's: the caller hears why from us, not from its own clock."""
 HANDFUL: Final = 8
@@ -416,10 +417,12 @@ def _queue(settings: BatchingSettings) -> RiderQueue:
 
 
 def check_size(batch: Batch, answer: replica_pb2.PackedAnswer) -> None:
-    """Raises: BrokenContract when the answer is not the size its spec promises."""
+    """Raises: BrokenContract when the answer is not the size its spec promises, or has a status that is none."""
     tensors = batch.spec.answers if batch.wants_extras else batch.spec.outputs
     expected = [tensor.entry_bytes * batch.rows for tensor in tensors]
-    if len(answer.status) != batch.rows or [len(column) for column in answer.columns] != expected:
+    status = answer.status
+    wrong = len(status) != batch.rows or status.strip(STATUSES)
+    if wrong or [len(column) for column in answer.columns] != expected:
         raise BrokenContract("the replica's answer does not have the shape its spec promises")
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
 from headrace.channel import REFUSALS
@@ -133,7 +134,7 @@ class ReplicaLink:
         if answer is None:
             raise _gone()
         if answer.code:
-            raise BatchLost(STATUS[answer.code], answer.message, answer.stamps)
+            raise BatchLost(STATUS.get(answer.code, grpc.StatusCode.UNKNOWN), answer.message, answer.stamps)
         return answer
 
     async def _open(self) -> Exchange:
@@ -149,7 +150,13 @@ class ReplicaLink:
             return self._stream
 
     def _on_answer(self, message: bytes) -> None:
-        answer = replica_pb2.PackedAnswer.FromString(message)
+        try:
+            answer = replica_pb2.PackedAnswer.FromString(message)
+        except DecodeError:
+            log.warning("replica %s has sent what is no answer: its stream ends", self.replica_id)
+            if self._stream is not None:
+                self._stream.cancel()
+            return
         answered = self._answers.get(answer.batch_id)
         if answered is not None and not answered.done():
             answered.set_result(answer)
