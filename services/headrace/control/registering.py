@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from headrace.control import specs
 from headrace.core.routing import is_version
 from headrace.core.tensors import DATATYPES, MAX_STRING
 from headrace.errors import InvalidInference
@@ -40,6 +41,7 @@ def check(registration: control_pb2.Registration) -> None:
         raise InvalidInference(f"spec: {spec.ByteSize()} bytes, {MAX_SPEC} at most")
     for tensor in (*spec.inputs, *spec.outputs, *spec.extras):
         _check_tensor(tensor)
+    specs.check(spec)
 
 
 def _check_tensor(tensor: control_pb2.TensorSpec) -> None:

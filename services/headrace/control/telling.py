@@ -8,6 +8,7 @@ import numpy as np
 
 from headrace.errors import InvalidInference
 from headrace.experiments import rows
+from headrace.experiments.comparison import SIDES
 from headrace.v1 import experiments_pb2 as pb
 
 MAX_ROWS: Final = 50_000
@@ -88,5 +89,6 @@ def _check_counts(counts: pb.SampleCounts, name: str) -> None:
         raise InvalidInference(f"{name}.drops: {MAX_CAUSES} causes of {MAX_TEXT} characters at most")
     if GATEWAY in counts.drops:
         raise InvalidInference(f"{name}.drops: '{GATEWAY}' is counted by control")
-    if max((counts.sampled, *counts.drops.values())) > MAX_COUNT:
-        raise InvalidInference(f"{name}: more than {MAX_COUNT} rows")
+    requests = [getattr(counts, f"{side}_{what}") for side in SIDES for what in ("requests", "failures")]
+    if max((counts.sampled, *counts.drops.values(), *requests)) > MAX_COUNT:
+        raise InvalidInference(f"{name}: more than {MAX_COUNT} rows or requests")

@@ -10,7 +10,8 @@ from headrace.v1 import control_pb2
 
 
 def spec(wire: control_pb2.ModelSpec) -> ModelSpec:
-    return ModelSpec(
+    """Raises: KeyError for an axis or a datatype that is none."""
+    made = ModelSpec(
         name=wire.name,
         version=wire.version,
         digest=wire.digest,
@@ -23,6 +24,9 @@ def spec(wire: control_pb2.ModelSpec) -> ModelSpec:
         extras=_tensors(wire.extras),
         signal=Signal(wire.signal.name, wire.signal.calibration_version) if wire.HasField("signal") else None,
     )
+    for tensor in (*made.inputs, *made.answers):  # worked out now, and not when the first request comes
+        made.input_axes, tensor.entry_bytes  # noqa: B018
+    return made
 
 
 def policy(wire: control_pb2.TrafficPolicy) -> Policy:
