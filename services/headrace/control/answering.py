@@ -5,17 +5,16 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import grpc
 
 from headrace.channel import ERROR
 from headrace.errors import BrokenContract, HeadraceError
+from headrace.rpc.messages import short
 
 log = logging.getLogger(__name__)
 
-MAX_SENTENCE: Final = 1024
-"""Characters of a status message: it quotes names that a caller chose."""
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 Require = Callable[[Any, str], str]
@@ -46,7 +45,7 @@ def answering(
                 log.exception("an RPC failed on an error of ours")
                 failure = BrokenContract("internal error")
             named = ((ERROR, type(failure).__name__),)
-            await call.abort(grpc.StatusCode[failure.code], str(failure)[:MAX_SENTENCE], named)
+            await call.abort(grpc.StatusCode[failure.code], short(str(failure)), named)
             raise AssertionError("This is a bug.")  # abort raises
 
         return answer

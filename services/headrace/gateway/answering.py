@@ -23,6 +23,7 @@ from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
 from headrace.gateway.quotas import metered
 from headrace.rpc.call import Call
+from headrace.rpc.messages import short
 from headrace.telemetry import timings
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,6 @@ PUSHBACK_MS: Final = "50"
 """`grpc-retry-pushback-ms` of a refusal for overload: a client that retries waits so long first."""
 MAX_ID: Final = 256
 """Characters of a caller's id that are remembered; the answer carries it whole."""
-MAX_SENTENCE: Final = 1024
-"""Characters of a status message: it quotes names that a caller chose, and a client takes 8 KiB of metadata at most."""
 
 Trailing = tuple[tuple[str, str], ...]
 Request = TypeVar("Request")
@@ -134,7 +133,7 @@ async def abort(rpc: Call, service: Answers, error: HeadraceError, trailing: Tra
     elif isinstance(error, QuotaExceeded):
         trailing = (*trailing, ("grpc-retry-pushback-ms", str(error.retry_ms or PUSHBACK_MS)))
     try:
-        await rpc.abort(grpc.StatusCode[service.code_of(error)], str(error)[:MAX_SENTENCE], trailing)
+        await rpc.abort(grpc.StatusCode[service.code_of(error)], short(str(error)), trailing)
     except aio.InternalError:  # the RPC was over: its deadline has passed in the core, and nobody listens any more
         raise asyncio.CancelledError from None
 

@@ -16,13 +16,14 @@ from headrace.core.records import RpcRecord
 from headrace.core.tensors import ModelSpec
 from headrace.errors import HeadraceError, InvalidInference, status_of
 from headrace.gateway.admission import Admission
-from headrace.gateway.answering import MAX_SENTENCE, find, scored
+from headrace.gateway.answering import find, scored
 from headrace.gateway.lane import Lane
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
 from headrace.gateway.payments import PaymentEncoder, Row
 from headrace.gateway.signals import not_assessed, signals_of
 from headrace.rpc.call import Call
+from headrace.rpc.messages import MAX_SENTENCE
 from headrace.v1 import risk_pb2, risk_pb2_grpc
 
 RISK_SERVICE: Final = "headrace.v1.RiskService"

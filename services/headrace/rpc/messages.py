@@ -24,6 +24,8 @@ MAX_MESSAGE: Final = 64 << 20
 """Bytes of one message, expanded."""
 MAX_METADATA: Final = 16_384
 """Bytes of a call's fields: names, values and 32 a field."""
+MAX_SENTENCE: Final = 1024
+"""Bytes of a status message: three times as many on the wire at worst, and a client takes 8 KiB of metadata."""
 MAX_TIMEOUT_S: Final = 1e9
 UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 ZLIB_BITS: Final = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
@@ -192,6 +194,11 @@ def trailers(code: grpc.StatusCode, details: str, metadata: Iterable[tuple[str, 
     for name, value in metadata:
         block += entry(name, value)
     return block
+
+
+def short(sentence: str) -> str:
+    """As much of a status message as its reader surely takes: it may quote what a caller chose."""
+    return sentence[:MAX_SENTENCE].encode()[:MAX_SENTENCE].decode(errors="ignore")
 
 
 def entry(name: str, value: str | bytes) -> bytes:
