@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -87,16 +86,32 @@ MERCHANT_STATS: Final = (
 REPORTS_US: Final = (14 * DAY_US, 30 * DAY_US)
 """Windows in which reports of fraud are counted, by when they arrived: that is days or weeks after the fraud."""
 SMALL_AMOUNT: Final = 5.0
+MAX_REMEMBERED: Final = 65_536
+"""Identifiers whose numbers are kept."""
+LONGEST_REMEMBERED: Final = 128
+"""Characters: whoever sends payments chooses how long an identifier is."""
 LABEL_DELAY_US: Final = 30 * DAY_US
 """When a label without `label_ts` counts as known, in training and in serving: so long after its event."""
 
 
-@lru_cache(maxsize=65_536)
+class _Hashed(dict[str, int]):
+    """Identifier → its number: histories name the same ones again and again. A long one is not kept."""
+
+    def __missing__(self, text: str) -> int:
+        number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+        if len(text) <= LONGEST_REMEMBERED:
+            if len(self) >= MAX_REMEMBERED:
+                self.clear()
+            self[text] = number
+        return number
+
+
+_HASHED: Final = _Hashed()
+
+
 def hash_id(text: str) -> int:
     """A stable signed 64-bit number for an identifier; the empty string is 0."""
-    if not text:
-        return 0
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+    return _HASHED[text] if text else 0
 
 
 def letters_code(text: str) -> int:
