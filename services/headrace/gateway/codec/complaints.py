@@ -5,12 +5,11 @@ Called by the decoder where its one pass has said no. Checks names first, then s
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any, Final
 
 from headrace.core.tensors import ModelSpec, TensorSpec
 from headrace.errors import InvalidInference, Unsupported
-from headrace.gateway.codec.contents import raw_bytes
+from headrace.gateway.codec.contents import check_size, raw_bytes
 from headrace.gateway.codec.strings import laid_out
 
 DISABLED: Final = "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
@@ -162,12 +161,7 @@ def _data(given: Any, raw: bytes | None, tensor: TensorSpec, spec: ModelSpec) ->
     data = raw_bytes(given, tensor, spec) if raw is None else raw
     if tensor.datatype == "BYTES":
         return laid_out(data, tensor, spec, given.shape[0], given.shape[1] if tensor.axis else 1)
-    expected = prod(given.shape) * tensor.dtype.itemsize
-    if len(data) != expected:
-        raise InvalidInference(
-            f"input byte size mismatch for input '{tensor.name}' for model '{spec.name}'. "
-            f"Expected {expected}, got {len(data)}"
-        )
+    check_size(len(data), given, tensor, spec)
     return data
 
 

@@ -6,7 +6,7 @@ Whoever can, sends raw bytes: a request of typed contents costs an object for ea
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from math import prod
 from typing import Any, Final
 
@@ -38,7 +38,8 @@ CONTENTS: Final = {
 def raw_bytes(given: Any, tensor: TensorSpec, spec: ModelSpec) -> bytes:
     """Typed contents as `raw_input_contents` would have them.
 
-    Raises: InvalidInference when there are none, some are in another datatype's field, or a value does not fit.
+    Raises: InvalidInference when there are none or too many, some are in another datatype's field, or a value does not
+    fit.
     """
     field = CONTENTS[tensor.datatype]
     values = getattr(given.contents, field)
@@ -52,6 +53,7 @@ def raw_bytes(given: Any, tensor: TensorSpec, spec: ModelSpec) -> bytes:
         )
     if tensor.datatype == "BYTES":
         return b"".join([len(text).to_bytes(LENGTH_BYTES, "little") + text for text in values])
+    check_size(len(values) * tensor.dtype.itemsize, given, tensor, spec)  # before they become objects, one by one
     try:
         return _narrowed(values, tensor)
     except OverflowError as error:
@@ -60,11 +62,21 @@ def raw_bytes(given: Any, tensor: TensorSpec, spec: ModelSpec) -> bytes:
         ) from error
 
 
-def _narrowed(values: Iterable[Any], tensor: TensorSpec) -> bytes:
+def check_size(size: int, given: Any, tensor: TensorSpec, spec: ModelSpec) -> None:
+    """Raises: InvalidInference where the shape of an input announces another size, in bytes."""
+    expected = prod(given.shape) * tensor.dtype.itemsize
+    if size != expected:
+        raise InvalidInference(
+            f"input byte size mismatch for input '{tensor.name}' for model '{spec.name}'. "
+            f"Expected {expected}, got {size}"
+        )
+
+
+def _narrowed(values: Sequence[Any], tensor: TensorSpec) -> bytes:
     """Raises: OverflowError."""
     if tensor.datatype not in ("FP16", "BF16"):
-        return np.array(values, tensor.dtype).tobytes()
-    singles = np.array(values, "<f4")
+        return np.fromiter(values, tensor.dtype, len(values)).tobytes()
+    singles = np.fromiter(values, "<f4", len(values))
     column = (bfloat16 if tensor.datatype == "BF16" else _half)(singles).tobytes()
     if np.any(np.isinf(tensor.numbers(column)) & np.isfinite(singles)):
         raise OverflowError

@@ -17,7 +17,9 @@ from headrace.gateway.codec.selection import Selected, selected
 from headrace.gateway.codec.strings import laid_out
 
 MAX_KNOWN: Final = 8192
-"""Inputs' headers that are remembered, of some hundred bytes each: names times lengths, and a caller's inventions."""
+"""Inputs' headers that are remembered: names times lengths, and a caller's inventions."""
+MAX_HEADER: Final = 512
+"""Bytes of one that is remembered: fields that nobody knows may make it as long as a message."""
 
 
 class Header(NamedTuple):
@@ -124,9 +126,11 @@ class Decoder:
             return None
         data_bytes = -1 if tensor.datatype == "BYTES" else rows * length * tensor.entry_bytes
         header = Header(position, axis, rows, length, data_bytes)
-        if len(self._known) >= MAX_KNOWN:
-            self._known.clear()
-        self._known[given.SerializeToString()] = header
+        key = given.SerializeToString()
+        if len(key) <= MAX_HEADER:
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[key] = header
         return header
 
 
