@@ -86,6 +86,11 @@ VIOLATIONS: Final = {
         frames.ENHANCE_YOUR_CALM,
     ),
     "a flood of pings": (frames.frame(frames.PING, 0, 0, bytes(8)) * MANY, frames.ENHANCE_YOUR_CALM),
+    "a flood of windows": (frames.window_update(0, 1) * MANY, frames.ENHANCE_YOUR_CALM),
+    "a flood of windows of calls that are over": (
+        call(1) + frames.window_update(1, 1) * MANY,
+        frames.ENHANCE_YOUR_CALM,
+    ),
     "a flood of settings": (frames.settings({}) * MANY, frames.ENHANCE_YOUR_CALM),
     "a flood of settings seen": (frames.frame(frames.SETTINGS, 1, 0, EMPTY) * MANY, frames.ENHANCE_YOUR_CALM),
     "a flood of priorities": (frames.frame(frames.PRIORITY, 0, 1, bytes(5)) * MANY, frames.ENHANCE_YOUR_CALM),
@@ -140,6 +145,22 @@ def test_who_does_not_open_as_a_client_must_is_told_so(run: Run, first: bytes) -
             return code
 
     assert run(main()) == frames.PROTOCOL_ERROR
+
+
+def test_who_opens_its_windows_for_every_answer_is_heard_for_as_long_as_it_likes(run: Run) -> None:
+    """Some clients do: once for the call, once for the connection, and in steps."""
+    opened = frames.window_update(0, 2)
+
+    async def main() -> int:
+        async with serving() as served, Raw.to(served) as raw:
+            for number in range(1, 4_000, 2):
+                raw.send(call(number, message=b"abc") + frames.window_update(number, 5) + opened)
+                assert await raw.status(number) == 0
+                raw.send(frames.window_update(number, 1))
+            raw.send(call(4_001))
+            return await raw.status(4_001)
+
+    assert run(main()) == 0
 
 
 def test_what_may_come_late_or_is_unknown_is_ignored(run: Run) -> None:

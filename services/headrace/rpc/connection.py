@@ -31,7 +31,10 @@ LAST_WORDS_S: Final = 0.5
 """What a peer is still owed when a connection ends is on its way for so long at most."""
 CREDIT: Final = 1000.0
 CREDIT_A_SECOND: Final = 10.0
-"""What a peer may send without asking for anything: pings, settings, resets, empty frames. Data earns one back."""
+"""What a peer may send without asking for anything: pings, settings, resets, empty frames, windows. Data earns one
+back."""
+SENT_EARNS: Final = 4.0
+"""What a frame of data earns whoever gets it: two windows are opened again for it, perhaps in steps."""
 TOO_MUCH: Final = "too much that asks for nothing"
 TOO_MANY_PINGS: Final = "too_many_pings"
 """What gRPC's clients know: they ping half as often from then on."""
@@ -195,6 +198,7 @@ class Connection(asyncio.Protocol):
                 payload = _unpadded(flags, payload)
             self._take_block(number, flags, payload)
         elif kind == frames.WINDOW_UPDATE:
+            self._spend()
             self._take_window(number, _uint32(payload) & 0x7FFFFFFF)
         else:
             self._take_rare(kind, flags, number, payload)
@@ -354,6 +358,7 @@ class Connection(asyncio.Protocol):
         if stream.to_send is None and size <= stream.allowed and size <= self._allowed and size <= self._largest:
             stream.allowed -= size
             self._allowed -= size
+            self._credit += SENT_EARNS
             self.write(
                 before + frames.HEAD.pack(size >> 16, size & 0xFFFF, frames.DATA, flags, stream.number) + data + after
             )
@@ -449,6 +454,7 @@ class Connection(asyncio.Protocol):
             return False
         stream.allowed -= size
         self._allowed -= size
+        self._credit += SENT_EARNS
         head = frames.frame(frames.DATA, 0, stream.number, data[:size])
         if size < len(data):
             waiting[0] = memoryview(data)[size:], after
