@@ -38,6 +38,7 @@ SPEC: Final = ModelSpec(
     extras=(TensorSpec("why", "FP64", (2,), costs_rows=3),),
 )
 CONTENTS: Final = {
+    "FP16": "fp32_contents",
     "FP32": "fp32_contents",
     "INT64": "int64_contents",
     "UINT8": "uint_contents",
@@ -151,6 +152,8 @@ def columns_of(request: Any) -> list[bytes]:
 
 
 def _check_answer(request: Any, inference: Inference) -> None:
+    if any("classification" in output.parameters for output in request.outputs):
+        return
     columns = [bytes([place]) * tensor.entry_bytes * inference.rows for place, tensor in enumerate(SPEC.answers)]
     response = encode(inference, Answer(columns, batch_id=1, batch_rows=inference.rows, queue_us=0))
     wanted = [output.name for output in request.outputs] or [tensor.name for tensor in SPEC.outputs]
