@@ -72,6 +72,6 @@ def _seeds() -> list[bytes]:
 TARGET: Final = Target(
     _seeds(),
     check,
-    ("headrace.control.registering", "headrace.control.discovery", "headrace.gateway.wire"),
+    ("headrace.control.specs", "headrace.control.registering", "headrace.gateway.wire"),
     control_pb2.Registration,
 )
