@@ -9,7 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.fuzz.mutation import mutated
+from tests.fuzz.targets import codec, payments
 from tests.fuzz.targets.target import NAMES, Target, load
+from tritonclient.grpc import service_pb2
+
+from headrace.gateway.codec import Decoder, asked
+from headrace.v1 import risk_pb2
 
 REGRESSIONS = Path(__file__).parent / "regressions"
 COSTLY = {"pairs": 60, "server": 150}
@@ -45,6 +50,16 @@ def test_a_good_input_keeps_the_law(name: str) -> None:
     for seed in target.seeds:
         target.check(seed)
     target.check(b"")
+
+
+def test_good_requests_and_payments_are_taken_and_not_refused() -> None:
+    """A law that refuses everything is kept by whoever refuses everything."""
+    for seed in codec.TARGET.seeds:
+        request = service_pb2.ModelInferRequest.FromString(seed)
+        assert Decoder(codec.SPEC).decode(request, 0.0, asked(request)).columns == codec.columns_of(request)
+    for seed in payments.TARGET.seeds:
+        for message in risk_pb2.ScoreBatchRequest.FromString(seed).payments:
+            assert payments.encoder().encode(message, "payment").columns
 
 
 @pytest.mark.parametrize("path", KEPT, ids=[f"{path.parent.name}/{path.name}" for path in KEPT])
