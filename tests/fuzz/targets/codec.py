@@ -5,6 +5,8 @@ What is right is worked out here a second time, by numpy and from the protocol's
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
@@ -31,6 +33,8 @@ SPEC: Final = ModelSpec(
         TensorSpec("small", "INT8", (2, 2), optional=True),
         TensorSpec("half", "FP16", (1,), optional=True),
         TensorSpec("wide", "UINT64", (1,), optional=True),
+        TensorSpec("names", "BYTES", (-1,), axis="others", max_bytes=4),
+        TensorSpec("words", "BYTES", (2,), optional=True, max_bytes=6),
     ),
     outputs=(TensorSpec("p", "FP32", (1,)), TensorSpec("score", "INT32", (2,))),
     axes=(Axis("events", 4, required=True), Axis("others", 3)),
@@ -45,6 +49,7 @@ CONTENTS: Final = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
     "UINT64": "uint64_contents",
+    "BYTES": "bytes_contents",
 }
 REFUSALS: Final = (InvalidInference, Unsupported)
 """INVALID_ARGUMENT and UNIMPLEMENTED: what a caller can be told of a request that is none."""
@@ -58,12 +63,14 @@ def arrays(rows: int, events: int, others: int, *, optional: bool) -> dict[str, 
         "at": np.tile(np.arange(events), (rows, 1)),
         "seen": rng.integers(0, 255, (rows, others, 3)).astype(np.uint8),
         "key": np.arange(rows)[:, None],
+        "names": np.array([[b"n%d" % place for place in range(others)]] * rows, object).reshape(rows, others),
     }
     if optional:
         found["flag"] = rng.integers(0, 2, (rows, 2)).astype(np.bool_)
         found["small"] = rng.integers(-128, 127, (rows, 2, 2)).astype(np.int8)
         found["half"] = rng.random((rows, 1)).astype(np.float16)
         found["wide"] = np.full((rows, 1), 2**64 - 1, np.uint64)
+        found["words"] = np.array([[b"", b"sixsix"]] * rows, object)
     return found
 
 
@@ -76,8 +83,23 @@ def good(columns: dict[str, np.ndarray[Any, Any]], *, typed: bool = False) -> An
         if typed:
             getattr(given.contents, CONTENTS[given.datatype]).extend(values.ravel().tolist())
         else:
-            message.raw_input_contents.append(values.tobytes())
+            message.raw_input_contents.append(_written(values.ravel()) if values.dtype == object else values.tobytes())
     return message
+
+
+def _written(texts: Iterable[bytes]) -> bytes:
+    """Strings as the protocol has them: each behind its length."""
+    return b"".join(struct.pack("<I", len(text)) + text for text in texts)
+
+
+def _read(data: bytes) -> list[bytes]:
+    found = []
+    while data:
+        end = 4 + struct.unpack_from("<I", data)[0]
+        found.append(data[4:end])
+        assert len(data) >= end
+        data = data[end:]
+    return found
 
 
 def _seeds() -> list[bytes]:
@@ -137,10 +159,13 @@ def columns_of(request: Any) -> list[bytes]:
     for tensor in SPEC.inputs:
         if tensor.name not in given:
             assert tensor.optional
-            found.append(np.zeros((rows, *tensor.dims), tensor.dtype).tobytes())
+            found.append(bytes(rows * tensor.entry_bytes))
             continue
         message, data = given[tensor.name]
         assert message.datatype == tensor.datatype
+        if tensor.datatype == "BYTES":
+            found.append(_strings(message, data, tensor))
+            continue
         if data is None:
             data = np.array(list(getattr(message.contents, CONTENTS[tensor.datatype])), tensor.dtype).tobytes()
         values = np.frombuffer(data, tensor.dtype).reshape(tuple(message.shape))
@@ -149,6 +174,17 @@ def columns_of(request: Any) -> list[bytes]:
             values = values[:, max(0, values.shape[1] - cap) :]
         found.append(values.tobytes())
     return found
+
+
+def _strings(message: Any, data: bytes | None, tensor: TensorSpec) -> bytes:
+    """The newest strings of each row, each behind its length and as wide as the longest may be."""
+    texts = np.empty(int(np.prod(tuple(message.shape), dtype=object)), object)
+    texts[:] = list(message.contents.bytes_contents) if data is None else _read(data)
+    rows = texts.reshape(tuple(message.shape))
+    if tensor.axis is not None:
+        rows = rows[:, max(0, rows.shape[1] - SPEC.axes[SPEC.axis_index[tensor.axis]].cap) :]
+    assert all(len(text) <= tensor.max_bytes for text in rows.ravel())
+    return b"".join(_written([text]).ljust(tensor.element_bytes, b"\0") for text in rows.ravel())
 
 
 def _check_answer(request: Any, inference: Inference) -> None:
