@@ -23,7 +23,7 @@ from headrace.client import request
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 SYMBOL = "inference.GRPCInferenceService"
-CONNECTIONS, CALLS = 40, 20
+CONNECTIONS, CALLS = 40, 5
 STREAMS, QUESTIONS = 20, 400
 UNREAD_S = 5.0
 MAX_GROWTH_MIB = 64.0
