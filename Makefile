@@ -10,7 +10,7 @@ GENERATED := services/headrace/v1 services/headrace/keda
 BASELINE := protos/baseline.binpb
 IMAGE = $(BIN)/buf build protos --exclude-source-info -o
 
-.PHONY: help setup demo demo-shadow serve test test-proofs test-scaling test-upgrades check format fuzz bench-setup bench scale-sim soak train protos protos-baseline clean chart-tools chart-test chart-docs image-test wheel-test sbom dist
+.PHONY: help setup demo demo-shadow serve test test-proofs test-scaling test-upgrades test-faults check format fuzz bench-setup bench scale-sim soak train protos protos-baseline clean chart-tools chart-test chart-docs image-test wheel-test sbom dist
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ test-upgrades: $(RUN) ## Ray clusters, versions and gateways are replaced under 
 
 fuzz: $(RUN) ## Search for inputs that break what reads them, SECONDS (60) for each of eight targets, or for ONLY=codec (Linux, x86-64)
 	@$(BIN)/python tests/fuzz/fuzz.py --seconds $(or $(SECONDS),60) $(addprefix --only ,$(ONLY))
+
+test-faults: $(RUN) ## Break a whole cluster under load, fault by fault: minutes, on a machine that does nothing else; as root, all of it
+	@$(BIN)/python -m pytest -s -m faults tests/faults
 
 check: $(RUN) ## Format, lint, types, import contracts, images, workflows, protos (lint, breaking changes, generated code in sync), spelling
 	@$(BIN)/ruff format --check $(SOURCES)
@@ -85,8 +88,8 @@ bench: $(RUN) ## Measure headrace beside its peers: build/bench/results.json, re
 scale-sim: $(RUN) ## Replay a day, a sale and outages at up to 100,000 requests/s against each scaling policy: build/scale-sim (QUICK=1)
 	@$(BIN)/python benchmarks/scale_simulation.py $(if $(QUICK),--quick)
 
-soak: $(RUN) ## Load fraud-tx for MINUTES (default 10); the gateway's memory must not grow: build/bench/soak.json
-	@$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),10)
+soak: $(RUN) ## Load fraud-tx for MINUTES (default 10), memory must not grow; FAULTS=1: 80 % of capacity, random faults, nothing lost
+	@$(BIN)/python benchmarks/$(if $(FAULTS),soak_faults.py,soak.py) --minutes $(or $(MINUTES),10)
 
 train: $(RUN) ## Train MODEL (default fraud-tx) on simulated payments, or on EVENTS=file.csv|file.parquet
 	@$(BIN)/headrace train --model $(or $(MODEL),fraud-tx) $(if $(EVENTS),--events $(EVENTS)) --out $(or $(OUT),build/models)

@@ -24,7 +24,8 @@ from headrace.gateway.server import Gateway
 from headrace.gateway.siblings import Siblings, summed
 from headrace.telemetry import reading
 from headrace.telemetry.logging import JsonLines
-from headrace.testing.gateway import running_gateway
+from headrace.testing.control import FakeControl
+from headrace.testing.gateway import running_gateway, settings
 from headrace.testing.replica import FakeReplica
 from headrace.v1 import control_pb2
 
@@ -208,3 +209,31 @@ def test_the_command_line_draws_lists_and_says_what_is_missing(run: Run, tmp_pat
     assert len(listed.stdout.splitlines()) == 6
     assert listed.stdout.splitlines()[1].split()[-1] == "OK"
     assert (missing.returncode, missing.stderr.count("\n")) == (78, 1)
+
+
+def test_callers_who_come_before_the_first_snapshot_wait_for_it(
+    run: Run, tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As whoever has a gateway's address does that was started again: nobody is told that it is starting."""
+    monkeypatch.setattr("headrace.gateway.server.HEARING_S", 10.0)
+
+    async def main() -> Any:
+        async with FakeReplica() as replica:
+            control = FakeControl()
+            control.port = free_port
+            await control.say([replica.registration])
+            gateway = Gateway(settings(tmp_path), control.address)
+            starting = asyncio.create_task(gateway.start())
+            while not gateway.port:
+                await asyncio.sleep(0.001)
+            async with aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
+                stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+                call = stub.ModelInfer(question(), timeout=10)
+                await asyncio.wait([asyncio.ensure_future(call.code())], timeout=0.1)
+                async with control:
+                    answer = await call
+                    await starting
+                    await gateway.stop()
+            return answer
+
+    assert run(main()).model_name == "echo"

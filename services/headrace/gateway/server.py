@@ -6,6 +6,7 @@ Composes the parts and owns their lives; decides nothing about a request.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -58,6 +59,8 @@ from headrace.v1 import risk_pb2_grpc
 
 log = logging.getLogger(__name__)
 
+HEARING_S: Final = 0.5
+"""What control may take to say which models there are before callers are let in. Longer, and probes would wait."""
 GOODBYE_S: Final = 1.0
 """What callers may take to hear that they should call elsewhere, before they are refused."""
 LAST_WORDS_S: Final = 1.0
@@ -130,7 +133,6 @@ class Gateway:
         self._tracer.start()
         self._requests.start()
         self._readiness.open()
-        await self._server.start()
         if self._health_server is not None:
             await self._health_server.start()
         loop = asyncio.get_running_loop()
@@ -143,7 +145,16 @@ class Gateway:
             loop.create_task(self._pressure.watch(), name="watch-pressure"),
             loop.create_task(self.queued.watch(), name="watch-queues"),
         ]
+        await self._hear_of_models()
+        await self._server.start()
         log.info("gateway %s serves on port %d", self.gateway_id, self.port)
+
+    async def _hear_of_models(self) -> None:
+        """Callers who are here before the first snapshot wait for it with their connection, rather than be refused."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HEARING_S):
+                while not self.models.informed:  # noqa: ASYNC110  a moment at the start is not worth a signal
+                    await asyncio.sleep(0.005)
 
     def _bind(self) -> None:
         settings = self._settings.gateway

@@ -6,6 +6,7 @@ are one family, and a family is always whole within one line: files are read a l
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import json
 from collections import defaultdict
@@ -158,16 +159,25 @@ def _lines(directory: Path, tail_bytes: int | None = None, *, whole_kept: bool =
     left: dict[bool, float] = {kept: float("inf") if tail_bytes is None else tail_bytes for kept in (True, False)}
     if whole_kept:
         left[True] = float("inf")
-    for path in sorted(directory.glob("*.jsonl"), key=lambda p: p.stat().st_mtime, reverse=True):
+    for path in _newest_first(directory):
         kept = ".kept." in path.name
         if left[kept] > 0:
-            with path.open("rb") as file:
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
                 size = path.stat().st_size
                 if size > left[kept]:
                     file.seek(int(size - left[kept]))
                     file.readline()  # the first line may be half
                 left[kept] -= size
                 yield from file
+
+
+def _newest_first(directory: Path) -> list[Path]:
+    """Those that are still there: whoever writes them lets the oldest go meanwhile."""
+    found = []
+    for path in directory.glob("*.jsonl"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(found, reverse=True)]
 
 
 def _spans(line: bytes) -> Iterator[StoredSpan]:

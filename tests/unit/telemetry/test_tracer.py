@@ -106,6 +106,15 @@ def test_files_stay_within_their_bound_and_keep_what_is_worth_it_longer(tmp_path
     assert reading.slowest(tmp_path, 1)[0].rpc.trace_id == slow.trace_id.hex()
 
 
+def test_a_file_that_is_let_go_while_the_folder_is_read_is_passed_over(tmp_path: Path) -> None:
+    one = tracer(tmp_path)
+    one.single(rider())
+    one.close()
+    (tmp_path / "let-go.jsonl").symlink_to(tmp_path / "nowhere")
+
+    assert [trace.rpc.trace_id for trace in reading.slowest(tmp_path, 5)] == [rider().trace_id.hex()]
+
+
 def test_a_folder_that_cannot_be_written_costs_the_spans_and_is_counted(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     one = tracer(tmp_path / "file" / "traces")

@@ -1,0 +1,51 @@
+"""One of two gateways ends, as told or at once. Callers know both; whoever keeps gateways starts another."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+from tests.faults.bounds import BOUNDS
+from tests.faults.load import Load
+from tests.faults.rig import Rig, report
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
+
+
+async def ended(rig: Rig, number: signal.Signals, limit_s: float) -> tuple[Load, int, float, float]:
+    """A signal to the first gateway: all callers, how many calls were under way, when, and when all was well."""
+    async with rig.loaded() as load:
+        victim = rig.gateways[0].pid
+        assert victim is not None
+        under_way = load.under_way
+        os.kill(victim, number)
+        fault_s = time.monotonic()
+        while rig.gateways[0].pid == victim:
+            await asyncio.sleep(0.01)
+        whole_at = await rig.until_whole(limit_s)
+        await load.answered()
+    return load, under_way, fault_s, whole_at
+
+
+def test_a_gateway_that_is_told_to_end_under_load(rig: Rig) -> None:
+    """Callers are told before they are refused: none is."""
+    bound = BOUNDS["sigterm"]
+
+    load, _, fault_s, whole_at = rig.run(ended(rig, signal.SIGTERM, bound.whole_s))
+
+    report("gateway told to end", load, bound, fault_s, whole_at)
+    assert load.told() == {}
+
+
+def test_one_of_two_gateways_killed(rig: Rig) -> None:
+    """Calls that it held end at once, in UNAVAILABLE; everybody else is answered by the other one."""
+    bound = BOUNDS["gateway killed"]
+
+    load, under_way, fault_s, whole_at = rig.run(ended(rig, signal.SIGKILL, bound.whole_s))
+
+    report("gateway killed", load, bound, fault_s, whole_at)
+    assert {one.how for one in load.others()} <= {"UNAVAILABLE"}
+    assert len(load.others()) <= under_way
