@@ -22,8 +22,8 @@ class Call(Stream):
     """A call from its first fields to its status. Handlers see the methods; the connection, the rest."""
 
     __slots__ = (
-        "_reading", "asked", "connection", "deadline", "half_closed", "handler", "max_message", "opened", "over",
-        "reader", "task", "trailing", "turned_away",
+        "_reading", "asked", "connection", "deadline", "encoding", "half_closed", "handler", "max_message", "opened",
+        "over", "reader", "task", "trailing", "turned_away",
     )  # fmt: skip
 
     def __init__(self, number: int, allowed: int, connection: ServerConnection, asked: Asked, method: Method) -> None:
@@ -33,6 +33,8 @@ class Call(Stream):
         self.handler = method.handler
         self.max_message = method.rule.max_message
         self.deadline = None if asked.timeout_s is None else time.monotonic() + asked.timeout_s
+        self.encoding = b""
+        """How its answers are compressed; empty = not at all."""
         self.reader: Reader | None = None
         self.turned_away: TurnedAway | None = None
         """Its caller may not, and will be told so."""
@@ -96,6 +98,19 @@ class Call(Stream):
         if self.over:
             raise aio.InternalError("the call is over")
         self.connection.answer(self, self.handler.response_serializer(message))
+        await self.connection.drained(self)
+
+    def write_nowait(self, message: Any) -> None:
+        """Send one message, whether there is room or not: who writes several waits with `drained` in between.
+
+        Raises: InternalError when the call is over.
+        """
+        if self.over:
+            raise aio.InternalError("the call is over")
+        self.connection.answer(self, self.handler.response_serializer(message))
+
+    async def drained(self) -> None:
+        """Until there is room for another message."""
         await self.connection.drained(self)
 
     async def requests(self) -> AsyncIterator[Any]:
