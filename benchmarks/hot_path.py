@@ -28,6 +28,7 @@ from prometheus_client import CollectorRegistry
 from tritonclient.grpc import service_pb2
 
 from headrace import config
+from headrace.access import Access
 from headrace.client import request
 from headrace.core.clock import MonotonicClock
 from headrace.gateway import codec, dispatch, servicer
@@ -116,7 +117,8 @@ def gateway(folder: Path) -> servicer.InferenceServicer:
     ready = control_pb2.REPLICA_STATE_READY
     replica = control_pb2.Registration(replica_id="replica", endpoint="127.0.0.1:1", spec=spec, state=ready)
     models.apply(control_pb2.Snapshot(version=1, replicas=[replica]))
-    return servicer.InferenceServicer(models, Admission(8192, clock, pressure), observer, settings.gateway)
+    admission, access = Admission(8192, clock, pressure), Access(settings.access)
+    return servicer.InferenceServicer(models, admission, observer, settings.gateway, access)
 
 
 async def load(service: servicer.InferenceServicer, asked: bytes, callers: int, spent: Counter[str]) -> int:

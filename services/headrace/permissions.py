@@ -17,7 +17,7 @@ REPLICA: Final = "headrace.v1.Replica"
 SCALER: Final = "externalscaler.ExternalScaler"
 
 METHODS: Final[tuple[tuple[Permission, str, tuple[str, ...]], ...]] = (
-    ("infer", INFERENCE, ("ModelInfer",)),
+    ("infer", INFERENCE, ("ModelInfer", "ModelStreamInfer")),
     ("infer", RISK, ("Score", "ScoreBatch")),
     ("replica", CONTROL, ("Register",)),
     ("gateway", CONTROL, ("Follow",)),

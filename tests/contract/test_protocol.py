@@ -301,18 +301,15 @@ def test_every_other_rpc_says_that_it_is_not_offered(run: Run, tmp_path: Path) -
         calls = {
             "RepositoryModelLoad": stub.RepositoryModelLoad(service_pb2.RepositoryModelLoadRequest()),
             "RepositoryModelUnload": stub.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest()),
-            "TraceSetting": stub.TraceSetting(service_pb2.TraceSettingRequest()),
-            "LogSettings": stub.LogSettings(service_pb2.LogSettingsRequest()),
             "SystemSharedMemoryStatus": stub.SystemSharedMemoryStatus(service_pb2.SystemSharedMemoryStatusRequest()),
             "CudaSharedMemoryRegister": stub.CudaSharedMemoryRegister(service_pb2.CudaSharedMemoryRegisterRequest()),
-            "ModelStreamInfer": stub.ModelStreamInfer(iter([])).read(),
         }
         return {name: await error_of(call) for name, call in calls.items()}
 
     errors = with_gateway(run, tmp_path, body)
 
     assert {error.code() for error in errors.values()} == {grpc.StatusCode.UNIMPLEMENTED}
-    assert errors["ModelStreamInfer"].details() == "ModelStreamInfer is not offered by this server yet"
+    assert errors["RepositoryModelLoad"].details() == "RepositoryModelLoad is not offered by this server yet"
     assert "Client shared memory is disabled" in errors["CudaSharedMemoryRegister"].details()
 
 

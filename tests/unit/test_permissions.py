@@ -14,7 +14,8 @@ def test_the_table_names_every_method_of_ours_and_none_that_is_not_there() -> No
     services = [service for module in modules for service in module.DESCRIPTOR.services_by_name.values()]
     paths = {f"/{service.full_name}/{method.name}" for service in services for method in service.methods}
 
-    assert set(NEEDED) == paths | {"/inference.GRPCInferenceService/ModelInfer"}
+    inferences = {f"/inference.GRPCInferenceService/{method}" for method in ("ModelInfer", "ModelStreamInfer")}
+    assert set(NEEDED) == paths | inferences
 
 
 @pytest.mark.parametrize(

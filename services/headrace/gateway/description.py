@@ -16,7 +16,16 @@ from headrace.errors import InvalidInference
 from headrace.gateway.models import Models
 from headrace.telemetry.counters import Counters, Duration, ModelCounters
 
-EXTENSIONS: Final = ("model_repository", "model_configuration", "binary_tensor_data", "parameters", "statistics")
+EXTENSIONS: Final = (
+    "sequence",
+    "model_repository",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "trace",
+    "logging",
+)
 """Only what is honoured."""
 
 

@@ -33,7 +33,7 @@ from headrace.gateway.pressure import Pressure
 from headrace.gateway.queued import Queued
 from headrace.gateway.readiness import Readiness, Served
 from headrace.gateway.risk import RiskServicer
-from headrace.gateway.scrape import scrape
+from headrace.gateway.scrape import scrape, scrape_held
 from headrace.gateway.servicer import InferenceServicer
 from headrace.gateway.shadow import Surroundings
 from headrace.gateway.snapshot import SnapshotFollower
@@ -82,16 +82,19 @@ class Gateway:
         self.admission = Admission(settings.gateway.max_riders, self._clock, self._pressure)
         self.follower = SnapshotFollower(control_address, self.gateway_id, self.models.apply, sender.credentials)
         self._health = health.Health()
-        self._servicer = InferenceServicer(self.models, self.admission, observer, settings.gateway)
+        self._servicer = InferenceServicer(self.models, self.admission, observer, settings.gateway, self._doors.access)
+        self.streams, self.sequences = self._servicer.streams, self._servicer.sequences
         self._risk = RiskServicer(self.models, self.admission, observer, settings.risk)
         self.queued = Queued(self.models)
         self._peers = Peers(settings.gateway, self.gateway_id, lambda: self.queued.mean_s)
         served = Served(self.models, self._clock, settings.gateway.required_models, settings.control.lease_s)
         self._readiness = Readiness(self._health, self.models, self.admission, served, self._risk.ready)
         self._server = self._doors.server(share_port=settings.gateway.processes > 1, age=_age(settings.gateway))
+        self._server.compression = settings.gateway.compression
         self._health_server: Server | None = None
         parts = self.models, self._tracer, self._pressure, self.follower, self.teller
         self._metrics.expose(lambda: scrape(*parts, self._doors.access.refused))
+        self._metrics.expose(lambda: scrape_held(self.models, self.streams, self.sequences))
         self._tasks: list[asyncio.Task[None]] = []
         self._metrics_server: MetricsServer | None = None
         self.port = 0
@@ -173,6 +176,7 @@ class Gateway:
         self.admission.open = False
         if not await self.admission.wait_empty(self._settings.gateway.drain_s):
             log.warning("%d requests were not answered within the drain time", self.admission.held)
+        self.streams.end()
         await self._server.stop(1.0)
         for task in self._tasks:
             task.cancel()

@@ -26,6 +26,8 @@ NAME: Final = re.compile(r"[A-Za-z_][A-Za-z_.-]*[0-9]{0,4}")
 """What a model's or a tensor's name looks like; other words in quotes are somebody's data."""
 VALUE: Final = re.compile(r"\b(channel|outcome|country|currency) '[^']*'")
 """A field of a payment and what it held: data, whatever it looks like."""
+SEQUENCE: Final = re.compile(r"\bsequence .* to model '", re.DOTALL)
+"""Whose sequence it is: Triton's sentences have no quotes around it."""
 DIGITS: Final = re.compile(r"\d(?:[ .-]?\d){8,}")
 """Nine or more: shapes and limits stay readable, card and account numbers do not."""
 
@@ -94,6 +96,7 @@ def fields(record: RpcRecord) -> dict[str, str | int | float]:
 
 def blotted(sentence: str) -> str:
     """A sentence without what could be data."""
+    sentence = SEQUENCE.sub("sequence … to model '", sentence)
     if sentence.count("'") % 2:  # a name with a quote in it: nobody can tell any more where names end
         sentence = sentence[: sentence.index("'")] + "…" + sentence[sentence.rindex("'") + 1 :]
     named = QUOTED.sub(lambda word: word[0] if NAME.fullmatch(word[1]) else "'…'", VALUE.sub(r"\1 '…'", sentence))

@@ -372,6 +372,13 @@ def test_words_that_are_no_names_are_blotted_out() -> None:
     assert "'card_amount_2'" in request_log.blotted(sentence.format("card_amount_2"))
 
 
+@pytest.mark.parametrize("name", ["card-Ada", "7", "it's", "a to model 'b", "two\nlines"])
+def test_whose_sequence_it_is_is_blotted_out(name: str) -> None:
+    sentence = "inference request for sequence {} to model 'fraud-gru' must specify the START flag"
+
+    assert request_log.blotted(sentence.format(name)) == sentence.format("…")
+
+
 @pytest.mark.parametrize("field", ["channel", "outcome", "country", "currency"])
 def test_what_a_field_of_a_payment_held_is_blotted_out_even_if_it_looks_like_a_name(field: str) -> None:
     told = request_log.blotted(f"payment.card_history[3]: {field} 'Ada_Lovelace' is not one of chip, atm for model 'm'")
