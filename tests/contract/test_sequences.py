@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc.aio as triton
-from tests import oip
-from tests.oip import Opened, Run, Talk, converse, echo, error_of, with_gateway
+from tests import streaming
+from tests.streaming import Opened, Run, Talk, converse, echo, error_of, with_gateway
 from tritonclient.grpc import service_pb2
 
 from headrace.client import request
@@ -221,7 +221,7 @@ def test_a_model_that_carries_nothing_takes_no_notice_of_sequences(run: Run, tmp
     several.parameters["sequence_id"].string_param = "a"
 
     async def body(it: Opened) -> list[float]:
-        return [oip.value(await it.stub.ModelInfer(message)) for message in (middle, several)]
+        return [streaming.value(await it.stub.ModelInfer(message)) for message in (middle, several)]
 
     assert with_gateway(run, tmp_path, body) == [7.0, 8.0]
 

@@ -11,8 +11,8 @@ import grpc
 import pytest
 from grpc import aio
 from tests.contract.test_protocol import REFUSALS
-from tests.oip import Opened, Run, Talk, converse, echo, error_of, opened, until, value, with_gateway
 from tests.sink import Sink
+from tests.streaming import Opened, Run, Talk, converse, echo, error_of, opened, until, value, with_gateway
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from headrace.gateway.server import Gateway

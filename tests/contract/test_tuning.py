@@ -13,8 +13,8 @@ import grpc
 import pytest
 import tritonclient.grpc.aio as triton
 from grpc import aio
-from tests.oip import Opened, Run, echo, error_of, with_gateway
 from tests.sink import Sink
+from tests.streaming import Opened, Run, echo, error_of, with_gateway
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from headrace.gateway.server import Gateway

@@ -13,8 +13,8 @@ import pytest
 import tritonclient.grpc as triton
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.oip import Opened, with_gateway
 from tests.rpc import Raw, Run, Served, data, opening, serving
+from tests.streaming import Opened, with_gateway
 
 from headrace.rpc import frames
 from headrace.rpc.fields import literal
