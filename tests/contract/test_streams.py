@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from grpc import aio
-from tests.contract.test_protocol import REFUSALS
 from tests.sink import Sink
 from tests.streaming import Opened, Run, Talk, converse, echo, error_of, opened, until, value, with_gateway
 from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -74,11 +74,22 @@ def test_an_error_clears_all_but_the_id_and_the_stream_goes_on(run: Run, tmp_pat
     assert [value(first.infer_response), value(last.infer_response)] == [7.0, 9.0]
 
 
-def test_every_refusal_of_the_error_table_is_told_in_the_same_words_as_to_a_call_of_its_own(
-    run: Run, tmp_path: Path
-) -> None:
-    messages = [echo(request_id=f"{place}") for place in range(len(REFUSALS))]
-    for (edit, _, _), message in zip(REFUSALS, messages, strict=True):
+WRONG: list[tuple[Callable[[Any], None], str]] = [
+    (lambda m: setattr(m, "model_version", "9"), "Request for unknown model: 'echo' version 9 is not found"),
+    (lambda m: setattr(m, "model_version", "x"), "failed to get model version from specified version string"),
+    (lambda m: setattr(m.inputs[0], "name", "n"), "unexpected inference input 'n' for model 'echo'"),
+    (lambda m: m.outputs.add(name="n"), "unexpected inference output 'n' for model 'echo'"),
+    (lambda m: m.inputs[0].shape.append(1), "unexpected shape for input 'events' for model 'echo'"),
+    (lambda m: m.raw_input_contents.pop(), "unable to find data for input tensor 'key' for model 'echo' in request."),
+    (lambda m: setattr(m.parameters["priority"], "int64_param", -1), "invalid value for 'priority'"),
+    (lambda m: setattr(m.parameters["triton_x"], "int64_param", 1), "parameter keys starting with 'triton_'"),
+    (lambda m: m.raw_input_contents.__setitem__(1, (-1).to_bytes(8, "little", signed=True)), "has a value below 0"),
+]
+
+
+def test_a_refusal_is_told_in_the_same_words_as_to_a_call_of_its_own(run: Run, tmp_path: Path) -> None:
+    messages = [echo(request_id=f"{place}") for place in range(len(WRONG))]
+    for (edit, _), message in zip(WRONG, messages, strict=True):
         edit(message)
 
     async def body(it: Opened) -> Any:
@@ -88,7 +99,7 @@ def test_every_refusal_of_the_error_table_is_told_in_the_same_words_as_to_a_call
     unary, streamed = with_gateway(run, tmp_path, body)
 
     assert [answer.error_message for answer in streamed] == unary
-    assert all(sentence in told for (_, _, sentence), told in zip(REFUSALS, unary, strict=True))
+    assert all(sentence in told for (_, sentence), told in zip(WRONG, unary, strict=True))
     assert [answer.infer_response.id for answer in streamed] == [message.id for message in messages]
 
 
