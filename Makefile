@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(VENV)/.installed
-SOURCES := services models tests benchmarks
+SOURCES := services models tests benchmarks examples
 PROTOC = $(BIN)/python -m grpc_tools.protoc -I protos --python_out=services --pyi_out=services --grpc_python_out=services protos/headrace/*/*.proto
 GENERATED := services/headrace/v1 services/headrace/keda
 BASELINE := protos/baseline.binpb

@@ -148,22 +148,19 @@ def test_a_broken_answer_is_internal_and_tells_nothing_more(
     assert sentence in error.details()
 
 
-def test_every_other_rpc_says_that_it_is_not_offered(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("memory", ["System", "Cuda"])
+@pytest.mark.parametrize("act", ["Status", "Register", "Unregister"])
+def test_shared_memory_is_disabled_as_tritons_is_by_default(run: Run, tmp_path: Path, memory: str, act: str) -> None:
     async def body(stub: Stub, *_: Any) -> Any:
-        calls = {
-            "TraceSetting": stub.TraceSetting(service_pb2.TraceSettingRequest()),
-            "LogSettings": stub.LogSettings(service_pb2.LogSettingsRequest()),
-            "SystemSharedMemoryStatus": stub.SystemSharedMemoryStatus(service_pb2.SystemSharedMemoryStatusRequest()),
-            "CudaSharedMemoryRegister": stub.CudaSharedMemoryRegister(service_pb2.CudaSharedMemoryRegisterRequest()),
-            "ModelStreamInfer": stub.ModelStreamInfer(iter([])).read(),
-        }
-        return {name: await error_of(call) for name, call in calls.items()}
+        name = f"{memory}SharedMemory{act}"
+        return await error_of(getattr(stub, name)(getattr(service_pb2, f"{name}Request")()))
 
-    errors = with_gateway(run, tmp_path, body)
+    error = with_gateway(run, tmp_path, body)
 
-    assert {error.code() for error in errors.values()} == {grpc.StatusCode.UNIMPLEMENTED}
-    assert errors["ModelStreamInfer"].details() == "ModelStreamInfer is not offered by this server yet"
-    assert "Client shared memory is disabled" in errors["CudaSharedMemoryRegister"].details()
+    assert error.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert error.details() == (
+        "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
+    )
 
 
 def test_metadata_configuration_and_index_describe_the_model(run: Run, tmp_path: Path) -> None:

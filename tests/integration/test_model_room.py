@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import zip_longest
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -179,6 +180,51 @@ def test_a_state_carried_from_answer_to_request_gives_the_score_of_the_whole_his
     assert all(np.array_equal(a["state_ids"], b["state_ids"]) for a, b in compared)
     # More than the cards that step: some rode with whole histories.
     assert max(answer.batch_rows for card in stepped for answer in card) > STEPPING
+
+
+def as_sequence(card: int, histories: list[dict[str, np.ndarray]]) -> list[dict[str, Any]]:
+    """One card's payments as the requests of a sequence: the gateway keeps what is carried."""
+    asked = []
+    for place, history in enumerate(histories):
+        newest = {name: history[name][:, -1:] for name in OF_THE_CARD} | {"merchant_stats": history["merchant_stats"]}
+        if place:
+            newest["previous_outcome"] = history["card_codes"][:, -2, OUTCOME : OUTCOME + 1]
+        inputs = []
+        for name, values in newest.items():
+            inputs.append(triton.InferInput(name, list(values.shape), np_to_triton_dtype(values.dtype)))
+            inputs[-1].set_data_from_numpy(np.ascontiguousarray(values))
+        flags = {"sequence_id": f"card-{card}", "sequence_start": not place, "sequence_end": history is histories[-1]}
+        asked.append({"model_name": "fraud-gru", "inputs": inputs, "request_id": f"{card} {place}", **flags})
+    return asked
+
+
+def test_a_state_kept_by_the_gateway_for_a_sequence_gives_the_score_of_the_whole_history(
+    run: Run, address: str
+) -> None:
+    """All cards at once on one stream, without waiting for any answer."""
+    cards = busy_cards()
+    sequences = [as_sequence(card, histories) for card, histories in enumerate(cards)]
+    mixed = [one for place in zip_longest(*sequences) for one in place if one is not None]
+
+    async def questions() -> AsyncIterator[dict[str, Any]]:
+        for one in mixed:
+            yield one
+
+    async def main() -> Any:
+        async with triton.InferenceServerClient(address) as client, calling(address) as callers:
+            streamed = [(result, error) async for result, error in client.stream_infer(questions())]
+            whole = [await asyncio.gather(*(callers.infer("fraud-gru", one) for one in card)) for card in cards]
+            return streamed, whole
+
+    streamed, whole = run(main())
+
+    assert [error for _, error in streamed if error is not None] == []
+    for result, asked in zip([result for result, _ in streamed], mixed, strict=True):
+        card, place = map(int, asked["request_id"].split())
+        expected = whole[card][place]
+        assert result.get_response().id == asked["request_id"]
+        assert result.as_numpy("p")[0, 0] == pytest.approx(expected["p"][0, 0], abs=1e-5)
+        np.testing.assert_array_equal(result.as_numpy("state_ids"), expected["state_ids"])
 
 
 def test_risk_service_asks_a_model_whose_states_may_be_left_out(run: Run, address: str) -> None:

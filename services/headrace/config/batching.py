@@ -46,6 +46,11 @@ class BatchingSettings(Section):
     """The level of requests that name none, or one that is not there."""
     lowest_level_share: float = Field(0.05, ge=0, lt=1)
     """Share of the rows that the lowest level gets whatever waits above it: it is slow under load, never starved."""
+    max_sequences: int = Field(8192, ge=1)
+    """Sequences of each version whose state one gateway keeps, where the model carries one. A sequence that begins when
+    there are as many waits until one has ended, up to its timeout."""
+    max_sequence_idle_us: int = Field(1_000_000, ge=1)
+    """A sequence for which nobody has asked anything for so many microseconds is forgotten. Triton's meaning."""
     default_queue_policy: QueuePolicy = QueuePolicy()
     priority_queue_policy: Mapping[int, QueuePolicy] = Field(default_factory=dict)
     """Level → its policy, where it is not the default one."""

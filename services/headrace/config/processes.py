@@ -25,6 +25,12 @@ class GatewaySettings(Section):
     """Codes for overload and deadlines on the Open Inference Protocol: Triton's UNAVAILABLE, or gRPC's own."""
     max_riders: int = Field(8192, ge=1)
     """Requests one gateway may hold, over all lanes."""
+    stream_requests: int = Field(256, ge=1)
+    """Requests of one ModelStreamInfer that are at work, or whose answers its caller has not taken: no more are read
+    until one has left. Raise it for callers whose only stream shall fill batches, lower it to hold less for each."""
+    compression: Literal["none", "asked", "gzip"] = "none"
+    """How answers leave: as they are; as their requests came; or by gzip for all who take it. Answers are small, and
+    compressing takes the event loop's time: only where the network is dearer."""
     drain_s: float = Field(30, gt=0)
     """How long a stopping gateway waits for what it has accepted."""
     retire_after_s: float = Field(600, gt=0)

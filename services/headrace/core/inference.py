@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from headrace.core.tensors import ModelSpec
 
@@ -24,6 +24,15 @@ class Subject:
 
 
 UNKNOWN: Final = Subject()
+
+
+class SequenceStep(NamedTuple):
+    """Which sequence a request belongs to, and where in it."""
+
+    name: int | str
+    """7 and "7" are two."""
+    start: bool = False
+    end: bool = False
 
 
 @dataclass(slots=True)

@@ -156,6 +156,16 @@ class ModelSpec:
         return {tensor.name: position for position, tensor in enumerate(self.answers)}
 
     @cached_property
+    def carried(self) -> tuple[tuple[int, int], ...]:
+        """(input, output) positions of what goes from one answer of a sequence into its next request.
+
+        An input that may be left out and an output are one state when name, datatype and dims are the same.
+        """
+        outputs = {(tensor.name, tensor.datatype, tensor.dims): out for out, tensor in enumerate(self.outputs)}
+        keys = ((tensor.name, tensor.datatype, tensor.dims) if tensor.optional else None for tensor in self.inputs)
+        return tuple((into, outputs[key]) for into, key in enumerate(keys) if key in outputs)
+
+    @cached_property
     def axis_index(self) -> dict[str, int]:
         return {axis.name: position for position, axis in enumerate(self.axes)}
 

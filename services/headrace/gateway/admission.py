@@ -12,6 +12,7 @@ from headrace.errors import DeadlinePassed, NotServing, Overloaded
 from headrace.gateway.pressure import Pressure
 
 MOST_MARGIN: Final = 0.25
+SHUTTING_DOWN: Final = "GRPC server is shutting down and has stopped accepting new requests."
 
 
 class Admission:
@@ -28,7 +29,7 @@ class Admission:
     def enter(self) -> None:
         """Take a place for one request. Raises: NotServing while draining, Overloaded when all places are taken."""
         if not self.open:
-            raise NotServing("GRPC server is shutting down and has stopped accepting new requests.")
+            raise NotServing(SHUTTING_DOWN)
         if self.held >= self._max_riders:
             raise Overloaded("Exceeds maximum queue size: this gateway holds all the requests it may")
         self.held += 1

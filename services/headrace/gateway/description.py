@@ -18,11 +18,14 @@ from headrace.telemetry.counters import Counters, Duration, ModelCounters
 
 EXTENSIONS: Final = (
     "classification",
+    "sequence",
     "model_repository",
     "model_configuration",
     "binary_tensor_data",
     "parameters",
     "statistics",
+    "trace",
+    "logging",
 )
 """Only what is honoured."""
 

@@ -31,13 +31,14 @@ class Observer:
         self._tracer = tracer
         self._log = requests
         self._clock = clock
-        self._sampling = sampling
+        self.sampling = sampling
+        """Which of the traces that come next are recorded; may be replaced while it serves."""
 
     def begin(self, method: str, rpc: Call) -> RpcRecord:
         """A record with its place in the caller's trace, or in one that starts here."""
         start_ns = self._clock.now_ns()
         parent, tracestate = context.read(rpc.invocation_metadata() or ())
-        trace_id, span_id, parent_id, sampled = self._sampling.begin(parent)
+        trace_id, span_id, parent_id, sampled = self.sampling.begin(parent)
         record = RpcRecord(
             trace_id, span_id, parent_id, sampled, start_ns, method, rpc.peer() if sampled else "", tracestate
         )

@@ -13,7 +13,9 @@ from headrace.gateway.lane import Lane
 from headrace.gateway.models import Models
 from headrace.gateway.pressure import Pressure
 from headrace.gateway.queued import is_late
+from headrace.gateway.sequences import Sequences
 from headrace.gateway.snapshot import SnapshotFollower
+from headrace.gateway.streams import Streams
 from headrace.gateway.telling import PairTeller
 from headrace.telemetry.metrics import MODEL, Values, counter, gauge
 from headrace.telemetry.tracing import Tracer
@@ -75,6 +77,15 @@ def scrape(
         *_comparisons(models),
         gauge("headrace_pairs_waiting", "Pairs that control has not heard of.", (), {(): float(teller.waiting)}),
         counter("headrace_pairs", "Pairs, by what became of them.", ("result",), _pairs(teller)),
+    ]
+
+
+def scrape_held(models: Models, streams: Streams, sequences: Sequences) -> list[Metric]:
+    """What callers keep open here."""
+    held = sequences.held(models.lanes())
+    return [
+        gauge("headrace_streams", "Open ModelStreamInfer calls.", (), {(): float(len(streams))}),
+        gauge("headrace_sequences", "Sequences whose state is kept.", MODEL, held),
     ]
 
 

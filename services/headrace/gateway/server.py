@@ -36,7 +36,7 @@ from headrace.gateway.pressure import Pressure
 from headrace.gateway.queued import Queued
 from headrace.gateway.readiness import Readiness, Served
 from headrace.gateway.risk import RiskServicer
-from headrace.gateway.scrape import scrape
+from headrace.gateway.scrape import scrape, scrape_held
 from headrace.gateway.servicer import InferenceServicer
 from headrace.gateway.shadow import Surroundings
 from headrace.gateway.snapshot import SnapshotFollower
@@ -92,6 +92,7 @@ class Gateway:
         self._drains = DrainTeller(control_address, sender, self.models)
         model_control = ModelControl(settings.control, control_address, sender.credentials, self.models, self._name_of)
         self._servicer = InferenceServicer(self.models, self.admission, observer, settings.gateway, model_control)
+        self.streams, self.sequences = self._servicer.streams, self._servicer.sequences
         self._risk = RiskServicer(self.models, self.admission, observer, settings.risk)
         self.queued = Queued(self.models)
         self._peers = Peers(settings.gateway, self.gateway_id, lambda: self.queued.mean_s)
@@ -104,10 +105,12 @@ class Gateway:
             rule_of=self._entry.rule_of,
             bounds=bounds(settings.gateway),
         )
+        self._server.compression = settings.gateway.compression
         self._health_server: Server | None = None
         parts = self.models, self._tracer, self._pressure, self.follower, self.teller
         self._metrics.expose(lambda: scrape(*parts, self._doors.access.refused))
         self._metrics.expose(lambda: self._entry.figures(self._server.limited))
+        self._metrics.expose(lambda: scrape_held(self.models, self.streams, self.sequences))
         self._tasks: list[asyncio.Task[None]] = []
         self._metrics_server: MetricsServer | None = None
         self.port = 0
@@ -202,6 +205,7 @@ class Gateway:
         self.admission.open = False
         if not await self.admission.wait_empty(self._settings.gateway.drain_s):
             log.warning("%d requests were not answered within the drain time", self.admission.held)
+        self.streams.end()
         await self._server.stop(1.0)
         for task in self._tasks:
             task.cancel()

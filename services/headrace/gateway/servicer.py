@@ -5,6 +5,7 @@ Holds no state of its own: models live in `Models`, permits in `Admission`, figu
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -12,6 +13,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from headrace.access import assert_sees, sees
 from headrace.config import GatewaySettings
+from headrace.core.clock import MonotonicClock
+from headrace.core.inference import Answer, Inference, SequenceStep
 from headrace.core.records import RpcRecord
 from headrace.core.routing import parse_version
 from headrace.errors import HeadraceError, QuotaExceeded, Unsupported, status_of
@@ -19,14 +22,19 @@ from headrace.gateway import description
 from headrace.gateway.admission import Admission
 from headrace.gateway.answering import abort, answering, find, scored
 from headrace.gateway.codec import Decoder, asked, encode
+from headrace.gateway.codec.complaints import DISABLED
 from headrace.gateway.lane import Lane
 from headrace.gateway.model_control import ModelControl
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
+from headrace.gateway.sequences import Sequences
 from headrace.gateway.siblings import Siblings, summed
+from headrace.gateway.streams import Streams
+from headrace.gateway.tuning import Tuning
 from headrace.rpc.call import Call
 
 MODEL_INFER: Final = "inference.GRPCInferenceService/ModelInfer"
+MODEL_STREAM_INFER: Final = "inference.GRPCInferenceService/ModelStreamInfer"
 
 
 class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
@@ -44,6 +52,9 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         self._control = control
         self.admission = admission
         self.observer = observer
+        self.streams = Streams(settings.stream_requests)
+        self.sequences = Sequences(MonotonicClock())
+        self._tuning = Tuning(models, observer)
         self._status_codes = settings.status_codes
         self._siblings = Siblings(settings)
         self._decoders: WeakKeyDictionary[Lane, Decoder] = WeakKeyDictionary()
@@ -64,16 +75,47 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
             return error
         return type(error)(f"[request id: {request.id or '<id_unknown>'}] {error}")
 
-    @scored(MODEL_INFER)
-    async def ModelInfer(
+    async def infer(
         self, request: service_pb2.ModelInferRequest, rpc: Call, record: RpcRecord
     ) -> service_pb2.ModelInferResponse:
+        """One inference, on a call of its own or in a stream."""
         given = asked(request)
-        lane = find(self.models, request.model_name, request.model_version, record, given.subject.entity)
+        version = request.model_version
+        if given.sequence is not None:
+            version = version or self.sequences.version_of(request.model_name, given.sequence)
+        lane = find(self.models, request.model_name, version, record, given.subject.entity)
         deadline = self.admission.deadline(rpc.time_remaining(), lane.settings, record)
         ahead_s = lane.foresee(deadline, given.priority)
         inference = self._decoder(lane).decode(request, deadline, given)
+        if given.sequence is not None and lane.spec.carried:
+            return encode(inference, await self._carry(given.sequence, request, inference, lane, record))
         return encode(inference, await lane.score(inference, record, ahead_s))
+
+    ModelInfer = scored(MODEL_INFER)(infer)
+    _infer_in_stream = scored(MODEL_STREAM_INFER)(infer)
+
+    async def ModelStreamInfer(self, requests: object, rpc: Call) -> None:
+        await self.streams.serve(rpc, self._infer_in_stream)
+
+    async def _carry(
+        self,
+        step: SequenceStep,
+        request: service_pb2.ModelInferRequest,
+        inference: Inference,
+        lane: Lane,
+        record: RpcRecord,
+    ) -> Answer:
+        """A request of a sequence, when its turn has come: what is in front of it then is another matter."""
+
+        def score() -> Awaitable[Answer]:
+            return lane.score(inference, record, lane.foresee(inference.deadline, inference.priority))
+
+        given = [tensor.name for tensor in request.inputs]
+        lane.reading += 1  # until its turn has come nothing else says that it is here
+        try:
+            return await self.sequences.of(lane).score(step, inference, given, score)
+        finally:
+            lane.reading -= 1
 
     def _decoder(self, lane: Lane) -> Decoder:
         decoder = self._decoders.get(lane)
@@ -152,29 +194,26 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         await self._control.unload(request, rpc)
         return service_pb2.RepositoryModelUnloadResponse()
 
+    @answering
+    async def TraceSetting(
+        self, request: service_pb2.TraceSettingRequest, rpc: Call
+    ) -> service_pb2.TraceSettingResponse:
+        return self._tuning.trace(request, rpc)
 
-def _unsupported(name: str) -> Any:
+    @answering
+    async def LogSettings(self, request: service_pb2.LogSettingsRequest, rpc: Call) -> service_pb2.LogSettingsResponse:
+        return self._tuning.logs(request, rpc)
+
+
+def _no_shared_memory(name: str) -> Any:
     async def refuse(self: InferenceServicer, _: Any, rpc: Call) -> None:
-        sentence = (
-            "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
-            if "SharedMemory" in name
-            else f"{name} is not offered by this server yet"
-        )
-        await abort(rpc, self, Unsupported(sentence))
+        await abort(rpc, self, Unsupported(DISABLED))
 
     refuse.__name__ = name
     return refuse
 
 
-for _name in (
-    "ModelStreamInfer",
-    "SystemSharedMemoryStatus",
-    "SystemSharedMemoryRegister",
-    "SystemSharedMemoryUnregister",
-    "CudaSharedMemoryStatus",
-    "CudaSharedMemoryRegister",
-    "CudaSharedMemoryUnregister",
-    "TraceSetting",
-    "LogSettings",
-):
-    setattr(InferenceServicer, _name, _unsupported(_name))
+for _memory in ("System", "Cuda"):
+    for _act in ("Status", "Register", "Unregister"):
+        _name = f"{_memory}SharedMemory{_act}"
+        setattr(InferenceServicer, _name, _no_shared_memory(_name))

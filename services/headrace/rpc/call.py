@@ -22,8 +22,8 @@ class Call(Stream):
     """A call from its first fields to its status. Handlers see the methods; the connection, the rest."""
 
     __slots__ = (
-        "_reading", "asked", "caller", "connection", "deadline", "half_closed", "handler", "leaving", "max_message",
-        "meter", "opened", "over", "reader", "task", "trailing", "turned_away", "waited",
+        "_reading", "asked", "caller", "connection", "deadline", "encoding", "half_closed", "handler", "leaving",
+        "max_message", "meter", "opened", "over", "reader", "task", "trailing", "turned_away", "waited",
     )  # fmt: skip
 
     def __init__(self, number: int, allowed: int, connection: ServerConnection, asked: Asked, method: Method) -> None:
@@ -33,6 +33,8 @@ class Call(Stream):
         self.handler = method.handler
         self.max_message = method.rule.max_message
         self.deadline = None if asked.timeout_s is None else time.monotonic() + asked.timeout_s
+        self.encoding = b""
+        """How its answers are compressed; empty = not at all."""
         self.reader: Reader | None = None
         self.caller: Any = None
         """Who calls, as far as its rule has asked."""
@@ -104,6 +106,19 @@ class Call(Stream):
         if self.over:
             raise aio.InternalError("the call is over")
         self.connection.answer(self, self.handler.response_serializer(message))
+        await self.connection.drained(self)
+
+    def write_nowait(self, message: Any) -> None:
+        """Send one message, whether there is room or not: who writes several waits with `drained` in between.
+
+        Raises: InternalError when the call is over.
+        """
+        if self.over:
+            raise aio.InternalError("the call is over")
+        self.connection.answer(self, self.handler.response_serializer(message))
+
+    async def drained(self) -> None:
+        """Until there is room for another message."""
         await self.connection.drained(self)
 
     async def requests(self) -> AsyncIterator[Any]:

@@ -67,12 +67,15 @@ class Asked:
     """How messages with the compressed flag are compressed."""
     size: int
     """As MAX_METADATA counts."""
+    takes: frozenset[bytes] = frozenset()
+    """How answers may be compressed."""
 
 
 def asked(fields: Fields) -> Asked:
     """Raises: Failure when a field is not what gRPC sends."""
     path, kind, method, encoding = b"", b"", b"", b"identity"
     timeout_s: float | None = None
+    takes: frozenset[bytes] = frozenset()
     metadata: list[tuple[str, str | bytes]] = []
     size = 32 * len(fields)
     for name, value in fields:
@@ -88,10 +91,12 @@ def asked(fields: Fields) -> Asked:
             timeout_s = seconds(value)
         elif name == b"grpc-encoding":
             encoding = value
-        elif name not in (b"te", b"grpc-accept-encoding"):  # codespell:ignore te
+        elif name == b"grpc-accept-encoding":
+            takes = frozenset(one.strip() for one in value.split(b","))
+        elif name != b"te":  # codespell:ignore te
             metadata += _entries(name, value)
     is_grpc = method == b"POST" and kind[:16] == b"application/grpc" and kind[16:17] in (b"", b"+", b";")
-    return Asked(path.decode("latin-1") if is_grpc else "", tuple(metadata), timeout_s, encoding, size)
+    return Asked(path.decode("latin-1") if is_grpc else "", tuple(metadata), timeout_s, encoding, size, takes)
 
 
 def _entries(name: bytes, value: bytes) -> list[tuple[str, str | bytes]]:

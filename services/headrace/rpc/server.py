@@ -24,7 +24,7 @@ from headrace.rpc.age import READ, Age, Farewell
 from headrace.rpc.bounds import MAX_HANDSHAKES, TOO_MANY, USUAL, Bounds, Crowd, address_of
 from headrace.rpc.call import Call
 from headrace.rpc.connection import LAST_WORDS_S, Connection, ProtocolError, Stream
-from headrace.rpc.fields import Fields
+from headrace.rpc.fields import Fields, literal
 from headrace.rpc.messages import (
     ANSWER,
     MAX_METADATA,
@@ -37,6 +37,7 @@ from headrace.rpc.messages import (
     trailers,
 )
 from headrace.rpc.methods import HEAD, Methods, Rule, TurnedAway
+from headrace.rpc.packing import Compression, encoding_of, packed
 from headrace.rpc.port import HANDSHAKE_S, Port, bind
 from headrace.rpc.tls import Watched, auth_context
 
@@ -80,6 +81,8 @@ class Server:
         self._shaking = Crowd(MAX_HANDSHAKES, bounds.connections_of_one or MAX_HANDSHAKES // 4)
         self.limited: Counter[str] = Counter()
         """How often a peer has run into which of `BOUNDS`."""
+        self.compression: Compression = "none"
+        """Of answers."""
         self.methods = Methods(rule_of)
         self._ports: list[Port] = []
         self._ticking: asyncio.Task[None] | None = None
@@ -351,6 +354,8 @@ class ServerConnection(Connection):
             raise Failure(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
         handler, rule = method
         call = Call(number, self._allowed_at_first, self, said, method)
+        if self._server.compression != "none":
+            call.encoding = encoding_of(self._server.compression, said)
         call.half_closed = ends
         if rule.admit is not None:
             try:
@@ -521,17 +526,19 @@ class ServerConnection(Connection):
     def _answer_whole(self, call: Call, message: bytes) -> None:
         """The answer of a unary call, in one write where the client's windows allow."""
         number = call.number
-        before = frames.frame(frames.HEADERS, frames.END_HEADERS, number, self._resize + ANSWER)
+        opening, data = _compressed(call, message) if call.encoding else (ANSWER, framed(message))
+        before = frames.frame(frames.HEADERS, frames.END_HEADERS, number, self._resize + opening)
         block = self._resize + trailers(grpc.StatusCode.OK, "", call.trailing)
         after = frames.fields(number, block, frames.END_STREAM)
-        self.send(call, before, framed(message), after)
+        self.send(call, before, data, after)
         self._over(call)
 
     def answer(self, call: Call, message: bytes) -> None:
         """One message of several."""
-        before = b"" if call.opened else frames.fields(call.number, self._resize + ANSWER)
+        opening, data = _compressed(call, message) if call.encoding else (ANSWER, framed(message))
+        before = b"" if call.opened else frames.fields(call.number, self._resize + opening)
         call.opened = True
-        self.send(call, before, framed(message))
+        self.send(call, before, data)
 
     def finish(self, call: Call, code: grpc.StatusCode, details: str, metadata: Metadata = ()) -> None:
         """End a call with its status; nothing, where it is over."""
@@ -591,6 +598,11 @@ class ServerConnection(Connection):
         if call.task is not None:
             call.task.cancel()
         self.forget(call)
+
+
+def _compressed(call: Call, message: bytes) -> tuple[bytes, bytes]:
+    """The fields that open a compressed answer, and a message of it."""
+    return ANSWER + literal(b"grpc-encoding", call.encoding), packed(message, call.encoding)
 
 
 async def _until(done: Callable[[], bool], seconds: float) -> None:

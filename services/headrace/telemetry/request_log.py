@@ -36,6 +36,8 @@ OURS: Final = frozenset(
 """Words of the protocol's and of ours. Any other word in quotes is a caller's, unless a model of ours has it."""
 VALUE: Final = re.compile(r"\b(channel|outcome|country|currency|mcc) (?:'[^']*'|\d+)")
 """A field of a payment and what it held: data, whatever it looks like."""
+SEQUENCE: Final = re.compile(r"\bsequence .* to model '", re.DOTALL)
+"""Whose sequence it is: Triton's sentences have no quotes around it."""
 DIGITS: Final = re.compile(r"\d(?:[ .-]?\d){8,}")
 """Nine or more: shapes and limits stay readable, card and account numbers do not."""
 
@@ -109,7 +111,7 @@ def fields(record: RpcRecord, known: Container[str] = OURS) -> dict[str, str | i
 
 def blotted(sentence: str, known: Container[str] = OURS) -> str:
     """A sentence, in its first `MAX_DETAIL` characters, without what could be data: words of its caller's."""
-    told = VALUE.sub(r"\1 '…'", sentence)
+    told = VALUE.sub(r"\1 '…'", SEQUENCE.sub("sequence … to model '", sentence))
     strange = next((word for word in QUOTED.finditer(told) if word[1] not in known and word[1] != "…"), None)
     if told.count("'") % 2:  # a name with a quote in it: nobody can tell any more where names end
         told = _without(told, told.index("'"))

@@ -400,6 +400,13 @@ def test_a_callers_word_is_in_no_line_whatever_quotes_it_holds(word: str) -> Non
         assert told.startswith(sentence[:20])
 
 
+@pytest.mark.parametrize("name", ["card-Ada", "7", "it's", "a to model 'b", "two\nlines"])
+def test_whose_sequence_it_is_is_blotted_out(name: str) -> None:
+    sentence = "inference request for sequence {} to model 'fraud-gru' must specify the START flag"
+
+    assert request_log.blotted(sentence.format(name), {"fraud-gru"}) == sentence.format("…")
+
+
 @pytest.mark.parametrize("field", ["channel", "outcome", "country", "currency", "mcc"])
 def test_what_a_field_of_a_payment_held_is_blotted_out_even_if_it_looks_like_a_name(field: str) -> None:
     sentence = f"payment.card_history[3]: {field} 'Ada_Lovelace' is not one of chip, atm for model 'm'"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from math import isfinite
 from typing import Any, Final, NamedTuple
 
-from headrace.core.inference import MAX_KEY, UNKNOWN, Subject
+from headrace.core.inference import MAX_KEY, UNKNOWN, SequenceStep, Subject
 from headrace.errors import InvalidInference
+from headrace.gateway import steps
 
 OURS: Final = {
     "headrace_entity": "entity",
@@ -23,6 +24,8 @@ class Asked(NamedTuple):
     priority: int
     """0 = they name none."""
     subject: Subject
+    sequence: SequenceStep | None = None
+    """None = it is part of none."""
 
 
 NOTHING: Final = Asked(0, UNKNOWN)
@@ -34,6 +37,7 @@ def asked(request: Any) -> Asked:
         return NOTHING
     priority = 0
     ours: dict[str, Any] = {}
+    of_sequence: dict[str, Any] = {}
     for name, value in request.parameters.items():
         kind = value.WhichOneof("parameter_choice")
         if name == "priority":
@@ -44,13 +48,24 @@ def asked(request: Any) -> Asked:
                 raise InvalidInference("invalid value type for 'timeout' parameter, expected int64_param.")
         elif name in OURS:
             ours[OURS[name]] = _of_ours(name, kind, value)
-        elif name.startswith("triton_") and name != "triton_enable_empty_final_response":
-            raise InvalidInference(f"parameter keys starting with 'triton_' are reserved for Triton usage: '{name}'")
-        elif kind in ("uint64_param", None):
-            raise InvalidInference(
-                f"invalid value type for '{name}' parameter, expected int64_param, bool_param, or string_param."
-            )
-    return Asked(priority, Subject(**ours) if ours else UNKNOWN)
+        elif name in steps.PARAMETERS:
+            of_sequence[name] = steps.read(name, kind, value)
+        else:
+            _check_other(name, kind)
+    return Asked(priority, Subject(**ours) if ours else UNKNOWN, steps.step(of_sequence) if of_sequence else None)
+
+
+def _check_other(name: str, kind: str | None) -> None:
+    """A parameter that changes nothing here."""
+    if name == "triton_enable_empty_final_response":  # of models that answer several times: here every answer is final
+        if kind != "bool_param":
+            raise InvalidInference(f"invalid value type for '{name}' parameter, expected bool_param.")
+    elif name.startswith("triton_"):
+        raise InvalidInference(f"parameter keys starting with 'triton_' are reserved for Triton usage: '{name}'")
+    elif kind in ("uint64_param", None):
+        raise InvalidInference(
+            f"invalid value type for '{name}' parameter, expected int64_param, bool_param, or string_param."
+        )
 
 
 def _of_ours(name: str, kind: str | None, value: Any) -> str | float:

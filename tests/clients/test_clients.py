@@ -1,0 +1,167 @@
+"""The examples of examples/, by NVIDIA's own client, against a real gateway and a real replica."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from tests.clients import words
+from tests.conftest import ROOT
+
+from headrace.config import ControlSettings
+
+pytestmark = pytest.mark.slow
+
+HAS_STRINGS = find_spec("headrace_models.strings") is not None
+HAS_CONTROL = "model_control" in ControlSettings.model_fields
+FREE_PORTS = {f"HEADRACE_{name}": "0" for name in ("GATEWAY__PORT", "GATEWAY__METRICS_PORT", "CONTROL__PORT")}
+EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`headrace serve` with the two models that the examples ask."""
+    folder = tmp_path_factory.mktemp("served")
+    shutil.copytree(ROOT / "tests" / "fixtures" / "models" / "sum-difference", folder / "models" / "sum-difference")
+    names = ["sum-difference"]
+    if HAS_STRINGS:
+        words.write(folder / "models")
+        names.append("sum-difference-words")
+    environment = {**os.environ, **FREE_PORTS, "HEADRACE_TELEMETRY__LOG_LEVEL": "ERROR", "PYTHONUNBUFFERED": "1"}
+    if HAS_CONTROL:
+        environment["HEADRACE_CONTROL__MODEL_CONTROL"] = "explicit"
+    only = [word for name in names for word in ("--only", name)]
+    command = [
+        sys.executable,
+        "-m",
+        "headrace",
+        "serve",
+        "--engine",
+        "local",
+        "--models",
+        str(folder / "models"),
+        *only,
+    ]
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            yield next(found[1] for line in server.stdout if (found := re.search(r"serves on (\S+)", line)))
+        finally:
+            server.terminate()
+            server.communicate(timeout=60)
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """A file of examples/, imported as if its folder were where it runs."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    for name in EXAMPLES:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return import_module
+
+
+LEFTS = [np.arange(16, dtype=np.int32)[None] * factor for factor in range(1, 21)]
+RIGHT = np.full((1, 16), 3, np.int32)
+SUMS = [left + RIGHT for left in LEFTS]
+
+
+def test_infer(address: str, example: Any) -> None:
+    infer = example("infer")
+    left = np.random.default_rng(1).integers(-1000, 1000, (5, 16), np.int32)
+    right = left[::-1].copy()
+
+    total, difference = infer.infer(address, left, right)
+
+    np.testing.assert_array_equal(total, left + right)
+    np.testing.assert_array_equal(difference, left - right)
+    assert infer.infer_wrongly(address).startswith(
+        "StatusCode.INVALID_ARGUMENT: [request id: <id_unknown>] unexpected shape"
+    )
+
+
+def test_async(address: str, example: Any) -> None:
+    asynchronous = example("async_infer")
+
+    np.testing.assert_array_equal(asynchronous.infer_with_callbacks(address, LEFTS, RIGHT), SUMS)
+    np.testing.assert_array_equal(asyncio.run(asynchronous.infer_with_asyncio(address, LEFTS, RIGHT)), SUMS)
+    assert isinstance(asynchronous.cancel_one(address, LEFTS[0], RIGHT), bool)
+
+
+def test_stream(address: str, example: Any) -> None:
+    stream, short = example("stream"), np.zeros((1, 15), np.int32)
+
+    outcomes = stream.infer_on_a_stream(address, [*LEFTS[:3], short, *LEFTS[3:]], RIGHT)
+    error = outcomes.pop(3)
+
+    assert isinstance(error, triton.InferenceServerException)
+    assert "unexpected shape for input 'INPUT0' for model 'sum-difference'" in error.message()
+    np.testing.assert_array_equal([outcome.as_numpy("OUTPUT0") for outcome in outcomes], SUMS)
+    np.testing.assert_array_equal(asyncio.run(stream.infer_on_a_stream_with_asyncio(address, LEFTS, RIGHT)), SUMS)
+    ended = stream.stop_at_the_first_error(address, [LEFTS[0], short, LEFTS[1]], RIGHT)
+    assert ended.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+@pytest.mark.skipif(not HAS_STRINGS, reason="headrace_models.strings: no model takes BYTES here")
+def test_strings(address: str, example: Any) -> None:
+    left = [[str(row * place) for place in range(16)] for row in (7, -100)]
+    right = [[str(place) for place in range(16)] for _ in left]
+
+    total, difference = example("strings").infer_strings(address, left, right)
+
+    pairs = [list(zip(map(int, a), map(int, b), strict=True)) for a, b in zip(left, right, strict=True)]
+    assert total == [[str(a + b) for a, b in row] for row in pairs]
+    assert difference == [[str(a - b) for a, b in row] for row in pairs]
+
+
+def test_health(address: str, example: Any) -> None:
+    health = example("health")
+
+    assert health.is_ready(address)
+    said = health.describe(address)
+    assert said["server"]["name"] == "headrace"
+    assert {"sequence", "statistics", "trace", "logging"} <= set(said["server"]["extensions"])
+    assert [tensor["name"] for tensor in said["model"]["inputs"]] == ["INPUT0", "INPUT1"]
+    assert said["config"]["max_batch_size"] == 64
+    assert ("sum-difference", "READY") in [(model["name"], model["state"]) for model in said["index"]["models"]]
+    assert said["statistics"]["model_stats"][0]["name"] == "sum-difference"
+
+
+def test_custom_arguments(address: str, example: Any) -> None:
+    result = example("custom_arguments").infer_with_arguments(address, LEFTS[1], RIGHT)
+
+    np.testing.assert_array_equal(result.as_numpy("OUTPUT0"), SUMS[1])
+    assert result.get_response().id == "order-66"
+
+
+def test_keepalive(address: str, example: Any) -> None:
+    np.testing.assert_array_equal(example("keepalive").infer_with_keepalive(address, LEFTS[2], RIGHT), SUMS[2])
+
+
+@pytest.mark.skipif(not HAS_CONTROL, reason="control.model_control: models are not loaded over the wire here")
+def test_model_control(address: str, example: Any) -> None:
+    control = example("model_control")
+
+    assert control.reload(address) == [True, False, True]
+    assert "nobody" in control.load_what_is_not_there(address)
+
+
+def test_every_example_is_listed_and_runs_by_itself(address: str, root: Path) -> None:
+    readme = (root / "examples" / "README.md").read_text()
+
+    assert sorted(re.findall(r"\[(\w+)\.py\]", readme)) == EXAMPLES
+    command = [sys.executable, str(root / "examples" / "stream.py"), address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
