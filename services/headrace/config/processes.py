@@ -43,6 +43,13 @@ class GatewaySettings(Section):
     one may wait for its share. A tenth more or less, so that they do not all come at once. 0 = for ever."""
     max_connection_age_grace_s: float = Field(30, gt=0)
     """What runs on it then may take so long. Raise it where callers wait longer for an answer."""
+    idempotency_window_s: float = Field(60, ge=0)
+    """How long an answer is remembered for those who ask again with the same idempotency key. Longer than callers go on
+    trying. 0 = not at all: only those who ask at the same time are answered together."""
+    idempotency_max_entries: int = Field(65_536, ge=1)
+    """Answers that are remembered; beyond it the oldest go before their time, counted."""
+    idempotency_max_bytes: int = Field(64 * 1024 * 1024, ge=1)
+    """The same in bytes of answers and keys."""
     peers: tuple[Annotated[str, Field(pattern=r"^\S+:[0-9]{1,5}$")], ...] = ()
     """HOST:PORT where gateways of this cluster have their metrics, this one too or not; a name stands for all of its
     addresses. Whoever scales gateways asks one and hears of all. Empty = those that share its port, and no others."""
