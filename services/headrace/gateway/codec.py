@@ -38,6 +38,8 @@ OURS: Final = {
     "headrace_currency": "currency",
 }
 """Request parameters that say what a request is about → the field of `Subject`."""
+KEY: Final = "headrace_idempotency_key"
+"""What makes retries get one answer. Never the protocol's id: clients use one for all they send."""
 MAX_KNOWN: Final = 8192
 """Inputs' headers that are remembered, of some hundred bytes each: names times lengths, and a caller's inventions."""
 
@@ -48,6 +50,8 @@ class Asked(NamedTuple):
     priority: int
     """0 = they name none."""
     subject: Subject
+    idempotency_key: str = ""
+    """Empty = it is no retry of anything, and nothing is kept for one."""
 
 
 NOTHING: Final = Asked(0, UNKNOWN)
@@ -390,15 +394,16 @@ def asked(request: Any) -> Asked:
         elif name == "timeout":
             if kind != "int64_param":
                 raise InvalidInference("invalid value type for 'timeout' parameter, expected int64_param.")
-        elif name in OURS:
-            ours[OURS[name]] = _of_ours(name, kind, value)
+        elif name in OURS or name == KEY:
+            ours[OURS.get(name, name)] = _of_ours(name, kind, value)
         elif name.startswith("triton_") and name != "triton_enable_empty_final_response":
             raise InvalidInference(f"parameter keys starting with 'triton_' are reserved for Triton usage: '{name}'")
         elif kind == "uint64_param":
             raise InvalidInference(
                 f"invalid value type for '{name}' parameter, expected int64_param, bool_param, or string_param."
             )
-    return Asked(priority, Subject(**ours) if ours else UNKNOWN)
+    key = ours.pop(KEY, "")
+    return Asked(priority, Subject(**ours) if ours else UNKNOWN, key)
 
 
 def _of_ours(name: str, kind: str | None, value: Any) -> str | float:
@@ -412,6 +417,8 @@ def _of_ours(name: str, kind: str | None, value: Any) -> str | float:
     text = str(value.string_param)
     if len(text) > MAX_KEY:
         raise InvalidInference(f"invalid value for '{name}' parameter, expected at most {MAX_KEY} characters.")
+    if name == KEY and not text:
+        raise InvalidInference(f"invalid value for '{name}' parameter, expected a key of 1 to {MAX_KEY} characters.")
     if name == "headrace_currency" and not (len(text) == 3 and text.isascii() and text.isalpha()):
         raise InvalidInference(f"invalid value for '{name}' parameter, expected an ISO 4217 code of three letters.")
     return text

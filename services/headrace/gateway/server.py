@@ -25,6 +25,7 @@ from headrace.errors import StartupError
 from headrace.gateway import peers, siblings
 from headrace.gateway.admission import Admission
 from headrace.gateway.external_scaler import ExternalScaler
+from headrace.gateway.idempotency import Repeats
 from headrace.gateway.link import Sender
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
@@ -33,7 +34,7 @@ from headrace.gateway.pressure import Pressure
 from headrace.gateway.queued import Queued
 from headrace.gateway.readiness import Readiness, Served
 from headrace.gateway.risk import RiskServicer
-from headrace.gateway.scrape import scrape
+from headrace.gateway.scrape import remembered, scrape
 from headrace.gateway.servicer import InferenceServicer
 from headrace.gateway.shadow import Surroundings
 from headrace.gateway.snapshot import SnapshotFollower
@@ -82,8 +83,10 @@ class Gateway:
         self.admission = Admission(settings.gateway.max_riders, self._clock, self._pressure)
         self.follower = SnapshotFollower(control_address, self.gateway_id, self.models.apply, sender.credentials)
         self._health = health.Health()
-        self._servicer = InferenceServicer(self.models, self.admission, observer, settings.gateway)
-        self._risk = RiskServicer(self.models, self.admission, observer, settings.risk)
+        access = self._doors.access
+        repeats = Repeats(settings.gateway, lambda call: access.identify(call).name, self._clock)
+        self._servicer = InferenceServicer(self.models, self.admission, observer, settings.gateway, repeats)
+        self._risk = RiskServicer(self.models, self.admission, observer, settings.risk, repeats)
         self.queued = Queued(self.models)
         self._peers = Peers(settings.gateway, self.gateway_id, lambda: self.queued.mean_s)
         served = Served(self.models, self._clock, settings.gateway.required_models, settings.control.lease_s)
@@ -91,7 +94,7 @@ class Gateway:
         self._server = self._doors.server(share_port=settings.gateway.processes > 1, age=_age(settings.gateway))
         self._health_server: Server | None = None
         parts = self.models, self._tracer, self._pressure, self.follower, self.teller
-        self._metrics.expose(lambda: scrape(*parts, self._doors.access.refused))
+        self._metrics.expose(lambda: [*scrape(*parts, access.refused), *remembered(repeats)])
         self._tasks: list[asyncio.Task[None]] = []
         self._metrics_server: MetricsServer | None = None
         self.port = 0

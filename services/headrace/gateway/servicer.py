@@ -11,13 +11,17 @@ from weakref import WeakKeyDictionary
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from headrace.config import GatewaySettings
+from headrace.core.inference import Inference
 from headrace.core.records import RpcRecord
 from headrace.core.routing import parse_version
 from headrace.errors import HeadraceError, Unsupported, status_of
 from headrace.gateway import description
 from headrace.gateway.admission import Admission
 from headrace.gateway.answering import abort, answering, find, scored
-from headrace.gateway.codec import Decoder, asked, encode
+from headrace.gateway.codec import Asked, Decoder, asked, encode
+from headrace.gateway.detours import Detours
+from headrace.gateway.fallback import Ask
+from headrace.gateway.idempotency import Repeats
 from headrace.gateway.lane import Lane
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
@@ -30,12 +34,20 @@ MODEL_INFER: Final = "inference.GRPCInferenceService/ModelInfer"
 class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """`inference.GRPCInferenceService`."""
 
-    def __init__(self, models: Models, admission: Admission, observer: Observer, settings: GatewaySettings) -> None:
+    def __init__(
+        self,
+        models: Models,
+        admission: Admission,
+        observer: Observer,
+        settings: GatewaySettings,
+        repeats: Repeats | None = None,
+    ) -> None:
         self.models = models
         self.admission = admission
         self.observer = observer
         self._status_codes = settings.status_codes
         self._siblings = Siblings(settings)
+        self._detours = Detours(repeats or Repeats(settings), observer)
         self._decoders: WeakKeyDictionary[Lane, Decoder] = WeakKeyDictionary()
 
     def own_statistics(self, name: str, version: str) -> service_pb2.ModelStatisticsResponse:
@@ -59,9 +71,20 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         given = asked(request)
         lane = find(self.models, request.model_name, request.model_version, record, given.subject.entity)
         deadline = self.admission.deadline(rpc.time_remaining(), lane.settings, record)
+        if lane.fallback is not None or given.idempotency_key:
+            ask = self._ask(request, given, lane, deadline, record)
+            return await self._detours.infer(request, rpc, given.idempotency_key, ask)
         ahead_s = lane.foresee(deadline, given.priority)
         inference = self._decoder(lane).decode(request, deadline, given)
         return encode(inference, await lane.score(inference, record, ahead_s))
+
+    def _ask(
+        self, request: service_pb2.ModelInferRequest, given: Asked, lane: Lane, deadline: float, record: RpcRecord
+    ) -> Ask:
+        async def make(until: float) -> Inference:
+            return self._decoder(lane).decode(request, until, given)
+
+        return Ask(lane, make, given.priority, deadline, record, named=bool(request.model_version))
 
     def _decoder(self, lane: Lane) -> Decoder:
         decoder = self._decoders.get(lane)
