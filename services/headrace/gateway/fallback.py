@@ -50,7 +50,7 @@ Make = Callable[[float], Awaitable[Inference]]
 """Decodes the request, to be answered until then. Called once. Raises: InvalidInference, Unsupported."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ask:
     """One request as a servicer has it: not decoded yet."""
 
