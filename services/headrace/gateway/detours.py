@@ -5,6 +5,8 @@ Called by the servicer for those alone; says in the response's parameters how it
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from tritonclient.grpc import service_pb2
 
 from headrace.core.records import FALLBACK, Detour
@@ -27,11 +29,19 @@ class Detours:
         self, request: service_pb2.ModelInferRequest, rpc: Call, key: str, ask: Ask
     ) -> service_pb2.ModelInferResponse:
         """Raises: what `Lane.score` raises; InvalidInference for a key that came with something else before."""
-        if not key:
-            return await self._infer(ask)
-        response, repeated = await self._repeats.answer(
-            self._question(request, rpc, key, ask), service_pb2.ModelInferResponse, lambda: self._infer(ask)
-        )
+        return await self.once(request, rpc, key, ask, lambda: self._infer(ask)) if key else await self._infer(ask)
+
+    async def once(
+        self,
+        request: service_pb2.ModelInferRequest,
+        rpc: Call,
+        key: str,
+        ask: Ask,
+        compute: Callable[[], Awaitable[service_pb2.ModelInferResponse]],
+    ) -> service_pb2.ModelInferResponse:
+        """What `compute` says, or has said to this key before. Raises: what it raises; InvalidInference as above."""
+        question = self._question(request, rpc, key, ask)
+        response, repeated = await self._repeats.answer(question, service_pb2.ModelInferResponse, compute)
         if repeated:
             response.id = request.id
             response.parameters["headrace_idempotent_replay"].bool_param = True
