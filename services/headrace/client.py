@@ -111,9 +111,12 @@ def request(
     *,
     version: str = "",
     request_id: str = "",
+    idempotency_key: str = "",
 ) -> service_pb2.ModelInferRequest:
     """A ModelInfer request from named columns, each [n, …] with the batch dimension in front."""
     message = service_pb2.ModelInferRequest(model_name=model, model_version=version, id=request_id)
+    if idempotency_key:
+        message.parameters["headrace_idempotency_key"].string_param = idempotency_key
     for name, column in columns.items():
         message.inputs.add(name=name, datatype=OIP_DATATYPES[column.dtype.name], shape=column.shape)
         message.raw_input_contents.append(column.tobytes())
@@ -134,7 +137,7 @@ def scores(response: service_pb2.ModelInferResponse) -> list[Score]:
 
 
 def _payment_request(
-    model: str, payment: Event, card: Sequence[Event], merchant: Sequence[Event]
+    model: str, payment: Event, card: Sequence[Event], merchant: Sequence[Event], idempotency_key: str
 ) -> service_pb2.ModelInferRequest:
     try:
         columns = wire.payment_columns(payment, card, merchant)
@@ -142,7 +145,8 @@ def _payment_request(
         raise InvalidInference(f"the payment or an event of its history has no field {error}") from error
     except (ValueError, TypeError) as error:
         raise InvalidInference(f"the payment or its history cannot be encoded: {error}") from error
-    return request(model, columns, request_id=str(payment.get("event_id", "")))
+    request_id = str(payment.get("event_id", ""))
+    return request(model, columns, request_id=request_id, idempotency_key=idempotency_key)
 
 
 def _trace_headers() -> tuple[tuple[str, str], ...]:
@@ -181,14 +185,17 @@ class ScoringClient:
         merchant_history: Sequence[Event] = (),
         *,
         timeout_s: float | None = None,
+        idempotency_key: str = "",
     ) -> Score:
         """Score one payment given what its card and its merchant did before (in any order).
+
+        Tries with one `idempotency_key` get one answer, as long as they reach the same gateway.
 
         Raises: InvalidInference, UnknownModel, Unauthenticated, NotPermitted, Overloaded, DeadlinePassed, NotServing,
         Failed.
         Cancellation: the gateway drops the request; no batch-mate notices.
         """
-        message = _payment_request(self._model, payment, card_history, merchant_history)
+        message = _payment_request(self._model, payment, card_history, merchant_history, idempotency_key)
         try:
             response = await self._stub.ModelInfer(
                 message, timeout=timeout_s or self._timeout_s, metadata=_trace_headers()
@@ -230,9 +237,10 @@ class SyncScoringClient:
         merchant_history: Sequence[Event] = (),
         *,
         timeout_s: float | None = None,
+        idempotency_key: str = "",
     ) -> Score:
         """As `ScoringClient.score`, blocking."""
-        message = _payment_request(self._model, payment, card_history, merchant_history)
+        message = _payment_request(self._model, payment, card_history, merchant_history, idempotency_key)
         try:
             response = self._stub.ModelInfer(message, timeout=timeout_s or self._timeout_s, metadata=_trace_headers())
         except grpc.RpcError as error:

@@ -13,6 +13,7 @@ import secrets
 import signal
 import socket
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -26,10 +27,13 @@ from headrace import doors
 from headrace.channel import connect
 from headrace.children import Child
 from headrace.config import OTEL_READ, PREFIX, Caller, Settings
+from headrace.core.instead import prior_row
 from headrace.errors import StartupError
+from headrace.gateway import wire
 from headrace.serving import weights
 from headrace.serving.deploy import Deployer, LocalDeployer
 from headrace.serving.orders import Orders
+from headrace.serving.weights import FoundModel
 from headrace.telemetry import pages
 
 READY_TIMEOUT_S = 120.0
@@ -47,6 +51,7 @@ class Cluster:
         self.settings = _with_ports(settings)
         gateway, control = self.settings.gateway, self.settings.control
         _assert_apart(self.settings)
+        _assert_priors_fit(self.settings, self.models)
         self.address = f"{gateway.host}:{gateway.port}"
         self.control_address = f"{control.host}:{control.port}"
         self.metrics_addresses = [f"{gateway.host}:{gateway.metrics_port + i}" for i in range(gateway.processes)]
@@ -239,6 +244,17 @@ def _assert_apart(settings: Settings) -> None:
             if port in taken:
                 raise StartupError(f"{name}: {port} is {taken[port]}")
             taken[port] = what
+
+
+def _assert_priors_fit(settings: Settings, models: Sequence[FoundModel]) -> None:
+    """Raises: StartupError for a prior that could never be given."""
+    for model in models:
+        fallback = settings.model(model.name).fallback
+        if fallback is not None and fallback.prior:
+            try:
+                prior_row(wire.spec(weights.wire_spec(model)), fallback.prior)
+            except ValueError as error:
+                raise StartupError(f"models.{model.name}.fallback: {error}") from error
 
 
 def _free_port(host: str) -> int:

@@ -243,7 +243,7 @@ def test_a_batch_of_payments_that_is_still_being_read_holds_an_unload_back(run: 
             aio.insecure_channel(f"127.0.0.1:{rig.gateway.port}") as channel,
         ):
             await rig.load("fraud-tx")
-            batch = asyncio.ensure_future(risk_pb2_grpc.RiskServiceStub(channel).ScoreBatch(message, timeout=10))
+            batch = asyncio.ensure_future(risk_pb2_grpc.RiskServiceStub(channel).ScoreBatch(message, timeout=30))
             while not rig.gateway.admission.held:
                 await asyncio.sleep(0)
             await rig.unload("fraud-tx")
@@ -379,7 +379,9 @@ def test_control_may_go_while_a_model_loads_and_the_deployer_goes_on(run: Run, t
         rig.deployer.open.set()
         await rig.control.start()
         await rig.until("1", "READY")
-        await rig.load()
+        await until(
+            lambda: outcome(rig.load()), lambda told: told[0] == "OK"
+        )  # the deployer may come back after replicas
         return refused, await rig.infer()
 
     refused, answer = with_rig(run, tmp_path, body, 1, control__port=free_port)

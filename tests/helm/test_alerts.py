@@ -63,6 +63,7 @@ def each_gateway() -> Iterable[Line]:
     yield Line("headrace_shadow_rows", TWO, "12x200")
     yield Line("headrace_canary_passed_over_total", {"model": "fraud-tx", "reason": "no_entity"}, "0+30x200")
     yield Line("headrace_canary_passed_over_total", {"model": "fraud-tx", "reason": "canary_away"}, "5x200")
+    yield Line("headrace_fallback_total", {**ONE, "reason": "deadline", "by": "version:1"}, "3x200")
     yield Line("headrace_refused_callers_total", {"reason": "Unauthenticated"}, "0x200")
     yield Line("headrace_replicas", {**ONE, "state": "ready"}, "2x200")
     yield Line("headrace_replicas", {**TWO, "state": "ready"}, "1x200")
@@ -245,6 +246,12 @@ CASES: Final = {
         bad=[Change("headrace_refused_callers_total", "0+6x200")],
         at="20m",
         near=[Change("headrace_refused_callers_total", "0+2x200")],
+    ),
+    "a fallback answers": case(
+        "HeadraceFallbackAnswers",
+        bad=[Change("headrace_fallback_total", "3+6x200")],
+        at="20m",
+        near=[Change("headrace_fallback_total", "3+2x200")],
     ),
     "a model has no replica": case(
         "HeadraceModelWithoutReplica",

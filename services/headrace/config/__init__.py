@@ -6,6 +6,7 @@ A wrong key or value is a StartupError of one line that names the path.
 
 from headrace.config.batching import BatchingSettings, QueuePolicy
 from headrace.config.doors import RESERVED, AccessSettings, Caller, Permission, Quota, TlsSettings
+from headrace.config.fallback import FallbackSettings
 from headrace.config.loading import OTEL_READ, PREFIX, load
 from headrace.config.models import (
     AutoscalingSettings,
@@ -30,6 +31,7 @@ __all__ = [
     "Caller",
     "CanarySettings",
     "ControlSettings",
+    "FallbackSettings",
     "GatewaySettings",
     "Group",
     "ModelSettings",

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from headrace.config.batching import BatchingSettings
+from headrace.config.fallback import FallbackSettings
 from headrace.config.section import Section
 
 
@@ -87,6 +88,8 @@ class ModelSettings(Section):
     primary_version: str = ""
     """The version that answers. Empty = the highest that is ready. A later promotion wins, until this value changes."""
     traffic: TrafficSettings = TrafficSettings()
+    fallback: FallbackSettings | None = None
+    """Who answers when the version in charge cannot. None = nobody: the caller gets an error."""
     replicas: int = Field(1, ge=1)
     """Of each version, where `autoscaling` does not say how many."""
     autoscaling: AutoscalingSettings | None = None

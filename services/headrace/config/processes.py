@@ -63,6 +63,13 @@ class GatewaySettings(Section):
     one address. Set it where strangers connect directly."""
     restricted: tuple[Restriction, ...] = ()
     """Triton's restricted protocol groups: which RPCs demand a secret of their own, beside what `access` says."""
+    idempotency_window_s: float = Field(60, ge=0)
+    """How long an answer is remembered for those who ask again with the same idempotency key. Longer than callers go on
+    trying. 0 = not at all: only those who ask at the same time are answered together."""
+    idempotency_max_entries: int = Field(65_536, ge=1)
+    """Answers that are remembered; beyond it the oldest go before their time, counted."""
+    idempotency_max_bytes: int = Field(64 * 1024 * 1024, ge=1)
+    """The same in bytes of answers and keys."""
     peers: tuple[Annotated[str, Field(pattern=r"^\S+:[0-9]{1,5}$")], ...] = ()
     """HOST:PORT where gateways of this cluster have their metrics, this one too or not; a name stands for all of its
     addresses. Whoever scales gateways asks one and hears of all. Empty = those that share its port, and no others."""

@@ -41,5 +41,12 @@ class Settings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _falls_back_on_another(self) -> Self:
+        for name, model in self.models.items():
+            if model.fallback is not None and model.fallback.model == name:
+                raise ValueError(f"models.{name}.fallback.model is the model itself: name a version of it instead")
+        return self
+
     def model(self, name: str) -> ModelSettings:
         return self.models.get(name, ModelSettings())

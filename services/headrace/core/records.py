@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
+
+FALLBACK: Final = "fallback"
+"""The path of a request that somebody else has answered, and of what they were asked for it."""
 
 
 class MayAsk(Protocol):
@@ -44,6 +47,22 @@ class Stages(NamedTuple):
 
 
 @dataclass(slots=True)
+class Detour:
+    """How an answer came about that its lane alone has not given. Few requests have one."""
+
+    reason: str = ""
+    """Why somebody else answered: deadline, overload or replica_loss. Empty = nobody else did."""
+    by: str = ""
+    """Who did: `version:1`, `model:small`, `prior`."""
+    error: str = ""
+    """What the version in charge ended with: the error's class name."""
+    idempotency: str = ""
+    """Of a request with a key: computed, joined, replayed or conflict. Empty = it has none."""
+    original: tuple[bytes, int] | None = None
+    """Trace and span of the request whose answer it was given."""
+
+
+@dataclass(slots=True)
 class RpcRecord:
     """One request, from its first byte to its answer: the spans `rpc`, `queue`, `execute` and the rider's `forward`."""
 
@@ -59,7 +78,7 @@ class RpcRecord:
     model: str = ""
     version: str = ""
     path: str = "primary"
-    """primary, canary or shadow: in what capacity that version was asked."""
+    """primary, canary, shadow or fallback: in what capacity that version was asked."""
     request_id: str = ""
     rows: int = 0
     tokens: int = 0
@@ -87,6 +106,13 @@ class RpcRecord:
     batch: BatchRecord | None = None
     caller: MayAsk | None = None
     """For what it may ask; told to nobody. None = nobody is asked who they are."""
+    detour: Detour | None = None
+    """None = its lane answered it, or failed to, and that is all."""
+
+    def on_detour(self) -> Detour:
+        """Its detour, which begins here where it has none."""
+        self.detour = self.detour or Detour()
+        return self.detour
 
 
 @dataclass(slots=True)

@@ -145,6 +145,8 @@ def _statistics(name: str, version: str, of: ModelCounters) -> service_pb2.Model
             compute_input=_duration(of.compute_input),
             compute_infer=_duration(of.compute_infer),
             compute_output=_duration(of.compute_output),
+            cache_hit=_duration(of.cache_hit),
+            cache_miss=_duration(of.cache_miss),
         ),
         batch_stats=[
             service_pb2.InferBatchStatistics(

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from headrace.config import BatchingSettings
 from headrace.core import demand
@@ -23,7 +23,7 @@ from headrace.core.inference import Answer, Inference
 from headrace.core.ordering import Ordering
 from headrace.core.policy import Budget, CloseReason, Room, close, look_again_at, take
 from headrace.core.queue import LevelPolicy, RiderQueue
-from headrace.core.records import BatchRecord, RpcRecord
+from headrace.core.records import FALLBACK, BatchRecord, RpcRecord
 from headrace.core.rider import Rider
 from headrace.core.tensors import ModelSpec
 from headrace.errors import (
@@ -40,6 +40,9 @@ from headrace.gateway.link import Flight, Sender
 from headrace.gateway.pressure import Pressure
 from headrace.telemetry import context
 from headrace.v1 import replica_pb2
+
+if TYPE_CHECKING:
+    from headrace.gateway.fallback import Fallback
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +99,8 @@ class Lane:
         """The comparisons that its answers are half of."""
         self.reading = 0
         """Requests that have found it and take more than one turn of the loop to be read."""
+        self.fallback: Fallback | None = None
+        """Who answers when it cannot; None = nobody."""
         self.queue = _queue(settings)
         self.dispatcher = Dispatcher(sender, clock, self.cost, pressure, self._pump_soon, self._pump)
         self._budget = Budget(
@@ -120,6 +125,11 @@ class Lane:
         return self.dispatcher.ready
 
     @property
+    def answered_otherwise(self) -> bool:
+        """Requests of its own are answered even without a replica."""
+        return self.answers and self.fallback is not None
+
+    @property
     def strained(self) -> bool:
         """Somebody was refused a moment ago, or more waits than is at the replicas: one turn of them will not do.
 
@@ -130,8 +140,10 @@ class Lane:
             return True
         return self._clock.now() - self._refused_at < REFUSED_S
 
-    def foresee(self, deadline: float, priority: int) -> float:
+    def foresee(self, deadline: float, priority: int, *, aside: bool = False) -> float:
         """Seconds that the replicas will be busy with what goes before one who comes now. Asked before any decoding.
+
+        `aside`: of somebody else's request, which is in none of this version's comparisons, refused or not.
 
         Raises: DeadlinePassed when an answer would hardly come in time: a caller told at once can still do otherwise.
         """
@@ -143,9 +155,21 @@ class Lane:
         if ahead_s and self.forecast.misses(ahead_s + self.cost.predict_s(0), deadline - now):
             refusal = DeadlinePassed("Request timeout expired: what waits would take longer than its deadline allows")
             self._arrivals.add_unseen()
-            self._tell_refused(refusal)
+            if not aside:
+                self._tell_refused(refusal)
             raise refusal
         return ahead_s
+
+    def assert_ready(self) -> None:
+        """For those who need not wait for a replica to come. Raises: NotServing when there is none."""
+        if not self.ready:
+            refusal = self._without_replica()
+            for one in self.copying:
+                one.refused(refusal)
+            raise refusal
+
+    def _without_replica(self) -> NotServing:
+        return NotServing(f"no replica of '{self.spec.name}' is ready")
 
     def _tell_refused(self, refusal: HeadraceError) -> None:
         self._refused_at = self._clock.now()
@@ -170,7 +194,8 @@ class Lane:
         try:
             self._enqueue(rider)
         except Overloaded as refusal:
-            self._tell_refused(refusal)
+            if record.path != FALLBACK:
+                self._tell_refused(refusal)
             raise
         if self._ordering is not None:  # now that it has a place: one that was refused would hold all others back
             self._ordering.enter(rider, wake)
@@ -248,7 +273,7 @@ class Lane:
         elif rider.queue is None or self.ready:
             rider.settle(DeadlinePassed("Request timeout expired"))
         elif over:
-            rider.settle(NotServing(f"no replica of '{self.spec.name}' is ready"))
+            rider.settle(self._without_replica())
         else:
             self._set_alarm(rider, now)
 

@@ -11,12 +11,14 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
-from headrace.config import Settings
+from headrace.config import FallbackSettings, Settings
 from headrace.core.routing import Policy, is_version, parse_version, primary
 from headrace.errors import InvalidInference, NotReady, NotServing, UnknownModel
 from headrace.gateway import wire
 from headrace.gateway.comparisons import Comparisons, MakeNotes
+from headrace.gateway.fallback import Fallback
 from headrace.gateway.lane import Lane
 from headrace.gateway.repository import Repository
 from headrace.gateway.shadow import Surroundings
@@ -193,6 +195,18 @@ class Models:
         model = self._models.get(name)
         return model is None or all(model.lanes[v].empty for v in model.closed & model.lanes.keys())
 
+    def _stand_in(self, lane: Lane, settings: FallbackSettings) -> Lane | None:
+        """Who is asked when `lane` has no answer; None = nobody who is ready. Never a later version: it is unproven."""
+        own, version = self._models.get(lane.spec.name), settings.version
+        if settings.model:
+            own = self._models.get(settings.model)
+            version = (own.in_charge() or "") if own else ""
+        elif version == "previous" and own:
+            earlier = [one for one in own.ready_versions() if int(one) < int(lane.spec.version)]
+            version = earlier[-1] if earlier else ""
+        found = own.lanes.get(version) if own else None
+        return found if found is not None and found is not lane and found.ready else None
+
     def strained(self) -> bool:
         """Payments wait for more than one turn of a lane's replicas: no moment for copies."""
         return any(lane.strained for model in self._models.values() for lane in model.lanes.values())
@@ -203,13 +217,16 @@ class Models:
         return bool(loaded) and all(model.ready_versions() for model in loaded)
 
     async def retire(self) -> None:
-        """Close the lanes that have had neither replica nor rider for a while: versions come and go for ever."""
+        """Close the lanes that have had neither replica nor rider for a while: versions come and go for ever.
+
+        Not those in charge that somebody stands in for: what an outage is answered by must not end in the middle of it.
+        """
         for model in self:
             model.look()
             for version, lane in list(model.lanes.items()):
                 # What is unloaded may come back as something else.
                 patience_s = 0.0 if version in model.closed else self._settings.gateway.retire_after_s
-                if lane.idle_s() > patience_s:
+                if lane.idle_s() > patience_s and (version in model.closed or not lane.answered_otherwise):
                     del model.lanes[version]
                     model.opened.discard(version)
                     model.look()
@@ -242,7 +259,9 @@ class Models:
             raise InvalidInference("a version is an integer from 1, in up to 18 digits")
         batching = self._settings.model(name).batching
         around = self._around
-        model.lanes[version] = Lane(
-            wire.spec(spec), batching, around.sender, around.clock, around.pressure, around.on_batch
-        )
+        lane = Lane(wire.spec(spec), batching, around.sender, around.clock, around.pressure, around.on_batch)
+        model.lanes[version] = lane
+        fallback = self._settings.model(name).fallback
+        if fallback is not None:
+            lane.fallback = Fallback(fallback, lane, partial(self._stand_in, lane, fallback), around.clock)
         self._models[name] = model  # not before: a model without a version would never be ready

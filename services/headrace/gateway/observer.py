@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 
 from headrace.core.clock import Clock
-from headrace.core.records import BatchRecord, RpcRecord
+from headrace.core.records import FALLBACK, BatchRecord, RpcRecord
+from headrace.core.tensors import ModelSpec
 from headrace.errors import Cancelled, HeadraceError
 from headrace.rpc.call import Call
 from headrace.telemetry import context
@@ -47,6 +48,8 @@ class Observer:
 
     def succeeded(self, record: RpcRecord) -> None:
         self._close(record)
+        if record.detour is not None and record.detour.reason:  # never silent
+            self._log.note(record)
 
     def failed(self, record: RpcRecord, error: HeadraceError, code: str) -> None:
         """Close the record of a request that was refused or failed."""
@@ -67,6 +70,32 @@ class Observer:
         log.error("a request failed on an error of ours", exc_info=error, extra=where)
         self._close(record)
         self._log.note(record)
+
+    def aside(self, record: RpcRecord, spec: ModelSpec) -> RpcRecord:
+        """A record of what `spec`'s version is asked in place of another one: its spans stand under that request's."""
+        return RpcRecord(
+            record.trace_id,
+            record.span_id,
+            0,
+            record.sampled,
+            self._clock.now_ns(),
+            tracestate=record.tracestate,
+            model=spec.name,
+            version=spec.version,
+            path=FALLBACK,
+        )
+
+    def aside_over(self, aside: RpcRecord, error: HeadraceError | None) -> None:
+        """Close such a record; `error` is what it ended with. One that got no place says nothing."""
+        aside.end_ns = self._clock.now_ns()
+        if not aside.queued_ns:
+            return
+        aside.reason = "" if error is None else type(error).__name__
+        self.metrics.observe_aside(aside)
+        if aside.batch is None:
+            self._tracer.single(aside)
+        else:
+            self._ended(aside.batch)
 
     def batch(self, record: BatchRecord) -> None:
         """Take a batch that is over."""

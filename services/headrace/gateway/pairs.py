@@ -14,6 +14,7 @@ from typing import Final, Self
 import numpy as np
 
 from headrace.core.inference import UNKNOWN, Answer, Inference
+from headrace.core.instead import RANGES
 from headrace.core.records import RpcRecord
 from headrace.core.routing import entity_hash
 from headrace.core.tensors import ModelSpec
@@ -41,8 +42,6 @@ ERRORS: Final[dict[type[HeadraceError], experiments_pb2.PairError]] = {
 """What a version may be blamed for. Everything else is its caller's or the gateway's own doing."""
 MAX_BATCHES: Final = 4096
 """Times of batches that wait to be told: a sample is enough, and control may be away for long."""
-RANGES: Final = {"p": (0.0, 1.0), "score": (0.0, 99.0)}
-"""What a signal may say, by output; anything else is told to callers as an error."""
 
 
 def is_evidence(outcome: Answer | HeadraceError, record: RpcRecord) -> bool:

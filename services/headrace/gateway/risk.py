@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from headrace.config import RiskSettings
 from headrace.core.batch import bad_rows
+from headrace.core.inference import MAX_KEY, Inference
 from headrace.core.records import RpcRecord
 from headrace.core.tensors import ModelSpec
 from headrace.errors import HeadraceError, InvalidInference, status_of
+from headrace.gateway import digests, fallback
 from headrace.gateway.admission import Admission
 from headrace.gateway.answering import find, scored
+from headrace.gateway.fallback import PRIOR, Ask, Scored
+from headrace.gateway.idempotency import Question, Repeats, Scope
 from headrace.gateway.lane import Lane
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
 from headrace.gateway.payments import PaymentEncoder, Row
-from headrace.gateway.signals import not_assessed, signals_of
+from headrace.gateway.signals import degrade, not_assessed, signals_of
 from headrace.rpc.call import Call
 from headrace.rpc.messages import MAX_SENTENCE
 from headrace.v1 import risk_pb2, risk_pb2_grpc
@@ -29,6 +33,7 @@ from headrace.v1 import risk_pb2, risk_pb2_grpc
 RISK_SERVICE: Final = "headrace.v1.RiskService"
 DEFAULT_MODEL: Final = "fraud-tx"
 
+Response = TypeVar("Response", risk_pb2.ScoreResponse, risk_pb2.ScoreBatchResponse)
 Rows = dict[int, Row]
 """Place in the request → the payment there."""
 Wrong = dict[int, str]
@@ -38,11 +43,14 @@ Wrong = dict[int, str]
 class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
     """Scores payments, one or several at a time."""
 
-    def __init__(self, models: Models, admission: Admission, observer: Observer, settings: RiskSettings) -> None:
+    def __init__(
+        self, models: Models, admission: Admission, observer: Observer, settings: RiskSettings, repeats: Repeats
+    ) -> None:
         self.models = models
         self.admission = admission
         self.observer = observer
         self._cuts = settings.cuts
+        self._repeats = repeats
         self._encoders: WeakKeyDictionary[Lane, PaymentEncoder] = WeakKeyDictionary()
 
     def ready(self) -> bool:
@@ -62,23 +70,43 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
     async def Score(self, request: risk_pb2.ScoreRequest, rpc: Call, record: RpcRecord) -> risk_pb2.ScoreResponse:
         lane, encoder = self._find(request, [request.payment], record)
         deadline = self.admission.deadline(rpc.time_remaining(), lane.settings, record)
-        ahead_s = lane.foresee(deadline, priority=0)
-        if not request.HasField("payment"):
-            raise InvalidInference("payment is missing")
-        row = encoder.encode(request.payment, "payment")
-        inference = encoder.join([row], deadline, request.request_id, explain=request.explain)
-        inference.compared = not request.version
-        answer = await lane.score(inference, record, ahead_s)
-        return risk_pb2.ScoreResponse(
+
+        async def compute() -> risk_pb2.ScoreResponse:
+            return await self._score(request, encoder, lane, deadline, record)
+
+        if not request.idempotency_key:
+            return await compute()
+        digest = digests.of_payments([request.payment], explain=request.explain, several=False)
+        question = Question(self._scope(request, rpc, lane), digest, deadline, record)
+        response, repeated = await self._repeats.answer(question, risk_pb2.ScoreResponse, compute)
+        return _repeated(response, request.request_id) if repeated else response
+
+    async def _score(
+        self, request: risk_pb2.ScoreRequest, encoder: PaymentEncoder, lane: Lane, deadline: float, record: RpcRecord
+    ) -> risk_pb2.ScoreResponse:
+        rows: list[Row] = []
+
+        async def make(until: float) -> Inference:
+            if not request.HasField("payment"):
+                raise InvalidInference("payment is missing")
+            rows.append(encoder.encode(request.payment, "payment"))
+            inference = encoder.join(rows, until, request.request_id, explain=request.explain)
+            inference.compared = not request.version
+            return inference
+
+        ask = Ask(lane, make, 0, deadline, record, named=bool(request.version))
+        scored = await fallback.score(ask, self.observer)
+        response = risk_pb2.ScoreResponse(
             request_id=request.request_id,
-            signals=signals_of(lane.spec, answer, self._cuts, explain=request.explain),
-            truncated_card_events=row.truncated_card_events,
-            batch_rows=answer.batch_rows,
-            queue_us=answer.queue_us,
-            version_digest=lane.spec.digest,
-            batch_id=answer.hex_id,
-            path=answer.path,
+            signals=self._signals(scored, record, explain=request.explain),
+            truncated_card_events=rows[0].truncated_card_events,
+            batch_rows=scored.answer.batch_rows,
+            queue_us=scored.answer.queue_us,
+            version_digest=self._digest(scored, record),
+            batch_id=scored.answer.hex_id,
+            path=scored.answer.path,
         )
+        return _told(response, record)
 
     @scored(f"{RISK_SERVICE}/ScoreBatch")
     async def ScoreBatch(
@@ -86,20 +114,45 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
     ) -> risk_pb2.ScoreBatchResponse:
         lane, encoder = self._find(request, request.payments, record)
         deadline = self.admission.deadline(rpc.time_remaining(), lane.settings, record)
-        ahead_s = lane.foresee(deadline, priority=0)
-        _check_size(len(request.payments), lane.spec)
-        lane.reading += 1
-        try:
-            rows, wrong = await _encode_all(encoder, request.payments)
-        finally:
-            lane.reading -= 1
-        if not rows:
-            raise InvalidInference(f"no payment can be assessed: {wrong[0]}")
-        inference = encoder.join(list(rows.values()), deadline, request.request_id, explain=request.explain)
-        inference.compared = not request.version
-        answer = await lane.score(inference, record, ahead_s)
-        signals = dict(zip(rows, signals_of(lane.spec, answer, self._cuts, explain=request.explain), strict=True))
-        return risk_pb2.ScoreBatchResponse(
+
+        async def compute() -> risk_pb2.ScoreBatchResponse:
+            return await self._score_batch(request, encoder, lane, deadline, record)
+
+        if not request.idempotency_key:
+            return await compute()
+        digest = digests.of_payments(request.payments, explain=request.explain, several=True)
+        question = Question(self._scope(request, rpc, lane), digest, deadline, record)
+        response, repeated = await self._repeats.answer(question, risk_pb2.ScoreBatchResponse, compute)
+        return _repeated(response, request.request_id) if repeated else response
+
+    async def _score_batch(
+        self,
+        request: risk_pb2.ScoreBatchRequest,
+        encoder: PaymentEncoder,
+        lane: Lane,
+        deadline: float,
+        record: RpcRecord,
+    ) -> risk_pb2.ScoreBatchResponse:
+        rows: Rows = {}
+        wrong: Wrong = {}
+
+        async def make(until: float) -> Inference:
+            _check_size(len(request.payments), lane.spec)
+            lane.reading += 1
+            try:
+                await _encode_all(encoder, request.payments, rows, wrong)
+            finally:
+                lane.reading -= 1
+            if not rows:
+                raise InvalidInference(f"no payment can be assessed: {wrong[0]}")
+            inference = encoder.join(list(rows.values()), until, request.request_id, explain=request.explain)
+            inference.compared = not request.version
+            return inference
+
+        ask = Ask(lane, make, 0, deadline, record, named=bool(request.version))
+        scored = await fallback.score(ask, self.observer)
+        signals = dict(zip(rows, self._signals(scored, record, explain=request.explain), strict=True))
+        response = risk_pb2.ScoreBatchResponse(
             request_id=request.request_id,
             assessments=[
                 risk_pb2.Assessment(signals=[signals[place]], truncated_card_events=rows[place].truncated_card_events)
@@ -107,12 +160,31 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
                 else risk_pb2.Assessment(signals=[not_assessed(lane.spec, f"invalid: {wrong[place]}"[:MAX_SENTENCE])])
                 for place in range(len(request.payments))
             ],
-            batch_rows=answer.batch_rows,
-            queue_us=answer.queue_us,
-            version_digest=lane.spec.digest,
-            batch_id=answer.hex_id,
-            path=answer.path,
+            batch_rows=scored.answer.batch_rows,
+            queue_us=scored.answer.queue_us,
+            version_digest=self._digest(scored, record),
+            batch_id=scored.answer.hex_id,
+            path=scored.answer.path,
         )
+        return _told(response, record)
+
+    def _signals(self, scored: Scored, record: RpcRecord, *, explain: bool) -> list[risk_pb2.Signal]:
+        """In the words of whoever has answered. Raises: BrokenContract."""
+        signals = signals_of(scored.inference.spec, scored.answer, self._cuts, explain=explain)
+        detour = record.detour
+        if detour is not None and detour.reason:
+            degrade(signals, f"fallback: {detour.reason}, by {detour.by}", modelled=detour.by != PRIOR)
+        return signals
+
+    def _digest(self, scored: Scored, record: RpcRecord) -> str:
+        """Of the weights that answered; empty = none did."""
+        return "" if record.detour is not None and record.detour.by == PRIOR else scored.inference.spec.digest
+
+    def _scope(self, request: risk_pb2.ScoreRequest | risk_pb2.ScoreBatchRequest, rpc: Call, lane: Lane) -> Scope:
+        """Raises: InvalidInference for a key that is too long to be kept."""
+        if len(request.idempotency_key) > MAX_KEY:
+            raise InvalidInference(f"idempotency_key has more than {MAX_KEY} characters")
+        return Scope(self._repeats.caller(rpc), lane.spec.name, request.version, request.idempotency_key)
 
     def _find(
         self,
@@ -138,10 +210,8 @@ def _check_size(count: int, spec: ModelSpec) -> None:
         raise InvalidInference(f"a batch has 1 to {spec.max_rows} payments for model '{spec.name}', not {count}")
 
 
-async def _encode_all(encoder: PaymentEncoder, payments: Sequence[risk_pb2.Payment]) -> tuple[Rows, Wrong]:
-    """The payments that can be assessed, and what is wrong with the others."""
-    rows: Rows = {}
-    wrong: Wrong = {}
+async def _encode_all(encoder: PaymentEncoder, payments: Sequence[risk_pb2.Payment], rows: Rows, wrong: Wrong) -> None:
+    """Fill in the payments that can be assessed, and what is wrong with the others."""
     for place, payment in enumerate(payments):
         try:
             rows[place] = encoder.encode(payment, f"payments[{place}]")
@@ -149,7 +219,20 @@ async def _encode_all(encoder: PaymentEncoder, payments: Sequence[risk_pb2.Payme
             wrong[place] = str(error)
         await asyncio.sleep(0)  # others get their turn in between: a payment takes about a millisecond to encode
     _set_aside(encoder, rows, wrong)
-    return rows, wrong
+
+
+def _told(response: Response, record: RpcRecord) -> Response:
+    """The response, saying so where somebody else than the version in charge has answered."""
+    detour = record.detour
+    if detour is not None and detour.reason:
+        response.fallback.reason, response.fallback.by = detour.reason, detour.by
+    return response
+
+
+def _repeated(response: Response, request_id: str) -> Response:
+    """Another request's response, as this one's caller gets it."""
+    response.request_id, response.idempotent_replay = request_id, True
+    return response
 
 
 def _set_aside(encoder: PaymentEncoder, rows: Rows, wrong: Wrong) -> None:

@@ -9,6 +9,7 @@ from typing import Final
 from prometheus_client.core import Metric
 
 from headrace.errors import NotPermitted, Unauthenticated
+from headrace.gateway.idempotency import Repeats
 from headrace.gateway.lane import Lane
 from headrace.gateway.models import Models
 from headrace.gateway.pressure import Pressure
@@ -91,6 +92,16 @@ def scrape_held(models: Models, streams: Streams, sequences: Sequences) -> list[
 
 def _refused(refused: Mapping[str, int]) -> Values:
     return {(reason,): float(refused.get(reason, 0)) for reason in (Unauthenticated.__name__, NotPermitted.__name__)}
+
+
+def remembered(repeats: Repeats) -> list[Metric]:
+    """What is kept of answers to requests with an idempotency key."""
+    kept = repeats.statistics()
+    return [
+        gauge("headrace_idempotency_answers", "Answers that are remembered.", (), {(): float(kept.entries)}),
+        gauge("headrace_idempotency_bytes", "What they take.", (), {(): float(kept.size)}),
+        counter("headrace_idempotency_forgotten", "Answers let go before their time.", (), {(): float(kept.forgotten)}),
+    ]
 
 
 def _pairs(teller: PairTeller) -> Values:

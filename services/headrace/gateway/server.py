@@ -27,6 +27,7 @@ from headrace.gateway import peers, siblings
 from headrace.gateway.admission import Admission
 from headrace.gateway.entry import Entry, bounds
 from headrace.gateway.external_scaler import ExternalScaler
+from headrace.gateway.idempotency import Repeats
 from headrace.gateway.link import Sender
 from headrace.gateway.model_control import ModelControl
 from headrace.gateway.models import Models
@@ -36,7 +37,7 @@ from headrace.gateway.pressure import Pressure
 from headrace.gateway.queued import Queued
 from headrace.gateway.readiness import Readiness, Served
 from headrace.gateway.risk import RiskServicer
-from headrace.gateway.scrape import scrape, scrape_held
+from headrace.gateway.scrape import remembered, scrape, scrape_held
 from headrace.gateway.servicer import InferenceServicer
 from headrace.gateway.shadow import Surroundings
 from headrace.gateway.snapshot import SnapshotFollower
@@ -91,9 +92,12 @@ class Gateway:
         self._health = health.Health()
         self._drains = DrainTeller(control_address, sender, self.models)
         model_control = ModelControl(settings.control, control_address, sender.credentials, self.models, self._name_of)
-        self._servicer = InferenceServicer(self.models, self.admission, observer, settings.gateway, model_control)
+        repeats = Repeats(settings.gateway, self._name_of, self._clock)
+        self._servicer = InferenceServicer(
+            self.models, self.admission, observer, settings.gateway, model_control, repeats
+        )
         self.streams, self.sequences = self._servicer.streams, self._servicer.sequences
-        self._risk = RiskServicer(self.models, self.admission, observer, settings.risk)
+        self._risk = RiskServicer(self.models, self.admission, observer, settings.risk, repeats)
         self.queued = Queued(self.models)
         self._peers = Peers(settings.gateway, self.gateway_id, lambda: self.queued.mean_s)
         served = Served(self.models, self._clock, settings.gateway.required_models, settings.control.lease_s)
@@ -111,6 +115,7 @@ class Gateway:
         self._metrics.expose(lambda: scrape(*parts, self._doors.access.refused))
         self._metrics.expose(lambda: self._entry.figures(self._server.limited))
         self._metrics.expose(lambda: scrape_held(self.models, self.streams, self.sequences))
+        self._metrics.expose(lambda: remembered(repeats))
         self._tasks: list[asyncio.Task[None]] = []
         self._metrics_server: MetricsServer | None = None
         self.port = 0

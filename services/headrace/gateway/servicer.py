@@ -21,8 +21,11 @@ from headrace.errors import HeadraceError, QuotaExceeded, Unsupported, status_of
 from headrace.gateway import description
 from headrace.gateway.admission import Admission
 from headrace.gateway.answering import abort, answering, find, scored
-from headrace.gateway.codec import Decoder, asked, encode
+from headrace.gateway.codec import Asked, Decoder, asked, encode
 from headrace.gateway.codec.complaints import DISABLED
+from headrace.gateway.detours import Detours
+from headrace.gateway.fallback import Ask
+from headrace.gateway.idempotency import Repeats
 from headrace.gateway.lane import Lane
 from headrace.gateway.model_control import ModelControl
 from headrace.gateway.models import Models
@@ -47,6 +50,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         observer: Observer,
         settings: GatewaySettings,
         control: ModelControl,
+        repeats: Repeats | None = None,
     ) -> None:
         self.models = models
         self._control = control
@@ -57,6 +61,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         self._tuning = Tuning(models, observer)
         self._status_codes = settings.status_codes
         self._siblings = Siblings(settings)
+        self._detours = Detours(repeats or Repeats(settings), observer)
         self._decoders: WeakKeyDictionary[Lane, Decoder] = WeakKeyDictionary()
 
     def own_statistics(self, name: str, version: str) -> service_pb2.ModelStatisticsResponse:
@@ -85,10 +90,10 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
             version = version or self.sequences.version_of(request.model_name, given.sequence)
         lane = find(self.models, request.model_name, version, record, given.subject.entity)
         deadline = self.admission.deadline(rpc.time_remaining(), lane.settings, record)
+        if lane.fallback is not None or given.idempotency_key or given.sequence is not None:
+            return await self._otherwise(request, rpc, given, self._ask(request, given, lane, deadline, record))
         ahead_s = lane.foresee(deadline, given.priority)
         inference = self._decoder(lane).decode(request, deadline, given)
-        if given.sequence is not None and lane.spec.carried:
-            return encode(inference, await self._carry(given.sequence, request, inference, lane, record))
         return encode(inference, await lane.score(inference, record, ahead_s))
 
     ModelInfer = scored(MODEL_INFER)(infer)
@@ -97,25 +102,45 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
     async def ModelStreamInfer(self, requests: object, rpc: Call) -> None:
         await self.streams.serve(rpc, self._infer_in_stream)
 
+    async def _otherwise(
+        self, request: service_pb2.ModelInferRequest, rpc: Call, given: Asked, ask: Ask
+    ) -> service_pb2.ModelInferResponse:
+        """More is asked than that its lane answers."""
+        step, key = given.sequence, given.idempotency_key
+        if step is None or not ask.lane.spec.carried:
+            return await self._detours.infer(request, rpc, key, ask)
+
+        def carry() -> Awaitable[service_pb2.ModelInferResponse]:  # a state is this version's: nobody stands in for it
+            return self._carry(request, step, ask)
+
+        return await (self._detours.once(request, rpc, key, ask, carry) if key else carry())
+
     async def _carry(
-        self,
-        step: SequenceStep,
-        request: service_pb2.ModelInferRequest,
-        inference: Inference,
-        lane: Lane,
-        record: RpcRecord,
-    ) -> Answer:
+        self, request: service_pb2.ModelInferRequest, step: SequenceStep, ask: Ask
+    ) -> service_pb2.ModelInferResponse:
         """A request of a sequence, when its turn has come: what is in front of it then is another matter."""
+        lane = ask.lane
+        lane.foresee(ask.deadline, ask.priority)
+        inference = await ask.make(ask.deadline)
 
         def score() -> Awaitable[Answer]:
-            return lane.score(inference, record, lane.foresee(inference.deadline, inference.priority))
+            return lane.score(inference, ask.record, lane.foresee(inference.deadline, inference.priority))
 
         given = [tensor.name for tensor in request.inputs]
         lane.reading += 1  # until its turn has come nothing else says that it is here
         try:
-            return await self.sequences.of(lane).score(step, inference, given, score)
+            answer = await self.sequences.of(lane).score(step, inference, given, score)
         finally:
             lane.reading -= 1
+        return encode(inference, answer)
+
+    def _ask(
+        self, request: service_pb2.ModelInferRequest, given: Asked, lane: Lane, deadline: float, record: RpcRecord
+    ) -> Ask:
+        async def make(until: float) -> Inference:
+            return self._decoder(lane).decode(request, until, given)
+
+        return Ask(lane, make, given.priority, deadline, record, named=bool(request.model_version))
 
     def _decoder(self, lane: Lane) -> Decoder:
         decoder = self._decoders.get(lane)

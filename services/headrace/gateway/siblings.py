@@ -60,7 +60,7 @@ def _add(to: service_pb2.ModelStatistics, more: service_pb2.ModelStatistics) -> 
     to.inference_count += more.inference_count
     to.execution_count += more.execution_count
     names = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
-    _add_durations(to.inference_stats, more.inference_stats, names)
+    _add_durations(to.inference_stats, more.inference_stats, (*names, "cache_hit", "cache_miss"))
     by_size = {batch.batch_size: batch for batch in to.batch_stats}
     for batch in more.batch_stats:
         if batch.batch_size in by_size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy.typing as npt
@@ -73,6 +74,15 @@ def not_assessed(spec: ModelSpec, reason: str) -> risk_pb2.Signal:
         calibration_version=_signal(spec).calibration_version,
         degraded_reason=reason,
     )
+
+
+def degrade(signals: Sequence[risk_pb2.Signal], why: str, *, modelled: bool) -> None:
+    """Say of each that it is less than a caller may expect. Not `modelled`: no model ran, and none is named as if."""
+    for signal in signals:
+        signal.degraded_reason = why
+        if not modelled:
+            signal.ClearField("evaluated_at")
+            signal.model_version = signal.calibration_version = ""
 
 
 def _factors(spec: ModelSpec, answer: Answer) -> list[list[risk_pb2.Factor]]:

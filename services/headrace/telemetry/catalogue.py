@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from headrace.core.records import BatchRecord, DispatchRecord, ReplicaIdentity, RpcRecord, Stages
+from headrace.core.records import FALLBACK, BatchRecord, Detour, DispatchRecord, ReplicaIdentity, RpcRecord, Stages
 from headrace.telemetry import clock
 from headrace.telemetry.form import CLIENT, INTERNAL, SERVER, Attributes, Blank, Encoding, Stencil
 from headrace.telemetry.keep import strongest
@@ -23,8 +23,8 @@ SERVER_ERRORS: Final = frozenset(
 )
 """Codes that make a server's span an error; a refusal that is the caller's fault does not."""
 MAX_STENCILS: Final = 1024
-SHADOW: Final = "shadow"
-"""The path of copies: they have no `rpc` of their own."""
+BESIDE: Final = frozenset({"shadow", FALLBACK})
+"""The paths of what is asked beside a request: it has no `rpc` of its own, and stands under that request's."""
 
 
 @dataclass(slots=True)
@@ -77,6 +77,9 @@ class Catalogue:
 
     def single(self, record: RpcRecord, kept: str, page: Page) -> None:
         """A request that never joined a batch: `rpc`, and `queue` if it got so far."""
+        if record.path == FALLBACK:
+            self._aside(record, record.settled_ns, None, clock.offset_ns(), page)
+            return
         self._rider(record, kept, record.settled_ns, None, clock.offset_ns(), page)
 
     def family(self, batch: BatchRecord, kept: list[str], page: Page) -> None:
@@ -87,8 +90,8 @@ class Catalogue:
         wall = clock.offset_ns()
         shared = self._batch(batch, strongest(kept), wall, page)
         for member, reason in zip(batch.members, kept, strict=True):
-            if member.sampled and member.path == SHADOW:
-                self._copy(member, batch.closed_ns, shared, wall, page)
+            if member.sampled and member.path in BESIDE:
+                self._aside(member, batch.closed_ns, shared, wall, page)
             elif member.sampled:
                 self._rider(member, reason, batch.closed_ns, shared, wall, page)
 
@@ -100,6 +103,7 @@ class Catalogue:
         stencil = self._rider_stencil(r, kept, shared is not None, computed)
         address, port = _peer(r.peer)
         state = self._encoding.state(r.tracestate) if r.tracestate else b""
+        first = _to_original(r.detour, self._encoding) + state if r.detour else state
         fresh = random.randbytes(24)  # the span ids of the three below `rpc`
 
         # Each `+=` is one more span, in the order of `_rider_blanks`.
@@ -107,7 +111,7 @@ class Catalogue:
         times: tuple[int, ...] = (r.start_ns + wall, r.end_ns + wall)
         integers: tuple[int, ...] = (r.tokens, port)
         strings: tuple[str, ...] = (address, hashed(r.request_id)) if r.request_id else (address,)
-        extras: tuple[bytes, ...] = (state,)
+        extras: tuple[bytes, ...] = (first,)
         doubles: tuple[float, ...] = ()
         if r.parent_id:
             ids += (r.parent_id.to_bytes(8),)
@@ -132,34 +136,42 @@ class Catalogue:
         page.own.append(stencil.fill(ids, times, doubles, integers, strings, extras))
         page.spans += stencil.spans
 
-    def _copy(self, r: RpcRecord, left_ns: int, shared: Shared, wall: int, page: Page) -> None:
-        """`queue`, `execute` and `forward` of a shadow's copy, under the `rpc` it was taken from."""
-        computed = shared.forward is not None and r.row >= 0 and not r.masked
-        key = SHADOW, r.model, r.version, bool(r.masked), computed
-        stencil = self._stencils.get(key) or self._remember(key, lambda: _below_rpc(r, True, computed))
+    def _aside(self, r: RpcRecord, left_ns: int, shared: Shared | None, wall: int, page: Page) -> None:
+        """`queue`, `execute` and `forward` of what was asked beside a request, under its `rpc`, as far as it got."""
+        computed = shared is not None and shared.forward is not None and r.row >= 0 and not r.masked
+        key = r.path, r.model, r.version, bool(r.masked), shared is not None, computed
+        stencil = self._stencils.get(key) or self._remember(key, lambda: _below_rpc(r, shared is not None, computed))
         state = self._encoding.state(r.tracestate) if r.tracestate else b""
         fresh = random.randbytes(24)
-        ids: tuple[bytes, ...] = (r.trace_id, fresh[:8], r.span_id.to_bytes(8), fresh[8:16])
-        times: tuple[int, ...] = (r.queued_ns + wall, left_ns + wall, r.settled_ns + wall)
-        integers: tuple[int, ...] = (r.queue_depth, r.priority, r.row, shared.rows, shared.retries)
-        extras: tuple[bytes, ...] = (state, shared.to_batch + state)
-        if computed and shared.forward is not None:
-            ids += (fresh[16:],)
-            times += shared.forward
-            integers += (shared.padded_tokens,)
-            extras += (shared.to_forward + state,)
+        ids: tuple[bytes, ...] = (r.trace_id, fresh[:8], r.span_id.to_bytes(8))
+        times: tuple[int, ...] = (r.queued_ns + wall, left_ns + wall)
+        integers: tuple[int, ...] = (r.queue_depth, r.priority)
+        strings: tuple[str, ...] = ()
+        extras: tuple[bytes, ...] = (state,)
+        if shared is not None:
+            ids += (fresh[8:16],)
+            times += (r.settled_ns + wall,)
+            integers += r.row, shared.rows, shared.retries
+            strings = (shared.batch_id,)
+            extras += (shared.to_batch + state,)
+            if computed and shared.forward is not None:
+                ids += (fresh[16:],)
+                times += shared.forward
+                integers += (shared.padded_tokens,)
+                extras += (shared.to_forward + state,)
         waited_ms = (left_ns - r.queued_ns) / 1e6
-        page.own.append(stencil.fill(ids, times, (waited_ms,), integers, (shared.batch_id,), extras))
+        page.own.append(stencil.fill(ids, times, (waited_ms,), integers, strings, extras))
         page.spans += stencil.spans
 
     def _rider_stencil(self, r: RpcRecord, kept: str, batched: bool, computed: bool) -> Stencil:  # noqa: FBT001
         parts = bool(r.parent_id), bool(r.deadline_ns), bool(r.request_id), bool(r.queued_ns), batched, computed
-        key = r.method, r.model, r.version, r.path, r.code, r.reason, kept, bool(r.masked), parts
+        detour = _named(r.detour) if r.detour else ()
+        key = r.method, r.model, r.version, r.path, r.code, r.reason, kept, bool(r.masked), parts, detour
         return self._stencils.get(key) or self._remember(key, lambda: self._rider_blanks(r, kept, batched, computed))
 
     def _rider_blanks(self, r: RpcRecord, kept: str, batched: bool, computed: bool) -> list[Blank]:  # noqa: FBT001
         return [
-            self._rpc_blank(r, kept, Lane(r.model, r.version, r.path).attributes),
+            self._rpc_blank(r, kept, Lane(r.model, r.version, _path(r)).attributes),
             *_below_rpc(r, batched, computed),
         ]
 
@@ -169,6 +181,8 @@ class Catalogue:
         constants = (*constants, ("rpc.response.status_code", r.code), *lane)
         if r.reason:
             constants = (*constants, ("headrace.reason", r.reason))
+        if r.detour:
+            constants = (*constants, *_named(r.detour))
         if r.code in SERVER_ERRORS:
             constants = (*constants, ("error.type", r.code))
         request_id = {"headrace.request.id_hash": "request_id"} if r.request_id else {}
@@ -184,7 +198,7 @@ class Catalogue:
             strings={"network.peer.address": "address", **request_id},
             extra="state",
             error=r.code in SERVER_ERRORS,
-            event=("headrace.shed", r.reason) if r.reason and not r.queued_ns else None,
+            event=_event(r),
         )
 
     # A batch ------------------------------------------------------------------------------------------------------
@@ -307,6 +321,36 @@ STAGES: Final = (
 """Each stage and the hole of its start; it ends where the next begins."""
 FORWARD: Final = 2
 """The place of `forward` among them."""
+
+
+def _path(r: RpcRecord) -> str:
+    """In what capacity the request was answered; its `queue` and `execute` say in which it was asked."""
+    return FALLBACK if r.detour and r.detour.reason and not r.reason else r.path
+
+
+def _event(r: RpcRecord) -> tuple[str, str] | None:
+    if r.reason:
+        return None if r.queued_ns else ("headrace.shed", r.reason)
+    return ("headrace.fallback", r.detour.reason) if r.detour and r.detour.reason else None
+
+
+def _named(detour: Detour) -> Attributes:
+    """What `rpc` says of it."""
+    said = (
+        ("headrace.fallback.reason", detour.reason),
+        ("headrace.fallback.by", detour.by),
+        ("headrace.fallback.error", detour.error),
+        ("headrace.idempotency", detour.idempotency),
+    )
+    return tuple((name, value) for name, value in said if value)
+
+
+def _to_original(detour: Detour, encoding: Encoding) -> bytes:
+    """A link to the request whose answer this one was given."""
+    if detour.original is None:
+        return b""
+    trace_id, span_id = detour.original
+    return encoding.links([(trace_id, span_id.to_bytes(8))])
 
 
 def _below_rpc(r: RpcRecord, batched: bool, computed: bool) -> list[Blank]:  # noqa: FBT001

@@ -48,6 +48,10 @@ class ModelCounters:
     compute_input: Duration = field(default_factory=Duration)
     compute_infer: Duration = field(default_factory=Duration)
     compute_output: Duration = field(default_factory=Duration)
+    cache_hit: Duration = field(default_factory=Duration)
+    """Requests with an idempotency key that got an answer somebody had computed, or was computing."""
+    cache_miss: Duration = field(default_factory=Duration)
+    """Requests with a key that were computed."""
     batch_stats: dict[int, BatchCounters] = field(default_factory=lambda: defaultdict(BatchCounters))
     """By rows in the batch."""
 
@@ -79,6 +83,11 @@ class Counters:
         counters.queue.add(record.closed_ns - record.queued_ns)
         counters.inference_count += record.rows
         counters.last_inference_ms = time.time_ns() // 1_000_000
+
+    def looked_up(self, record: RpcRecord, *, hit: bool) -> None:
+        """Count one answered request with an idempotency key, as Triton counts those of its response cache."""
+        counters = self._models[record.model, record.version]
+        (counters.cache_hit if hit else counters.cache_miss).add(record.end_ns - record.start_ns)
 
     def batch(self, record: BatchRecord, stages_ns: tuple[int, ...]) -> None:
         """Count one batch that came back. Compute time counts once for every member, as Triton does it."""

@@ -1,4 +1,4 @@
-"""Which inferences are worth keeping when not all can be: the failed, the refused, the retried and the slow.
+"""Which inferences are worth keeping when not all can be: the failed, refused, fallen back, retried and slow ones.
 
 A hint for whoever samples after the fact: a collector sees it as `headrace.keep`, the local file keeps these longer.
 """
@@ -12,8 +12,8 @@ from typing import Final
 from headrace import errors
 from headrace.core.records import BatchRecord, RpcRecord
 
-FAILED, REFUSED, RETRIED, SLOW, NO = "failed", "refused", "retried", "slow", ""
-RANK: Final = (FAILED, REFUSED, RETRIED, SLOW, NO)
+FAILED, REFUSED, INSTEAD, RETRIED, SLOW, NO = "failed", "refused", "fallback", "retried", "slow", ""
+RANK: Final = (FAILED, REFUSED, INSTEAD, RETRIED, SLOW, NO)
 SLOW_SHARE: Final = 0.01
 STEP: Final = 0.05
 MAX_LANES: Final = 1024
@@ -35,6 +35,8 @@ class Keeper:
         """Why this request should be kept; empty = it need not."""
         if record.reason:
             return _by_reason(record.reason)
+        if record.detour is not None and record.detour.reason:
+            return INSTEAD
         return SLOW if self._is_slow(record) else NO
 
     def of_family(self, batch: BatchRecord) -> list[str]:

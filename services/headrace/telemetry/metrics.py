@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from headrace import errors
-from headrace.core.records import BatchRecord, RpcRecord, Stages
+from headrace.core.records import FALLBACK, BatchRecord, Detour, RpcRecord, Stages
 from headrace.telemetry.counters import Counters, Duration, ModelCounters
 from headrace.telemetry.histogram import HistogramFamily, Series
 
@@ -70,6 +70,10 @@ class GatewayMetrics:
         self.padding = histogram("headrace_batch_padding_ratio", "Events computed for each event asked.", LANE, RATIO)
         self.shed = count("headrace_shed", "Requests refused for load or time.", (*MODEL, "reason"))
         self.masked = count("headrace_masked_rows", "Rows computed for callers that had gone.", (*MODEL, "reason"))
+        self.fallback = count(
+            "headrace_fallback", "Requests that somebody else has answered.", (*MODEL, "reason", "by")
+        )
+        self.idempotency = count("headrace_idempotency", "Requests with an idempotency key.", (*MODEL, "result"))
         self.loop_lag = Histogram(
             "headrace_event_loop_lag_seconds", "How late the event loop wakes up.", registry=registry, buckets=SECONDS
         )
@@ -80,9 +84,12 @@ class GatewayMetrics:
         self._registry.register(Scraped(read))
 
     def observe_rpc(self, record: RpcRecord) -> None:
-        lane = self._lane(record.model, record.version, record.path)
-        reason, end_ns, span_id = record.reason, record.end_ns, record.span_id
-        self.counters.request(record, errors.named(reason).reason if reason else "")
+        reason, end_ns, span_id, path = record.reason, record.end_ns, record.span_id, record.path
+        failure = errors.named(reason).reason if reason else ""
+        if record.detour is not None:
+            path, failure = self._observe_detour(record, record.detour, failure)
+        lane = self._lane(record.model, record.version, path)
+        self.counters.request(record, failure)
         # One exemplar a batch, its oldest rider, and one for each that failed: more would displace each other.
         chosen = record.sampled and (not record.row or (reason and reason not in SHED))
         trace_id = record.trace_id if chosen else b""
@@ -93,6 +100,26 @@ class GatewayMetrics:
             lane.slack.observe((record.deadline_ns - end_ns) / 1e9, trace_id, span_id)
         if reason in SHED:
             self.shed.labels(record.model, record.version, reason).inc()
+
+    def _observe_detour(self, record: RpcRecord, detour: Detour, failure: str) -> tuple[str, str]:
+        """Count it; the path and the failure that the request counts under: that of the version that did not answer."""
+        lane = record.model, record.version
+        if detour.idempotency:
+            failed = record.reason and detour.idempotency != "conflict"
+            self.idempotency.labels(*lane, "failed" if failed else detour.idempotency).inc()
+        if detour.reason and not record.reason:
+            self.fallback.labels(*lane, detour.reason, detour.by).inc()
+            return FALLBACK, errors.named(detour.error).reason
+        if detour.idempotency and not record.reason:
+            self.counters.looked_up(record, hit=detour.original is not None)
+        return record.path, failure
+
+    def observe_aside(self, record: RpcRecord) -> None:
+        """What was asked in place of another version: an inference of this one, and no request of a caller."""
+        self.counters.request(record, errors.named(record.reason).reason if record.reason else "")
+        if record.closed_ns:
+            queue = self._lane(record.model, record.version, record.path).queue
+            queue.observe((record.closed_ns - record.queued_ns) / 1e9)
 
     def observe_batch(self, record: BatchRecord) -> None:
         lane = self._lane(record.model, record.version, record.path)

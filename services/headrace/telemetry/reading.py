@@ -47,9 +47,10 @@ class StoredSpan:
         return (self.end_ns - self.start_ns) / 1e6
 
     @property
-    def shadow(self) -> bool:
-        """Of a copy that nobody waited for."""
-        return self.attributes.get("headrace.path") == "shadow"
+    def beside(self) -> bool:
+        """Of what was asked beside a request: a copy that nobody waited for, or what a fallback was asked."""
+        path = self.attributes.get("headrace.path")
+        return path == "shadow" or (path == "fallback" and self.stage != "rpc")
 
     @property
     def stage(self) -> str:
@@ -66,7 +67,7 @@ class Trace:
     mates: list[StoredSpan] = field(default_factory=list)
     """The other members' `rpc`, slowest first."""
     copies: list[StoredSpan] = field(default_factory=list)
-    """Of the same question to another version, for a comparison."""
+    """Of the same question to another version, for a comparison or because the first one had no answer in time."""
 
     @property
     def spans(self) -> list[StoredSpan]:
@@ -91,7 +92,7 @@ def find(directory: Path, trace_id: str) -> list[Trace]:
     for line in _lines(directory):
         if wanted.encode() in line:  # most lines need no parsing
             traces += [trace for trace in _traces(line) if trace.rpc.trace_id.startswith(wanted)]
-            copies += [span for span in _spans(line) if span.shadow and span.trace_id.startswith(wanted)]
+            copies += [span for span in _spans(line) if span.beside and span.trace_id.startswith(wanted)]
     for trace in traces:  # a copy is told with its own batch, later than its request
         trace.copies = _in_order(span for span in copies if _below(span, trace.rpc, copies))
     return sorted(traces, key=lambda trace: trace.rpc.start_ns)
@@ -127,7 +128,7 @@ def percentiles_ms(directory: Path) -> dict[str, tuple[float, float, float]]:
     for line in _lines(directory, TAIL_BYTES):
         for span in _spans(line):
             # The riders' own copies of `forward` would count a batch once for every member.
-            if span.stage in durations and not span.shadow and not (span.name == "forward" and span.links):
+            if span.stage in durations and not span.beside and not (span.name == "forward" and span.links):
                 durations[span.stage].append(span.ms)
     return {
         stage: tuple(float(value) for value in np.percentile(found, (50, 95, 99)))  # type: ignore[misc]
@@ -225,12 +226,12 @@ def _assemble(
     rpc: StoredSpan, by_trace: dict[str, list[StoredSpan]], roots: dict[tuple[str, str], StoredSpan]
 ) -> Trace:
     below = [s for s in by_trace[rpc.trace_id] if s is rpc or _below(s, rpc, by_trace[rpc.trace_id])]
-    own = [s for s in below if not s.shadow]
+    own = [s for s in below if not s.beside]
     linked = {trace_id for s in own if s.name == "execute" for trace_id, _ in s.links}
     batch = [s for trace_id in linked for s in by_trace.get(trace_id, ())]
     members = {link for s in batch if s.name == "batch" for link in s.links}
     mates = [roots[link] for link in members if link in roots and roots[link] is not rpc]
-    copies = _in_order(s for s in below if s.shadow)
+    copies = _in_order(s for s in below if s.beside)
     return Trace(rpc, _in_order(own), _in_order(batch), sorted(mates, key=lambda span: -span.ms), copies)
 
 

@@ -1,7 +1,7 @@
-"""One log line for every request that was refused or failed. Written off the event loop, from the request's record.
+"""One log line for every request that was refused, failed or answered by a fallback. Written off the event loop.
 
-No payload, no card data: the caller's request id appears hashed only, and of the sentence its caller was told, words
-in quotes that are none of ours, and long numbers, are blotted out.
+From the request's record. No payload, no card data: the caller's request id appears hashed only, and of the sentence
+its caller was told, words in quotes that are none of ours, and long numbers, are blotted out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ OURS: Final = frozenset(
     (
         *("BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP16", "FP32", "FP64"),
         *("BF16", "BYTES", "triton_", "priority", "timeout", "sequence_id", "sequence_start", "sequence_end"),
-        *("headrace_entity", "headrace_event_id", "headrace_amount", "headrace_currency", "repository_name"),
+        *("headrace_entity", "headrace_event_id", "headrace_amount", "headrace_currency", "headrace_idempotency_key"),
+        "repository_name",
         *("infer", "outcome", "read", "gateway", "replica", "admin"),
     )
 )
@@ -85,10 +86,10 @@ class RequestLog:
 
 
 def write(record: RpcRecord, known: Container[str] = OURS) -> None:
-    """WARNING for a failure of ours, INFO for a refusal, DEBUG for a caller that went away."""
-    level = _level(record.reason)
+    """WARNING for a failure of ours, INFO for a refusal or a fallback's answer, DEBUG for a caller that went away."""
+    level = _level(record.reason) if record.reason else logging.INFO
     if log.isEnabledFor(level):
-        log.log(level, "%s", record.reason, extra={"fields": fields(record, known)})
+        log.log(level, "%s", record.reason or "Fallback", extra={"fields": fields(record, known)})
 
 
 def fields(record: RpcRecord, known: Container[str] = OURS) -> dict[str, str | int | float]:
@@ -102,6 +103,8 @@ def fields(record: RpcRecord, known: Container[str] = OURS) -> dict[str, str | i
     }
     if record.batch is not None:
         found["batch_id"] = f"{record.batch.span_id:016x}"
+    if record.detour is not None and record.detour.reason:
+        found |= {"fallback": record.detour.reason, "by": record.detour.by, "instead_of": record.detour.error}
     if record.request_id:
         found["request_id_hash"] = hashed(record.request_id)
     if record.detail:

@@ -78,8 +78,11 @@ def _depths(spans: list[StoredSpan]) -> dict[str, int]:
 
 
 def _asked(trace: Trace) -> str:
-    """The other version that got the same question."""
-    return f"asked as well: {_model(trace.copies[0])}" if trace.copies else ""
+    """Who got the same question besides."""
+    if not trace.copies:
+        return ""
+    instead = trace.copies[0].attributes.get("headrace.path") == "fallback"
+    return f"asked {'instead' if instead else 'as well'}: {_model(trace.copies[0])}"
 
 
 def _model(span: StoredSpan) -> str:
@@ -112,4 +115,8 @@ def _mates(trace: Trace) -> Text | None:
 
 def _why(trace: Trace) -> Text | None:
     """How it ended, when it did not end well."""
+    said = trace.rpc.attributes
+    if "headrace.fallback.reason" in said and "headrace.reason" not in said:
+        why = f"{said['headrace.fallback.reason']} ({said['headrace.fallback.error']})"
+        return Text(f"answered by a fallback, {said['headrace.fallback.by']}: {why}", style="yellow")
     return Text(f"ended {_ending(trace.rpc)}", style="red") if "headrace.reason" in trace.rpc.attributes else None

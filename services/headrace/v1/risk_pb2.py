@@ -25,33 +25,35 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16headrace/v1/risk.proto\x12\x0bheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc3\x02\n\x0cPaymentEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12&\n\x02ts\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63\x61rd_id\x18\x03 \x01(\t\x12\x13\n\x0bmerchant_id\x18\x04 \x01(\t\x12\x0e\n\x06\x61mount\x18\x05 \x01(\x01\x12\x10\n\x08\x63urrency\x18\x06 \x01(\t\x12\x0b\n\x03mcc\x18\x07 \x01(\r\x12\x0f\n\x07\x63ountry\x18\x08 \x01(\t\x12\x0f\n\x07\x63hannel\x18\t \x01(\t\x12\x11\n\tdevice_id\x18\n \x01(\t\x12\x12\n\nissuer_bin\x18\x0b \x01(\t\x12\x0f\n\x07outcome\x18\x0c \x01(\t\x12\x12\n\x05\x66raud\x18\r \x01(\x08H\x00\x88\x01\x01\x12,\n\x08label_ts\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06_fraud\"\xb1\x01\n\x07Payment\x12(\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x19.headrace.v1.PaymentEvent\x12/\n\x0c\x63\x61rd_history\x18\x02 \x03(\x0b\x32\x19.headrace.v1.PaymentEvent\x12\x33\n\x10merchant_history\x18\x03 \x03(\x0b\x32\x19.headrace.v1.PaymentEvent\x12\x16\n\x0emerchant_stats\x18\x04 \x03(\x02\"z\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12%\n\x07payment\x18\x04 \x01(\x0b\x32\x14.headrace.v1.Payment\x12\x0f\n\x07\x65xplain\x18\x05 \x01(\x08\"\xc6\x01\n\rScoreResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12$\n\x07signals\x18\x02 \x03(\x0b\x32\x13.headrace.v1.Signal\x12\x1d\n\x15truncated_card_events\x18\x03 \x01(\r\x12\x12\n\nbatch_rows\x18\x04 \x01(\r\x12\x10\n\x08queue_us\x18\x05 \x01(\x04\x12\x16\n\x0eversion_digest\x18\x06 \x01(\t\x12\x10\n\x08\x62\x61tch_id\x18\x07 \x01(\t\x12\x0c\n\x04path\x18\x08 \x01(\t\"\x80\x01\n\x11ScoreBatchRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12&\n\x08payments\x18\x04 \x03(\x0b\x32\x14.headrace.v1.Payment\x12\x0f\n\x07\x65xplain\x18\x05 \x01(\x08\"\xb4\x01\n\x12ScoreBatchResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x0b\x61ssessments\x18\x02 \x03(\x0b\x32\x17.headrace.v1.Assessment\x12\x12\n\nbatch_rows\x18\x03 \x01(\r\x12\x10\n\x08queue_us\x18\x04 \x01(\x04\x12\x16\n\x0eversion_digest\x18\x05 \x01(\t\x12\x10\n\x08\x62\x61tch_id\x18\x06 \x01(\t\x12\x0c\n\x04path\x18\x07 \x01(\t\"Q\n\nAssessment\x12$\n\x07signals\x18\x01 \x03(\x0b\x32\x13.headrace.v1.Signal\x12\x1d\n\x15truncated_card_events\x18\x02 \x01(\r\"\xbd\x02\n\x06Signal\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x0c\x65valuated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x0bprobability\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05score\x18\x04 \x01(\rH\x01\x88\x01\x01\x12%\n\x05level\x18\x05 \x01(\x0e\x32\x16.headrace.v1.RiskLevel\x12\r\n\x05model\x18\x06 \x01(\t\x12\x15\n\rmodel_version\x18\x07 \x01(\t\x12\x1b\n\x13\x63\x61libration_version\x18\x08 \x01(\t\x12\x17\n\x0f\x64\x65graded_reason\x18\t \x01(\t\x12(\n\x0btop_factors\x18\n \x03(\x0b\x32\x13.headrace.v1.FactorB\x0e\n\x0c_probabilityB\x08\n\x06_score\"(\n\x06\x46\x61\x63tor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08log_odds\x18\x02 \x01(\x02*\xb8\x01\n\tRiskLevel\x12\x1a\n\x16RISK_LEVEL_UNSPECIFIED\x10\x00\x12\x12\n\x0eRISK_LEVEL_LOW\x10\x01\x12\x15\n\x11RISK_LEVEL_NORMAL\x10\x02\x12\x17\n\x13RISK_LEVEL_ELEVATED\x10\x03\x12\x16\n\x12RISK_LEVEL_HIGHEST\x10\x04\x12\x1b\n\x17RISK_LEVEL_NOT_ASSESSED\x10\x05\x12\x16\n\x12RISK_LEVEL_UNKNOWN\x10\x06\x32\x9c\x01\n\x0bRiskService\x12>\n\x05Score\x12\x19.headrace.v1.ScoreRequest\x1a\x1a.headrace.v1.ScoreResponse\x12M\n\nScoreBatch\x12\x1e.headrace.v1.ScoreBatchRequest\x1a\x1f.headrace.v1.ScoreBatchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16headrace/v1/risk.proto\x12\x0bheadrace.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc3\x02\n\x0cPaymentEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12&\n\x02ts\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63\x61rd_id\x18\x03 \x01(\t\x12\x13\n\x0bmerchant_id\x18\x04 \x01(\t\x12\x0e\n\x06\x61mount\x18\x05 \x01(\x01\x12\x10\n\x08\x63urrency\x18\x06 \x01(\t\x12\x0b\n\x03mcc\x18\x07 \x01(\r\x12\x0f\n\x07\x63ountry\x18\x08 \x01(\t\x12\x0f\n\x07\x63hannel\x18\t \x01(\t\x12\x11\n\tdevice_id\x18\n \x01(\t\x12\x12\n\nissuer_bin\x18\x0b \x01(\t\x12\x0f\n\x07outcome\x18\x0c \x01(\t\x12\x12\n\x05\x66raud\x18\r \x01(\x08H\x00\x88\x01\x01\x12,\n\x08label_ts\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x08\n\x06_fraud\"\xb1\x01\n\x07Payment\x12(\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x19.headrace.v1.PaymentEvent\x12/\n\x0c\x63\x61rd_history\x18\x02 \x03(\x0b\x32\x19.headrace.v1.PaymentEvent\x12\x33\n\x10merchant_history\x18\x03 \x03(\x0b\x32\x19.headrace.v1.PaymentEvent\x12\x16\n\x0emerchant_stats\x18\x04 \x03(\x02\"\x93\x01\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12%\n\x07payment\x18\x04 \x01(\x0b\x32\x14.headrace.v1.Payment\x12\x0f\n\x07\x65xplain\x18\x05 \x01(\x08\x12\x17\n\x0fidempotency_key\x18\x14 \x01(\t\"\x8a\x02\n\rScoreResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12$\n\x07signals\x18\x02 \x03(\x0b\x32\x13.headrace.v1.Signal\x12\x1d\n\x15truncated_card_events\x18\x03 \x01(\r\x12\x12\n\nbatch_rows\x18\x04 \x01(\r\x12\x10\n\x08queue_us\x18\x05 \x01(\x04\x12\x16\n\x0eversion_digest\x18\x06 \x01(\t\x12\x10\n\x08\x62\x61tch_id\x18\x07 \x01(\t\x12\x0c\n\x04path\x18\x08 \x01(\t\x12\'\n\x08\x66\x61llback\x18\x14 \x01(\x0b\x32\x15.headrace.v1.Fallback\x12\x19\n\x11idempotent_replay\x18\x15 \x01(\x08\"\x99\x01\n\x11ScoreBatchRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12&\n\x08payments\x18\x04 \x03(\x0b\x32\x14.headrace.v1.Payment\x12\x0f\n\x07\x65xplain\x18\x05 \x01(\x08\x12\x17\n\x0fidempotency_key\x18\x14 \x01(\t\"\xf8\x01\n\x12ScoreBatchResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12,\n\x0b\x61ssessments\x18\x02 \x03(\x0b\x32\x17.headrace.v1.Assessment\x12\x12\n\nbatch_rows\x18\x03 \x01(\r\x12\x10\n\x08queue_us\x18\x04 \x01(\x04\x12\x16\n\x0eversion_digest\x18\x05 \x01(\t\x12\x10\n\x08\x62\x61tch_id\x18\x06 \x01(\t\x12\x0c\n\x04path\x18\x07 \x01(\t\x12\'\n\x08\x66\x61llback\x18\x14 \x01(\x0b\x32\x15.headrace.v1.Fallback\x12\x19\n\x11idempotent_replay\x18\x15 \x01(\x08\"&\n\x08\x46\x61llback\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\n\n\x02\x62y\x18\x02 \x01(\t\"Q\n\nAssessment\x12$\n\x07signals\x18\x01 \x03(\x0b\x32\x13.headrace.v1.Signal\x12\x1d\n\x15truncated_card_events\x18\x02 \x01(\r\"\xbd\x02\n\x06Signal\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x0c\x65valuated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x0bprobability\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05score\x18\x04 \x01(\rH\x01\x88\x01\x01\x12%\n\x05level\x18\x05 \x01(\x0e\x32\x16.headrace.v1.RiskLevel\x12\r\n\x05model\x18\x06 \x01(\t\x12\x15\n\rmodel_version\x18\x07 \x01(\t\x12\x1b\n\x13\x63\x61libration_version\x18\x08 \x01(\t\x12\x17\n\x0f\x64\x65graded_reason\x18\t \x01(\t\x12(\n\x0btop_factors\x18\n \x03(\x0b\x32\x13.headrace.v1.FactorB\x0e\n\x0c_probabilityB\x08\n\x06_score\"(\n\x06\x46\x61\x63tor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08log_odds\x18\x02 \x01(\x02*\xb8\x01\n\tRiskLevel\x12\x1a\n\x16RISK_LEVEL_UNSPECIFIED\x10\x00\x12\x12\n\x0eRISK_LEVEL_LOW\x10\x01\x12\x15\n\x11RISK_LEVEL_NORMAL\x10\x02\x12\x17\n\x13RISK_LEVEL_ELEVATED\x10\x03\x12\x16\n\x12RISK_LEVEL_HIGHEST\x10\x04\x12\x1b\n\x17RISK_LEVEL_NOT_ASSESSED\x10\x05\x12\x16\n\x12RISK_LEVEL_UNKNOWN\x10\x06\x32\x9c\x01\n\x0bRiskService\x12>\n\x05Score\x12\x19.headrace.v1.ScoreRequest\x1a\x1a.headrace.v1.ScoreResponse\x12M\n\nScoreBatch\x12\x1e.headrace.v1.ScoreBatchRequest\x1a\x1f.headrace.v1.ScoreBatchResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.v1.risk_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RISKLEVEL']._serialized_start=1663
-  _globals['_RISKLEVEL']._serialized_end=1847
+  _globals['_RISKLEVEL']._serialized_start=1890
+  _globals['_RISKLEVEL']._serialized_end=2074
   _globals['_PAYMENTEVENT']._serialized_start=73
   _globals['_PAYMENTEVENT']._serialized_end=396
   _globals['_PAYMENT']._serialized_start=399
   _globals['_PAYMENT']._serialized_end=576
-  _globals['_SCOREREQUEST']._serialized_start=578
-  _globals['_SCOREREQUEST']._serialized_end=700
-  _globals['_SCORERESPONSE']._serialized_start=703
-  _globals['_SCORERESPONSE']._serialized_end=901
-  _globals['_SCOREBATCHREQUEST']._serialized_start=904
-  _globals['_SCOREBATCHREQUEST']._serialized_end=1032
-  _globals['_SCOREBATCHRESPONSE']._serialized_start=1035
-  _globals['_SCOREBATCHRESPONSE']._serialized_end=1215
-  _globals['_ASSESSMENT']._serialized_start=1217
-  _globals['_ASSESSMENT']._serialized_end=1298
-  _globals['_SIGNAL']._serialized_start=1301
-  _globals['_SIGNAL']._serialized_end=1618
-  _globals['_FACTOR']._serialized_start=1620
-  _globals['_FACTOR']._serialized_end=1660
-  _globals['_RISKSERVICE']._serialized_start=1850
-  _globals['_RISKSERVICE']._serialized_end=2006
+  _globals['_SCOREREQUEST']._serialized_start=579
+  _globals['_SCOREREQUEST']._serialized_end=726
+  _globals['_SCORERESPONSE']._serialized_start=729
+  _globals['_SCORERESPONSE']._serialized_end=995
+  _globals['_SCOREBATCHREQUEST']._serialized_start=998
+  _globals['_SCOREBATCHREQUEST']._serialized_end=1151
+  _globals['_SCOREBATCHRESPONSE']._serialized_start=1154
+  _globals['_SCOREBATCHRESPONSE']._serialized_end=1402
+  _globals['_FALLBACK']._serialized_start=1404
+  _globals['_FALLBACK']._serialized_end=1442
+  _globals['_ASSESSMENT']._serialized_start=1444
+  _globals['_ASSESSMENT']._serialized_end=1525
+  _globals['_SIGNAL']._serialized_start=1528
+  _globals['_SIGNAL']._serialized_end=1845
+  _globals['_FACTOR']._serialized_start=1847
+  _globals['_FACTOR']._serialized_end=1887
+  _globals['_RISKSERVICE']._serialized_start=2077
+  _globals['_RISKSERVICE']._serialized_end=2233
 # @@protoc_insertion_point(module_scope)

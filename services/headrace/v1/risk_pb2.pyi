@@ -72,21 +72,23 @@ class Payment(_message.Message):
     def __init__(self, event: _Optional[_Union[PaymentEvent, _Mapping]] = ..., card_history: _Optional[_Iterable[_Union[PaymentEvent, _Mapping]]] = ..., merchant_history: _Optional[_Iterable[_Union[PaymentEvent, _Mapping]]] = ..., merchant_stats: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("model", "version", "request_id", "payment", "explain")
+    __slots__ = ("model", "version", "request_id", "payment", "explain", "idempotency_key")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PAYMENT_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     request_id: str
     payment: Payment
     explain: bool
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., request_id: _Optional[str] = ..., payment: _Optional[_Union[Payment, _Mapping]] = ..., explain: _Optional[bool] = ...) -> None: ...
+    idempotency_key: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., request_id: _Optional[str] = ..., payment: _Optional[_Union[Payment, _Mapping]] = ..., explain: _Optional[bool] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
-    __slots__ = ("request_id", "signals", "truncated_card_events", "batch_rows", "queue_us", "version_digest", "batch_id", "path")
+    __slots__ = ("request_id", "signals", "truncated_card_events", "batch_rows", "queue_us", "version_digest", "batch_id", "path", "fallback", "idempotent_replay")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SIGNALS_FIELD_NUMBER: _ClassVar[int]
     TRUNCATED_CARD_EVENTS_FIELD_NUMBER: _ClassVar[int]
@@ -95,6 +97,8 @@ class ScoreResponse(_message.Message):
     VERSION_DIGEST_FIELD_NUMBER: _ClassVar[int]
     BATCH_ID_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
+    FALLBACK_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENT_REPLAY_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     signals: _containers.RepeatedCompositeFieldContainer[Signal]
     truncated_card_events: int
@@ -103,24 +107,28 @@ class ScoreResponse(_message.Message):
     version_digest: str
     batch_id: str
     path: str
-    def __init__(self, request_id: _Optional[str] = ..., signals: _Optional[_Iterable[_Union[Signal, _Mapping]]] = ..., truncated_card_events: _Optional[int] = ..., batch_rows: _Optional[int] = ..., queue_us: _Optional[int] = ..., version_digest: _Optional[str] = ..., batch_id: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
+    fallback: Fallback
+    idempotent_replay: bool
+    def __init__(self, request_id: _Optional[str] = ..., signals: _Optional[_Iterable[_Union[Signal, _Mapping]]] = ..., truncated_card_events: _Optional[int] = ..., batch_rows: _Optional[int] = ..., queue_us: _Optional[int] = ..., version_digest: _Optional[str] = ..., batch_id: _Optional[str] = ..., path: _Optional[str] = ..., fallback: _Optional[_Union[Fallback, _Mapping]] = ..., idempotent_replay: _Optional[bool] = ...) -> None: ...
 
 class ScoreBatchRequest(_message.Message):
-    __slots__ = ("model", "version", "request_id", "payments", "explain")
+    __slots__ = ("model", "version", "request_id", "payments", "explain", "idempotency_key")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PAYMENTS_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     request_id: str
     payments: _containers.RepeatedCompositeFieldContainer[Payment]
     explain: bool
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., request_id: _Optional[str] = ..., payments: _Optional[_Iterable[_Union[Payment, _Mapping]]] = ..., explain: _Optional[bool] = ...) -> None: ...
+    idempotency_key: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., request_id: _Optional[str] = ..., payments: _Optional[_Iterable[_Union[Payment, _Mapping]]] = ..., explain: _Optional[bool] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class ScoreBatchResponse(_message.Message):
-    __slots__ = ("request_id", "assessments", "batch_rows", "queue_us", "version_digest", "batch_id", "path")
+    __slots__ = ("request_id", "assessments", "batch_rows", "queue_us", "version_digest", "batch_id", "path", "fallback", "idempotent_replay")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ASSESSMENTS_FIELD_NUMBER: _ClassVar[int]
     BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
@@ -128,6 +136,8 @@ class ScoreBatchResponse(_message.Message):
     VERSION_DIGEST_FIELD_NUMBER: _ClassVar[int]
     BATCH_ID_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
+    FALLBACK_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENT_REPLAY_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     assessments: _containers.RepeatedCompositeFieldContainer[Assessment]
     batch_rows: int
@@ -135,7 +145,17 @@ class ScoreBatchResponse(_message.Message):
     version_digest: str
     batch_id: str
     path: str
-    def __init__(self, request_id: _Optional[str] = ..., assessments: _Optional[_Iterable[_Union[Assessment, _Mapping]]] = ..., batch_rows: _Optional[int] = ..., queue_us: _Optional[int] = ..., version_digest: _Optional[str] = ..., batch_id: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
+    fallback: Fallback
+    idempotent_replay: bool
+    def __init__(self, request_id: _Optional[str] = ..., assessments: _Optional[_Iterable[_Union[Assessment, _Mapping]]] = ..., batch_rows: _Optional[int] = ..., queue_us: _Optional[int] = ..., version_digest: _Optional[str] = ..., batch_id: _Optional[str] = ..., path: _Optional[str] = ..., fallback: _Optional[_Union[Fallback, _Mapping]] = ..., idempotent_replay: _Optional[bool] = ...) -> None: ...
+
+class Fallback(_message.Message):
+    __slots__ = ("reason", "by")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    by: str
+    def __init__(self, reason: _Optional[str] = ..., by: _Optional[str] = ...) -> None: ...
 
 class Assessment(_message.Message):
     __slots__ = ("signals", "truncated_card_events")

@@ -16,6 +16,8 @@ OURS: Final = {
     "headrace_currency": "currency",
 }
 """Request parameters that say what a request is about → the field of `Subject`."""
+KEY: Final = "headrace_idempotency_key"
+"""What makes retries get one answer. Never the protocol's id: clients use one for all they send."""
 
 
 class Asked(NamedTuple):
@@ -26,6 +28,8 @@ class Asked(NamedTuple):
     subject: Subject
     sequence: SequenceStep | None = None
     """None = it is part of none."""
+    idempotency_key: str = ""
+    """Empty = it is no retry of anything, and nothing is kept for one."""
 
 
 NOTHING: Final = Asked(0, UNKNOWN)
@@ -46,13 +50,14 @@ def asked(request: Any) -> Asked:
         elif name == "timeout":
             if kind != "int64_param":
                 raise InvalidInference("invalid value type for 'timeout' parameter, expected int64_param.")
-        elif name in OURS:
-            ours[OURS[name]] = _of_ours(name, kind, value)
+        elif name in OURS or name == KEY:
+            ours[OURS.get(name, name)] = _of_ours(name, kind, value)
         elif name in steps.PARAMETERS:
             of_sequence[name] = steps.read(name, kind, value)
         else:
             _check_other(name, kind)
-    return Asked(priority, Subject(**ours) if ours else UNKNOWN, steps.step(of_sequence) if of_sequence else None)
+    key, step = ours.pop(KEY, ""), steps.step(of_sequence) if of_sequence else None
+    return Asked(priority, Subject(**ours) if ours else UNKNOWN, step, key)
 
 
 def _check_other(name: str, kind: str | None) -> None:
@@ -79,6 +84,8 @@ def _of_ours(name: str, kind: str | None, value: Any) -> str | float:
     text = str(value.string_param)
     if len(text) > MAX_KEY:
         raise InvalidInference(f"invalid value for '{name}' parameter, expected at most {MAX_KEY} characters.")
+    if name == KEY and not text:
+        raise InvalidInference(f"invalid value for '{name}' parameter, expected a key of 1 to {MAX_KEY} characters.")
     if name == "headrace_currency" and not (len(text) == 3 and text.isascii() and text.isalpha()):
         raise InvalidInference(f"invalid value for '{name}' parameter, expected an ISO 4217 code of three letters.")
     return text
