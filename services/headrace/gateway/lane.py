@@ -392,10 +392,11 @@ class Lane:
     # Life ---------------------------------------------------------------------------------------------------------
 
     def idle_s(self) -> float:
-        """Seconds since it last had a replica, a rider or a batch; 0 = it has one."""
-        if self.dispatcher.links or len(self.queue) or self._running:
-            self._alive_at = self._clock.now()
-        return self._clock.now() - self._alive_at
+        """Seconds since it last had a replica, a rider, a batch or somebody who is read; 0 = it has one."""
+        now = self._clock.now()
+        if self.dispatcher.links or not self.empty:
+            self._alive_at = now
+        return now - self._alive_at
 
     @property
     def empty(self) -> bool:
