@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
-from headrace_models import writing
+from headrace_models import strings, writing
 
 SOURCE = """
 from torch import from_numpy, nn
@@ -15,7 +15,7 @@ from headrace_models import strings
 
 class Words(nn.Module):
     def forward(self, inputs, lengths):
-        left, right = (list(map(int, strings.decode(inputs[name]))) for name in ("INPUT0", "INPUT1"))
+        left, right = ([int(word or 0) for word in strings.decode(inputs[name])] for name in ("INPUT0", "INPUT1"))
         outputs = {"OUTPUT0": [a + b for a, b in zip(left, right)], "OUTPUT1": [a - b for a, b in zip(left, right)]}
         return {name: from_numpy(strings.encode([b"%d" % n for n in all], 12, (16,))) for name, all in outputs.items()}
 
@@ -27,8 +27,6 @@ def build(config):
 
 def write(models: Path) -> None:
     """`models/sum-difference-words/1`."""
-    from headrace_models import strings  # noqa: PLC0415  only where there are strings
-
     directory = models / "sum-difference-words" / "1"
     directory.mkdir(parents=True)
     (directory / "model.py").write_text(SOURCE)
