@@ -1,4 +1,4 @@
-"""One cluster for the suite: what one test does to it, the next one would notice."""
+"""One cluster for the tests of a file: what one does to it, the next one would notice. It ends before other suites."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from tests.bad_input.served import Served, serving
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(tmp_path_factory.mktemp("served")) as found:
         yield found
