@@ -42,13 +42,13 @@ test-scaling: $(RUN) ## Replicas follow the load on a Ray cluster of several nod
 	@$(BIN)/python -m pytest -m scaling
 
 test-upgrades: $(RUN) ## Ray clusters, versions and gateways are replaced under load, no request fails: a minute, on a machine that does nothing else
-	@$(BIN)/python -m pytest -s -m 'upgrades or not upgrades' tests/upgrades
+	@$(BIN)/python -m pytest -s -m upgrades
 
 fuzz: $(RUN) ## Search for inputs that break what reads them, SECONDS (60) for each of eight targets, or for ONLY=codec (Linux, x86-64)
 	@$(BIN)/python tests/fuzz/fuzz.py --seconds $(or $(SECONDS),60) $(addprefix --only ,$(ONLY))
 
 test-faults: $(RUN) ## Break a whole cluster under load, fault by fault: minutes, on a machine that does nothing else; as root, all of it
-	@$(BIN)/python -m pytest -s -m faults tests/faults
+	@$(BIN)/python -m pytest -s -m faults
 
 check: $(RUN) ## Format, lint, types, import contracts, images, workflows, protos (lint, breaking changes, generated code in sync), spelling
 	@$(BIN)/ruff format --check $(SOURCES)

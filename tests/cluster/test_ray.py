@@ -16,7 +16,7 @@ from tests.load import Load, ready_replicas, until_replicas
 from headrace import config
 from headrace.cluster import Cluster
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.faults, pytest.mark.timeout(300)]
 
 
 CONTROL_AWAY_S = 20.0

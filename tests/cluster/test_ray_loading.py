@@ -17,6 +17,7 @@ from headrace import config
 from headrace.cluster import Cluster
 
 pytestmark = [
+    pytest.mark.upgrades,
     pytest.mark.cluster,
     pytest.mark.timeout(150),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Ray's own

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.steady import ECHO, Steady, told
@@ -23,6 +24,7 @@ from headrace.testing.gateway import settings
 from headrace.testing.replica import FakeReplica
 from headrace.v1 import control_pb2
 
+pytestmark = pytest.mark.upgrades
 Run = Callable[..., Any]
 TURNS = (("grpc.lb_policy_name", "round_robin"),)
 
