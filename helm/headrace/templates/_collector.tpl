@@ -2,7 +2,7 @@
 
      A batch is a trace of its own, joined to its members' traces by links, so a decision made by trace would tear them
      apart. What is kept together, over any number of collectors, because all of it carries the same mark:
-       - failed, refused, retried and slow requests and their batches (headrace.keep, set by the gateway on both);
+       - failed, refused, retried and slow requests, those that a fallback answered, and their batches (headrace.keep, set by the gateway on both);
        - a share of ordinary batches, whole, with every member: by headrace.batch.id, a random number that `batch`, `dispatch`
          and each member's `execute` carry;
        - a share of shadow batches likewise, with the requests they were copied from.
@@ -33,7 +33,7 @@ processors:
     policies:
       - name: worth-keeping
         type: string_attribute
-        string_attribute: {key: headrace.keep, values: [failed, refused, retried, slow]}
+        string_attribute: {key: headrace.keep, values: [failed, refused, fallback, retried, slow]}
       # Of shadows too, which the gateway does not mark: a challenger that crashes.
       - name: errors
         type: status_code
