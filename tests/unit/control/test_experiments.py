@@ -70,7 +70,7 @@ class Named(str):
 
     __slots__ = ()
 
-    async def abort(self, code: grpc.StatusCode, _: str) -> None:
+    async def abort(self, code: grpc.StatusCode, _: str, __: object = ()) -> None:
         raise Ended(code.name)
 
 
@@ -300,7 +300,7 @@ WORSE = pb.LabelledFigures(
 class Call:
     """A call whose refusal is an exception."""
 
-    async def abort(self, code: Any, sentence: str) -> None:
+    async def abort(self, code: Any, sentence: str, _: object = ()) -> None:
         raise PermissionError(f"{code.name}: {sentence}")
 
 
