@@ -33,6 +33,7 @@ from headrace.core.clock import MonotonicClock
 from headrace.credentials import NOBODY
 from headrace.gateway import codec, dispatch, servicer
 from headrace.gateway.admission import Admission
+from headrace.gateway.idempotency import Repeats
 from headrace.gateway.lane import Lane
 from headrace.gateway.link import ReplicaLink, Sender
 from headrace.gateway.model_control import ModelControl
@@ -118,8 +119,9 @@ def gateway(folder: Path) -> servicer.InferenceServicer:
     ready = control_pb2.REPLICA_STATE_READY
     replica = control_pb2.Registration(replica_id="replica", endpoint="127.0.0.1:1", spec=spec, state=ready)
     models.apply(control_pb2.Snapshot(version=1, replicas=[replica]))
-    admission, control = Admission(8192, clock, pressure), ModelControl(settings.control, "", NOBODY, models, str)
-    return servicer.InferenceServicer(models, admission, observer, settings.gateway, control)
+    admission, control = Admission(8192, clock, pressure), ModelControl(settings.control, "", NOBODY, models)
+    repeats = Repeats(settings.gateway, clock)
+    return servicer.InferenceServicer(models, admission, observer, settings.gateway, control, repeats)
 
 
 async def load(service: servicer.InferenceServicer, asked: bytes, callers: int, spent: Counter[str]) -> int:

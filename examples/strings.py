@@ -1,4 +1,4 @@
-"""BYTES tensors: numbers as words in, their sums and differences as words out. The model is `sum-difference-words`."""
+"""BYTES tensors: numbers as words in, their sums and differences as words out. The model is `simple_string`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def infer_strings(
         inputs.append(triton.InferInput(name, list(values.shape), "BYTES"))
         inputs[-1].set_data_from_numpy(values)
     with triton.InferenceServerClient(address) as client:
-        result = client.infer("sum-difference-words", inputs, client_timeout=5)
+        result = client.infer("simple_string", inputs, client_timeout=5)
     return _words(result.as_numpy("OUTPUT0")), _words(result.as_numpy("OUTPUT1"))
 
 

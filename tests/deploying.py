@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 from grpc import aio
 from tests import adder
@@ -86,15 +85,6 @@ async def until(ask: Callable[[], Any], condition: Callable[[Any], bool]) -> Any
     while not condition(found := await ask()):
         await asyncio.sleep(0.01)
     return found
-
-
-async def outcome(call: Any) -> tuple[str, str]:
-    """The code and the sentence of a call that is refused; what it answers is no refusal."""
-    try:
-        await call
-    except aio.AioRpcError as error:
-        return error.code().name, error.details() or ""
-    return grpc.StatusCode.OK.name, ""
 
 
 def write(tmp_path: Path, *versions: int) -> Path:

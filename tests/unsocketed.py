@@ -10,8 +10,9 @@ from typing import Final
 from tests.rpc import BLOCK, Handlers, call, data, opening
 
 from headrace.rpc import frames
+from headrace.rpc.calls import ServerConnection
 from headrace.rpc.messages import framed
-from headrace.rpc.server import Server, ServerConnection
+from headrace.rpc.server import Server
 
 SESSION: Final = (
     call(1, message=b"a" * 100) + call(3, "many", b"50") + opening(5, "both") + data(5, framed(b"x") * 3)

@@ -47,7 +47,8 @@ class Cluster:
     """`async with Cluster(settings) as cluster`: ready inside, drained and gone after."""
 
     def __init__(self, settings: Settings) -> None:
-        self.models = weights.discover([weights.shipped_models(), *settings.model_dirs], settings.only)
+        self._directories = [weights.shipped_models(), *settings.model_dirs]
+        self.models = weights.discover(self._directories, settings.only)
         self.settings = _with_ports(settings)
         gateway, control = self.settings.gateway, self.settings.control
         _assert_apart(self.settings)
@@ -75,7 +76,6 @@ class Cluster:
             for index in range(gateway.processes)
         ]
         self.deployer = self._deployer(environment)
-        self._directories = [weights.shipped_models(), *settings.model_dirs]
         self._taking_orders: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:

@@ -19,6 +19,7 @@ from headrace.rpc.age import Age
 from headrace.rpc.bounds import USUAL, Bounds
 from headrace.rpc.health import Health
 from headrace.rpc.methods import Rule
+from headrace.rpc.packing import Compression
 from headrace.rpc.server import Server
 from headrace.rpc.tls import TlsError, TlsFiles, Watched, server_context
 
@@ -38,9 +39,16 @@ class Doors:
         age: Age | None = None,
         rule_of: Callable[[str], Rule] | None = None,
         bounds: Bounds = USUAL,
+        compression: Compression = "none",
     ) -> Server:
         """A server that lets in who may, before it reads what they send; `rule_of` = by more than `access` says."""
-        return Server(share_port=share_port, rule_of=rule_of or self.access.rule_of, age=age, bounds=bounds)
+        return Server(
+            share_port=share_port,
+            rule_of=rule_of or self.access.rule_of,
+            age=age,
+            bounds=bounds,
+            compression=compression,
+        )
 
     def health_server(self, health: Health, address: str) -> Server:
         """One that answers health alone, in plain text: who probes has no certificate, and so a port of its own.

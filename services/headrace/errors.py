@@ -74,6 +74,9 @@ class NotExplicit(Refused):
 
     code = "UNAVAILABLE"
 
+    def __init__(self, sentence: str = "explicit model load / unload is not allowed if polling is enabled") -> None:
+        super().__init__(sentence)  # Triton's, wherever models are not loaded by name
+
 
 class Unauthenticated(Refused):
     """An identity is demanded, and the call has none that is known here."""

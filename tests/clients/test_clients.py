@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from tests.clients import words
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -30,9 +29,9 @@ EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`headrace serve` with the two models that the examples ask."""
     folder = tmp_path_factory.mktemp("served")
-    shutil.copytree(ROOT / "tests" / "fixtures" / "models" / "sum-difference", folder / "models" / "sum-difference")
-    words.write(folder / "models")
-    names = ["sum-difference", "sum-difference-words"]
+    names = ["sum-difference", "simple_string"]
+    for name in names:
+        shutil.copytree(ROOT / "tests" / "fixtures" / "models" / name, folder / "models" / name)
     environment = {
         **os.environ,
         **FREE_PORTS,

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from grpc import aio
-from tests.deploying import Rig, deploying, outcome, until, write
+from tests.callers import outcome
+from tests.deploying import Rig, deploying, until, write
 from tests.payments import payment
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from typer.testing import CliRunner

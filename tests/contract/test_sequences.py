@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc.aio as triton
 from tests import streaming
+from tests.callers import bearing, caller, closed
 from tests.streaming import Opened, Run, Talk, converse, echo, error_of, with_gateway
 from tritonclient.grpc import service_pb2
 
@@ -100,6 +101,21 @@ def test_7_and_the_word_7_are_two_sequences(run: Run, tmp_path: Path) -> None:
         return await told(it, ask(1, 7, start=True), ask(10, "7", start=True), ask(1, 7), ask(10, "7"))
 
     assert with_teller(run, tmp_path, body) == [1.0, 10.0, 2.0, 20.0]
+
+
+def test_a_name_is_its_callers_own(run: Run, tmp_path: Path) -> None:
+    flags = closed(tmp_path, caller("checkout"), caller("terminals"), caller("stranger"))
+
+    async def body(it: Opened) -> Any:
+        found = []
+        for who, x, start in (("checkout", 1, True), ("terminals", 10, True), ("checkout", 2, False)):
+            found.append(value(await it.stub.ModelInfer(ask(x, 7, start=start), metadata=bearing(who))))
+        return found, await error_of(it.stub.ModelInfer(ask(5, 7), metadata=bearing("stranger")))
+
+    totals, error = run_with(run, tmp_path, body, **flags)
+
+    assert totals == [1.0, 10.0, 3.0]
+    assert error.details().endswith(START.format(7))
 
 
 @pytest.mark.parametrize("name", [0, "", None])

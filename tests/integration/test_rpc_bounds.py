@@ -15,14 +15,15 @@ from grpc import aio
 from tests.certificates import Authority
 from tests.rpc import Raw, Run, Served, call, data, framed, good_neighbour, nothing_left, opening, serving, until
 
-from headrace.rpc import frames
+from headrace.rpc import calls, frames
 from headrace.rpc import port as port_module
 from headrace.rpc import server as server_module
 from headrace.rpc.bounds import Bounds, Crowd
+from headrace.rpc.calls import ServerConnection
 from headrace.rpc.fields import literal
 from headrace.rpc.messages import Failure
 from headrace.rpc.methods import Rule
-from headrace.rpc.server import Server, ServerConnection
+from headrace.rpc.server import Server
 from headrace.rpc.tls import TlsFiles, Watched, client_context, server_context
 
 SLOW = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
@@ -35,8 +36,8 @@ def bounded(**bounds: Any) -> Callable[[], Server]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds pass sixteen times as fast."""
-    monkeypatch.setattr(server_module, "TICK_S", 1 / 16)
-    monkeypatch.setattr(server_module, "HANDSHAKE_S", 0.5)
+    monkeypatch.setattr(calls, "TICK_S", 1 / 16)
+    monkeypatch.setattr(calls, "HANDSHAKE_S", 0.5)
 
 
 @contextlib.asynccontextmanager
@@ -128,7 +129,7 @@ def test_hands_that_are_never_shaken_are_not_more_than_may_be(
 
 
 def test_calls_over_the_limit_of_a_connection_are_counted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "MAX_CALLS", 4)
+    monkeypatch.setattr(calls, "MAX_CALLS", 4)
 
     async def main() -> int:
         async with serving() as served, Raw.to(served) as raw:

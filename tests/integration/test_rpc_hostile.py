@@ -11,8 +11,7 @@ import pytest
 from hpack import Encoder
 from tests.rpc import BLOCK, OVERFLOW, Raw, Run, call, data, good_neighbour, nothing_left, opening, serving, until
 
-from headrace.rpc import frames
-from headrace.rpc import server as server_module
+from headrace.rpc import calls, frames
 from headrace.rpc.fields import literal
 from headrace.rpc.messages import framed
 
@@ -310,7 +309,7 @@ def test_calls_reset_as_fast_as_they_come_run_no_further(run: Run) -> None:
 
 
 def test_calls_over_the_limit_are_refused_unseen(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "MAX_CALLS", 10)
+    monkeypatch.setattr(calls, "MAX_CALLS", 10)
 
     async def main() -> tuple[int, int]:
         async with serving() as served, Raw.to(served) as raw:
@@ -335,9 +334,9 @@ def test_a_deadline_passes_though_its_caller_says_nothing(run: Run) -> None:
 
 
 def test_who_says_nothing_is_asked_and_then_dropped(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "TICK_S", 0.125)
-    monkeypatch.setattr(server_module, "KEEPALIVE_S", 0.5)
-    monkeypatch.setattr(server_module, "HANDSHAKE_S", 0.5)
+    monkeypatch.setattr(calls, "TICK_S", 0.125)
+    monkeypatch.setattr(calls, "KEEPALIVE_S", 0.5)
+    monkeypatch.setattr(calls, "HANDSHAKE_S", 0.5)
 
     async def main() -> tuple[bytes, int]:
         async with serving() as served, good_neighbour(served), contextlib.AsyncExitStack() as stack:

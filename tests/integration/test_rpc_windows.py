@@ -26,8 +26,8 @@ from tests.rpc import (
     without_a_window,
 )
 
+from headrace.rpc import calls, frames
 from headrace.rpc import connection as connection_module
-from headrace.rpc import frames
 from headrace.rpc import server as server_module
 from headrace.rpc.fields import literal
 from headrace.rpc.messages import framed
@@ -154,7 +154,7 @@ def test_bombs_that_nobody_reads_take_the_room_they_came_in(run: Run) -> None:
 
 
 def test_unfinished_messages_are_bounded_and_given_back(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "MAX_KEPT", 100_000)
+    monkeypatch.setattr(calls, "MAX_KEPT", 100_000)
 
     async def main() -> tuple[int, int, int]:
         async with serving() as served, Raw.to(served) as raw:

@@ -28,8 +28,6 @@ DRAIN_S: Final = 30.0
 """What gateways may take to answer what they hold of a model; then its replicas stop all the same."""
 BACK_S: Final = 5.0
 """A gateway whose stream has ended is waited for so long: it comes back by itself if it lives."""
-NOT_EXPLICIT: Final = "explicit model load / unload is not allowed if polling is enabled"
-"""Triton's sentence wherever models are not loaded by name."""
 NOBODY: Final = "no deployer is attached to control: there is nobody who could start or stop replicas"
 RUNNING: Final = frozenset({pb.MODEL_PHASE_LOADING, pb.MODEL_PHASE_LOADED})
 
@@ -83,7 +81,7 @@ class Deploying:
     def assert_explicit(self) -> None:
         """Raises: NotExplicit."""
         if not self._explicit:
-            raise NotExplicit(NOT_EXPLICIT)
+            raise NotExplicit
 
     # Acts -----------------------------------------------------------------------------------------------------------
 

@@ -9,12 +9,11 @@ import re
 from typing import Final
 
 from headrace.control import specs
+from headrace.control.names import MAX_TEXT, check_name
 from headrace.core.routing import is_version
-from headrace.core.tensors import DATATYPES, MAX_STRING
 from headrace.errors import InvalidInference
 from headrace.v1 import control_pb2
 
-MAX_TEXT: Final = 256
 MAX_SPEC: Final = 64 << 10
 """Bytes of a spec. Those of ten inputs take 400."""
 ENDPOINT: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[?[0-9A-Fa-f:.]{2,45}\]?):([0-9]{1,5})")
@@ -25,8 +24,8 @@ TEXTS: Final = ("cluster", "host", "device", "precision", "service")
 def check(registration: control_pb2.Registration) -> None:
     """Raises: InvalidInference naming the field."""
     spec = registration.spec
-    _check_name("replica_id", registration.replica_id)
-    _check_name("spec.name", spec.name)
+    check_name("replica_id", registration.replica_id)
+    check_name("spec.name", spec.name)
     if not is_version(spec.version):
         raise InvalidInference(
             f"spec.version: {spec.version[:32]!r} of '{spec.name}' is not an integer from 1, in up to 18 digits"
@@ -39,20 +38,4 @@ def check(registration: control_pb2.Registration) -> None:
             raise InvalidInference(f"{name}: {MAX_TEXT} characters at most")
     if spec.ByteSize() > MAX_SPEC:
         raise InvalidInference(f"spec: {spec.ByteSize()} bytes, {MAX_SPEC} at most")
-    for tensor in (*spec.inputs, *spec.outputs, *spec.extras):
-        _check_tensor(tensor)
     specs.check(spec)
-
-
-def _check_tensor(tensor: control_pb2.TensorSpec) -> None:
-    if tensor.datatype not in DATATYPES:
-        raise InvalidInference(f"spec: {tensor.datatype[:32]!r} of '{tensor.name[:MAX_TEXT]}' is no datatype")
-    if not (0 < tensor.max_bytes <= MAX_STRING if tensor.datatype == "BYTES" else tensor.max_bytes == 0):
-        raise InvalidInference(
-            f"spec: max_bytes of '{tensor.name[:MAX_TEXT]}' is not from 1 to {MAX_STRING}, for BYTES only"
-        )
-
-
-def _check_name(field: str, name: str) -> None:
-    if not (0 < len(name) <= MAX_TEXT and name.isprintable()):
-        raise InvalidInference(f"{field}: 1 to {MAX_TEXT} printable characters")

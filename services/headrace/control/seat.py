@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from headrace.control.names import check_name
 from headrace.core.routing import is_version
 from headrace.errors import HeadraceError, InvalidInference, NotServing
 from headrace.v1 import control_pb2 as pb
 
 MAX_VERSIONS: Final = 10_000
-MAX_TEXT: Final = 256
 MAX_SENTENCE: Final = 4096
 LOST: Final = "the deployer has gone: what has come of it, RepositoryIndex says once it is back"
 
@@ -61,15 +61,13 @@ class Seat:
 
 def check(report: pb.DeployReport) -> None:
     """Raises: InvalidInference naming the field."""
-    if not 0 < len(report.deployer_id) <= MAX_TEXT:
-        raise InvalidInference(f"deployer_id: 1 to {MAX_TEXT} characters")
+    check_name("deployer_id", report.deployer_id)
     if len(report.repository.versions) > MAX_VERSIONS:
         raise InvalidInference(f"repository.versions: {MAX_VERSIONS} at most")
     if len(report.failure) > MAX_SENTENCE:
         raise InvalidInference(f"failure: {MAX_SENTENCE} characters at most")
     for one in report.repository.versions:
-        if not (0 < len(one.model) <= MAX_TEXT and one.model.isprintable()):
-            raise InvalidInference(f"model: 1 to {MAX_TEXT} printable characters")
+        check_name("model", one.model)
         if not is_version(one.version):
             raise InvalidInference(f"version: {one.version[:32]!r} is not an integer from 1, in up to 18 digits")
         if len(one.reason) > MAX_SENTENCE:

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from math import prod
 from typing import Any, Final
 
-from headrace.core.tensors import DATATYPES, LENGTH_BYTES
+from headrace.control.names import MAX_TEXT, check_name
+from headrace.core.tensors import DATATYPES, LENGTH_BYTES, MAX_STRING
 from headrace.errors import InvalidInference
 from headrace.v1 import control_pb2
 
-MAX_TEXT: Final = 256
 LARGEST: Final = 2**31 - 1
 """What every size fits into on the way to a replica."""
 MAX_ENTRY: Final = 64 << 20
@@ -45,6 +45,8 @@ def _check_tensor(where: str, tensor: control_pb2.TensorSpec, axes: set[str]) ->
     datatype = DATATYPES.get(tensor.datatype)
     if datatype is None:
         raise InvalidInference(f"{where}.datatype: {tensor.datatype[:32]!r} is not one of {', '.join(DATATYPES)}")
+    if not (0 < tensor.max_bytes <= MAX_STRING if tensor.datatype == "BYTES" else tensor.max_bytes == 0):
+        raise InvalidInference(f"{where}.max_bytes: {tensor.max_bytes} is not from 1 to {MAX_STRING}, for BYTES only")
     if tensor.axis and tensor.axis not in axes:
         raise InvalidInference(f"{where}.axis: {tensor.axis[:MAX_TEXT]!r} is no axis of the model's inputs")
     if bool(tensor.axis) != (tensor.dims[:1] == [-1]):
@@ -69,8 +71,7 @@ def _check_sizes(where: str, sizes: dict[str, int], least: int = 1) -> None:
 def _check_names(where: str, named: Iterable[Any]) -> None:
     seen: set[str] = set()
     for place, one in enumerate(named):
-        if not (0 < len(one.name) <= MAX_TEXT and one.name.isprintable()):
-            raise InvalidInference(f"{where}.{place}.name: 1 to {MAX_TEXT} printable characters")
+        check_name(f"{where}.{place}.name", one.name)
         if one.name in seen:
             raise InvalidInference(f"{where}.{place}.name: {one.name!r} is there twice")
         seen.add(one.name)

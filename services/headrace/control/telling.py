@@ -6,13 +6,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from headrace.control.names import MAX_TEXT
 from headrace.errors import InvalidInference
 from headrace.experiments import rows
 from headrace.experiments.comparison import SIDES
 from headrace.v1 import experiments_pb2 as pb
 
 MAX_ROWS: Final = 50_000
-MAX_TEXT: Final = 256
 MAX_CAUSES: Final = 16
 MAX_COUNT: Final = 1 << 40
 DAY_US: Final = 86_400_000_000

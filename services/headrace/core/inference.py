@@ -33,6 +33,12 @@ class SequenceStep(NamedTuple):
     """7 and "7" are two."""
     start: bool = False
     end: bool = False
+    caller: str = ""
+    """Whose it is: two callers who use one name have two sequences."""
+
+    @property
+    def key(self) -> tuple[str, int | str]:
+        return self.caller, self.name
 
 
 @dataclass(slots=True)

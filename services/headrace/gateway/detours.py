@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from tritonclient.grpc import service_pb2
 
+from headrace.access import name_of
 from headrace.core.records import Detour
 from headrace.gateway import digests, fallback
 from headrace.gateway.codec import encode
@@ -41,7 +42,8 @@ class Detours:
     ) -> service_pb2.ModelInferResponse:
         """What `compute` says, or has said to this key before. Raises: what it raises; InvalidInference as above."""
         question = self._question(request, rpc, key, ask)
-        response, repeated = await self._repeats.answer(question, service_pb2.ModelInferResponse, compute)
+        with ask.lane.visited():
+            response, repeated = await self._repeats.answer(question, service_pb2.ModelInferResponse, compute)
         if repeated:
             response.id = request.id
             response.parameters["headrace_idempotent_replay"].bool_param = True
@@ -55,7 +57,7 @@ class Detours:
         return response
 
     def _question(self, request: service_pb2.ModelInferRequest, rpc: Call, key: str, ask: Ask) -> Question:
-        scope = Scope(self._repeats.caller(rpc), ask.lane.spec.name, request.model_version, key)
+        scope = Scope(name_of(rpc), ask.lane.spec.name, request.model_version, key)
         return Question(scope, digests.of_tensors(request), ask.deadline, ask.record)
 
 

@@ -16,18 +16,16 @@ from typing import Any, Final, NamedTuple, TypeVar
 from google.protobuf.message import Message
 
 from headrace.config import GatewaySettings
-from headrace.core.clock import Clock, MonotonicClock
+from headrace.core.clock import Clock
 from headrace.core.records import Detour, RpcRecord
 from headrace.core.remembering import Memory, MemoryStatistics
 from headrace.errors import BrokenContract, DeadlinePassed, HeadraceError, InvalidInference
-from headrace.rpc.call import Call
 
 COMPUTED, JOINED, REPLAYED, CONFLICT = "computed", "joined", "replayed", "conflict"
 EARLY_S: Final = 0.001
 """Before its deadline: the caller hears why from us, not from its own clock."""
 ENTRY_BYTES: Final = 500
 """What an entry takes beside its answer and its names: 334 by tracemalloc, and what strings and a table take."""
-NOBODY: Final = "anonymous"
 
 Answer = TypeVar("Answer", bound=Message)
 
@@ -75,19 +73,13 @@ class Running:
 
 
 class Repeats:
-    """What was answered lately, and what is being computed. `caller` names who makes a call."""
+    """What was answered lately, and what is being computed."""
 
-    def __init__(
-        self,
-        settings: GatewaySettings,
-        caller: Callable[[Call], str] = lambda _: NOBODY,
-        clock: Clock | None = None,
-    ) -> None:
+    def __init__(self, settings: GatewaySettings, clock: Clock) -> None:
         window_s, entries = settings.idempotency_window_s, settings.idempotency_max_entries
         self._memory: Memory[Kept] = Memory(window_s, entries, settings.idempotency_max_bytes)
         self._running: dict[Scope, Running] = {}
-        self._clock = clock or MonotonicClock()
-        self.caller = caller
+        self._clock = clock
 
     def statistics(self) -> MemoryStatistics:
         return self._memory.statistics()

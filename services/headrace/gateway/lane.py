@@ -7,14 +7,15 @@ settled exactly once, by whoever is first: its answer, its deadline, its caller'
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from headrace.config import BatchingSettings
 from headrace.core import demand
-from headrace.core.batch import Batch, split
+from headrace.core.batch import Batch
 from headrace.core.clock import Clock
 from headrace.core.cost import TRUSTED_AFTER, CostModel
 from headrace.core.demand import Arrivals, Demand
@@ -31,13 +32,13 @@ from headrace.errors import (
     Cancelled,
     DeadlinePassed,
     HeadraceError,
-    ModelFailed,
     NotServing,
     Overloaded,
 )
 from headrace.gateway.dispatch import Dispatcher
 from headrace.gateway.link import Flight, Sender
 from headrace.gateway.pressure import Pressure
+from headrace.gateway.settling import fail, settle
 from headrace.telemetry import context
 from headrace.v1 import replica_pb2
 
@@ -46,12 +47,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ROW_ERRORS: Final[dict[int, tuple[type[HeadraceError], str]]] = {
-    replica_pb2.ROW_STATUS_EXPIRED: (DeadlinePassed, "Request timeout expired"),
-    replica_pb2.ROW_STATUS_NOT_FINITE: (BrokenContract, "the model's answer is not a finite number"),
-    replica_pb2.ROW_STATUS_FAILED: (ModelFailed, "the model failed on this request"),
-}
-STATUSES: Final = bytes(replica_pb2.RowStatus.values())
 SETTLE_EARLY_S: Final = 0.001
 """A rider's timer ends this long before its caller's: the caller hears why from us, not from its own clock."""
 HANDFUL: Final = 8
@@ -97,8 +92,7 @@ class Lane:
         """Some payments are its own to answer, by the policy."""
         self.copying: Sequence[Copying] = ()
         """The comparisons that its answers are half of."""
-        self.reading = 0
-        """Requests that have found it and take more than one turn of the loop to be read."""
+        self._visitors = 0
         self.fallback: Fallback | None = None
         """Who answers when it cannot; None = nobody."""
         self.queue = _queue(settings)
@@ -337,45 +331,19 @@ class Lane:
         try:
             answer = await self.dispatcher.dispatch(batch, flight)
             if batch.riders:
-                self._settle(batch, answer)
+                settle(batch, answer, self._clock.now())
                 self._learn(batch, flight, answer.stamps)
         except HeadraceError as error:
-            _fail(batch, type(error), str(error))
+            fail(batch, type(error), str(error))
         except asyncio.CancelledError:
-            _fail(batch, NotServing, "the gateway is stopping")
+            fail(batch, NotServing, "the gateway is stopping")
             raise
         except Exception:  # the outer guard: whatever went wrong here, no rider is left to wait for its deadline
             log.exception("a batch was lost to an error of ours")
-            _fail(batch, BrokenContract, "internal error")
+            fail(batch, BrokenContract, "internal error")
         finally:
             batch.record.settled_ns = self._clock.now_ns()
             asyncio.get_running_loop().call_soon(self._on_batch, batch.record)  # the callers come first
-
-    def _settle(self, batch: Batch, answer: replica_pb2.PackedAnswer) -> None:
-        """Hand every rider its rows. Raises: BrokenContract when the answer is not the size its spec promises."""
-        check_size(batch, answer)
-        record = batch.record
-        first = batch.riders[0]
-        batch.riders[-1].ends = first.expected_s, first.queued_at, self._clock.now()
-        record.rows, record.tokens = batch.rows, batch.tokens
-        columns, status = list(answer.columns), answer.status
-        row = 0
-        for rider in batch.riders:
-            rows = rider.inference.rows
-            worst = max(status[row : row + rows])
-            if worst != replica_pb2.ROW_STATUS_EXPIRED:
-                rider.record.row = row
-            if rider.outcome is not None:
-                if worst != replica_pb2.ROW_STATUS_EXPIRED:
-                    rider.record.masked = type(rider.outcome).__name__
-            elif worst:
-                error, sentence = ROW_ERRORS[worst]
-                rider.settle(error(sentence))
-            else:
-                queue_us = (rider.record.closed_ns - rider.record.queued_ns) // 1000
-                parts, path = split(self.spec, columns, row, rows), rider.record.path
-                rider.settle(Answer(parts, record.span_id, batch.rows, queue_us, path))
-            row += rows
 
     def _learn(self, batch: Batch, flight: Flight, stamps: replica_pb2.Stamps) -> None:
         """Teach the round trip, less what the batch waited behind others at the replica."""
@@ -392,7 +360,7 @@ class Lane:
     # Life ---------------------------------------------------------------------------------------------------------
 
     def idle_s(self) -> float:
-        """Seconds since it last had a replica, a rider, a batch or somebody who is read; 0 = it has one."""
+        """Seconds since it last had a replica, a rider, a batch or a visitor; 0 = it has one."""
         now = self._clock.now()
         if self.dispatcher.links or not self.empty:
             self._alive_at = now
@@ -401,7 +369,16 @@ class Lane:
     @property
     def empty(self) -> bool:
         """Nobody who has found it waits for anything."""
-        return not (len(self.queue) or self._running or self.reading)
+        return not (len(self.queue) or self._running or self._visitors)
+
+    @contextlib.contextmanager
+    def visited(self) -> Iterator[None]:
+        """By a request that has found it, and takes more than one turn of the loop to get into its queue."""
+        self._visitors += 1
+        try:
+            yield
+        finally:
+            self._visitors -= 1
 
     def backlog_s(self) -> float:
         """Replica-seconds of work that wait here."""
@@ -440,19 +417,3 @@ def _queue(settings: BatchingSettings) -> RiderQueue:
     ]
     share = settings.lowest_level_share if len(policies) > 1 else 0.0
     return RiderQueue(settings.max_queue_rows, policies, settings.default_priority_level, share)
-
-
-def check_size(batch: Batch, answer: replica_pb2.PackedAnswer) -> None:
-    """Raises: BrokenContract when the answer is not the size its spec promises, or has a status that is none."""
-    tensors = batch.spec.answers if batch.wants_extras else batch.spec.outputs
-    expected = [tensor.entry_bytes * batch.rows for tensor in tensors]
-    status = answer.status
-    wrong = len(status) != batch.rows or status.strip(STATUSES)
-    if wrong or [len(column) for column in answer.columns] != expected:
-        raise BrokenContract("the replica's answer does not have the shape its spec promises")
-
-
-def _fail(batch: Batch, error: type[HeadraceError], sentence: str) -> None:
-    """Each rider gets an exception of its own: one object raised in many callers would collect their frames."""
-    for rider in batch.riders:
-        rider.settle(error(sentence))

@@ -13,6 +13,7 @@ import grpc
 from grpc import aio
 from tritonclient.grpc import service_pb2
 
+from headrace.access import name_of
 from headrace.channel import ERROR, connect
 from headrace.config import ControlSettings
 from headrace.credentials import ClientCredentials
@@ -29,7 +30,6 @@ from headrace.gateway.models import Models
 from headrace.rpc.call import Call
 from headrace.v1 import control_pb2, control_pb2_grpc
 
-NOT_EXPLICIT: Final = "explicit model load / unload is not allowed if polling is enabled"
 REPOSITORY_NAME: Final = "'repository_name' specification is not supported"
 PERIOD_S: Final = 0.02
 SEEN_S: Final = 10.0
@@ -44,7 +44,7 @@ OTHERWISE: Final = {
 
 
 class ModelControl:
-    """Asks control in the name of whoever asks this gateway. `name_of` says who that is."""
+    """Asks control in the name of whoever asks this gateway."""
 
     def __init__(
         self,
@@ -52,13 +52,11 @@ class ModelControl:
         address: str,
         credentials: ClientCredentials,
         models: Models,
-        name_of: Callable[[Call], str],
     ) -> None:
         self._explicit = settings.model_control == "explicit"
         self._address = address
         self._credentials = credentials
         self._models = models
-        self._name_of = name_of
 
     async def load(self, request: service_pb2.RepositoryModelLoadRequest, rpc: Call) -> None:
         """Returns once this gateway has a ready replica of every version that is loaded.
@@ -67,7 +65,7 @@ class ModelControl:
         deployer is away, or goes. Cancellation: the load goes on.
         """
         self._check(request, _check_load)
-        message = control_pb2.LoadRequest(model=request.model_name, asked_by=self._name_of(rpc))
+        message = control_pb2.LoadRequest(model=request.model_name, asked_by=name_of(rpc))
         answer = await self._ask(lambda stub: stub.Load(message, timeout=rpc.time_remaining()))
         versions = set(answer.versions)
         await self._until(
@@ -78,7 +76,7 @@ class ModelControl:
     async def unload(self, request: service_pb2.RepositoryModelUnloadRequest, rpc: Call) -> None:
         """Returns once what the gateways held of it is answered and its replicas have stopped. As `load`."""
         self._check(request, _check_unload)
-        message = control_pb2.UnloadRequest(model=request.model_name, asked_by=self._name_of(rpc))
+        message = control_pb2.UnloadRequest(model=request.model_name, asked_by=name_of(rpc))
         answer = await self._ask(lambda stub: stub.Unload(message, timeout=rpc.time_remaining()))
         await self._until(
             lambda: self._heard(answer),
@@ -91,7 +89,7 @@ class ModelControl:
         for name, value in request.parameters.items():
             check(name[:64], value)
         if not self._explicit:
-            raise NotExplicit(NOT_EXPLICIT)
+            raise NotExplicit
         if not request.model_name:
             raise InvalidInference("model_name: required")
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
+from headrace.access import name_of
 from headrace.config import RiskSettings
 from headrace.core.batch import bad_rows
 from headrace.core.inference import MAX_KEY, Inference
@@ -33,6 +34,7 @@ from headrace.v1 import risk_pb2, risk_pb2_grpc
 RISK_SERVICE: Final = "headrace.v1.RiskService"
 DEFAULT_MODEL: Final = "fraud-tx"
 
+Request = risk_pb2.ScoreRequest | risk_pb2.ScoreBatchRequest
 Response = TypeVar("Response", risk_pb2.ScoreResponse, risk_pb2.ScoreBatchResponse)
 Rows = dict[int, Row]
 """Place in the request → the payment there."""
@@ -60,7 +62,7 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
     def code_of(self, error: HeadraceError) -> str:
         return status_of(error)
 
-    def id_of(self, request: risk_pb2.ScoreRequest | risk_pb2.ScoreBatchRequest) -> str:
+    def id_of(self, request: Request) -> str:
         return request.request_id
 
     def told(self, error: HeadraceError, request: Any) -> HeadraceError:
@@ -76,10 +78,9 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
 
         if not request.idempotency_key:
             return await compute()
-        digest = digests.of_payments([request.payment], explain=request.explain, several=False)
-        question = Question(self._scope(request, rpc, lane), digest, deadline, record)
-        response, repeated = await self._repeats.answer(question, risk_pb2.ScoreResponse, compute)
-        return _repeated(response, request.request_id) if repeated else response
+        question = self._question(request, [request.payment], rpc, lane, deadline, record)
+        with lane.visited():
+            return _given(request, *await self._repeats.answer(question, risk_pb2.ScoreResponse, compute))
 
     async def _score(
         self, request: risk_pb2.ScoreRequest, encoder: PaymentEncoder, lane: Lane, deadline: float, record: RpcRecord
@@ -120,10 +121,9 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
 
         if not request.idempotency_key:
             return await compute()
-        digest = digests.of_payments(request.payments, explain=request.explain, several=True)
-        question = Question(self._scope(request, rpc, lane), digest, deadline, record)
-        response, repeated = await self._repeats.answer(question, risk_pb2.ScoreBatchResponse, compute)
-        return _repeated(response, request.request_id) if repeated else response
+        question = self._question(request, request.payments, rpc, lane, deadline, record)
+        with lane.visited():
+            return _given(request, *await self._repeats.answer(question, risk_pb2.ScoreBatchResponse, compute))
 
     async def _score_batch(
         self,
@@ -138,11 +138,8 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
 
         async def make(until: float) -> Inference:
             _check_size(len(request.payments), lane.spec)
-            lane.reading += 1
-            try:
+            with lane.visited():
                 await _encode_all(encoder, request.payments, rows, wrong)
-            finally:
-                lane.reading -= 1
             if not rows:
                 raise InvalidInference(f"no payment can be assessed: {wrong[0]}")
             inference = encoder.join(list(rows.values()), until, request.request_id, explain=request.explain)
@@ -180,15 +177,26 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
         """Of the weights that answered; empty = none did."""
         return "" if record.detour is not None and record.detour.by == PRIOR else scored.inference.spec.digest
 
-    def _scope(self, request: risk_pb2.ScoreRequest | risk_pb2.ScoreBatchRequest, rpc: Call, lane: Lane) -> Scope:
-        """Raises: InvalidInference for a key that is too long to be kept."""
+    @staticmethod
+    def _question(
+        request: Request,
+        payments: Sequence[risk_pb2.Payment],
+        rpc: Call,
+        lane: Lane,
+        deadline: float,
+        record: RpcRecord,
+    ) -> Question:
+        """Of a request with a key. Raises: InvalidInference for one that is too long to be kept."""
         if len(request.idempotency_key) > MAX_KEY:
             raise InvalidInference(f"idempotency_key has more than {MAX_KEY} characters")
-        return Scope(self._repeats.caller(rpc), lane.spec.name, request.version, request.idempotency_key)
+        scope = Scope(name_of(rpc), lane.spec.name, request.version, request.idempotency_key)
+        several = isinstance(request, risk_pb2.ScoreBatchRequest)
+        digest = digests.of_payments(payments, explain=request.explain, several=several)
+        return Question(scope, digest, deadline, record)
 
     def _find(
         self,
-        request: risk_pb2.ScoreRequest | risk_pb2.ScoreBatchRequest,
+        request: Request,
         payments: Sequence[risk_pb2.Payment],
         record: RpcRecord,
     ) -> tuple[Lane, PaymentEncoder]:
@@ -229,9 +237,10 @@ def _told(response: Response, record: RpcRecord) -> Response:
     return response
 
 
-def _repeated(response: Response, request_id: str) -> Response:
-    """Another request's response, as this one's caller gets it."""
-    response.request_id, response.idempotent_replay = request_id, True
+def _given(request: Request, response: Response, repeated: bool) -> Response:  # noqa: FBT001  as `Repeats` says it
+    """The response; another request's, as this one's caller gets it."""
+    if repeated:
+        response.request_id, response.idempotent_replay = request.request_id, True
     return response
 
 

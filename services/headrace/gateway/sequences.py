@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 NO_SLOT: Final = "timeout of the corresponding sequence has been expired"
 TOO_LATE: Final = "Request timeout expired"
 
+Key = tuple[str, int | str]
+"""Whose sequence it is, and what its caller calls it."""
 Place = asyncio.Future[None]
 """Of one who waits: done when its turn has come, or never will."""
 
@@ -54,8 +56,8 @@ class LaneSequences:
         self._most = settings.max_sequences
         self._idle_s = settings.max_sequence_idle_us / 1e6
         self._clock = clock
-        self._held: dict[int | str, Sequence] = {}
-        """By id; those at rest in the order in which they will have rested for too long."""
+        self._held: dict[Key, Sequence] = {}
+        """By whose they are, and id; those at rest in the order in which they will have rested for too long."""
         self._slots = 0
         self._backlog: deque[Place] = deque()
         self._reaper: asyncio.TimerHandle | None = None
@@ -63,8 +65,8 @@ class LaneSequences:
     def __len__(self) -> int:
         return len(self._held)
 
-    def __contains__(self, name: int | str) -> bool:
-        return self._get(name) is not None
+    def __contains__(self, key: Key) -> bool:
+        return self._get(key) is not None
 
     async def score(
         self, step: SequenceStep, inference: Inference, given: Iterable[str], score: Callable[[], Awaitable[Answer]]
@@ -90,7 +92,7 @@ class LaneSequences:
             self._failed(step, sequence, place, error)
             raise
         sequence.columns = {into: answer.columns[out] for into, out in self._spec.carried}
-        self._leave(step.name, sequence)
+        self._leave(step.key, sequence)
         return answer
 
     def _check(self, inference: Inference, given: Iterable[str]) -> None:
@@ -109,12 +111,12 @@ class LaneSequences:
 
     def _join(self, step: SequenceStep) -> tuple[Sequence, Place | None]:
         """The sequence of a request that has just come, and its place in the line. None: it is its turn."""
-        found, place = self._get(step.name), None
+        found, place = self._get(step.key), None
         if step.start:
             if found is not None:
                 log.info("a sequence of model '%s' begins anew before its end", self._spec.name)
-                self._forget(step.name, found)
-            found = self._held[step.name] = Sequence()
+                self._forget(step.key, found)
+            found = self._held[step.key] = Sequence()
         elif found is None:
             raise InvalidInference(
                 f"inference request for sequence {step.name} to model '{self._spec.name}' must specify the START flag "
@@ -125,10 +127,10 @@ class LaneSequences:
             found.line.append(place)
         found.busy = True
         if step.end:
-            self._forget(step.name, found)
+            self._forget(step.key, found)
         return found, place
 
-    def _leave(self, name: int | str, sequence: Sequence) -> None:
+    def _leave(self, key: Key, sequence: Sequence) -> None:
         """A request of it is through: the next one's turn, or rest."""
         if _next_of(sequence.line):
             return
@@ -136,7 +138,7 @@ class LaneSequences:
         if sequence.over:
             self._give_up_slot(sequence)
             return
-        self._held[name] = self._held.pop(name)
+        self._held[key] = self._held.pop(key)
         sequence.used_at = self._clock.now()
         self._set_reaper(self._idle_s)
 
@@ -146,8 +148,8 @@ class LaneSequences:
             return
         self._turn_away(step, _cut(sequence.line), error)
         if step.start and not sequence.over:
-            self._forget(step.name, sequence)
-        self._leave(step.name, sequence)
+            self._forget(step.key, sequence)
+        self._leave(step.key, sequence)
 
     def _turn_away(self, step: SequenceStep, places: Iterable[Place], error: BaseException) -> None:
         """Who waits behind one that has failed."""
@@ -203,18 +205,18 @@ class LaneSequences:
 
     # Who is held ----------------------------------------------------------------------------------------------------
 
-    def _get(self, name: int | str) -> Sequence | None:
-        found = self._held.get(name)
+    def _get(self, key: Key) -> Sequence | None:
+        found = self._held.get(key)
         if found is not None and self._rested_s(found) >= self._idle_s:
-            self._forget(name, found)
+            self._forget(key, found)
             return None
         return found
 
     def _rested_s(self, sequence: Sequence) -> float:
         return 0.0 if sequence.busy else self._clock.now() - sequence.used_at
 
-    def _forget(self, name: int | str, sequence: Sequence) -> None:
-        del self._held[name]
+    def _forget(self, key: Key, sequence: Sequence) -> None:
+        del self._held[key]
         sequence.over = True
         if not sequence.busy:
             self._give_up_slot(sequence)
@@ -229,15 +231,15 @@ class LaneSequences:
             self._reaper.cancel()
             self._reaper = None
         for _ in range(len(self._held)):
-            name, sequence = next(iter(self._held.items()))
+            key, sequence = next(iter(self._held.items()))
             left_s = self._idle_s - self._rested_s(sequence)
             if sequence.busy:
-                self._held[name] = self._held.pop(name)  # it gets its place when it rests
+                self._held[key] = self._held.pop(key)  # it gets its place when it rests
             elif left_s > 0:
                 self._set_reaper(left_s)
                 return
             else:
-                self._forget(name, sequence)
+                self._forget(key, sequence)
 
 
 class Sequences:
@@ -262,7 +264,7 @@ class Sequences:
         """The version that has begun this sequence, whoever answers now; empty = none, or it begins anew."""
         if step.start:
             return ""
-        lanes = (lane for lane, found in self._lanes.items() if lane.spec.name == model and step.name in found)
+        lanes = (lane for lane, found in self._lanes.items() if lane.spec.name == model and step.key in found)
         return next((lane.spec.version for lane in lanes if lane.ready), "")
 
 

@@ -47,7 +47,6 @@ from headrace.keda import externalscaler_pb2_grpc
 from headrace.permissions import INFERENCE, RISK, SCALER
 from headrace.rpc import health
 from headrace.rpc.age import Age
-from headrace.rpc.call import Call
 from headrace.rpc.server import Server
 from headrace.telemetry import lag
 from headrace.telemetry.context import Sampling
@@ -91,8 +90,8 @@ class Gateway:
         self.follower = SnapshotFollower(control_address, self.gateway_id, self.models.apply, sender.credentials)
         self._health = health.Health()
         self._drains = DrainTeller(control_address, sender, self.models)
-        model_control = ModelControl(settings.control, control_address, sender.credentials, self.models, self._name_of)
-        repeats = Repeats(settings.gateway, self._name_of, self._clock)
+        model_control = ModelControl(settings.control, control_address, sender.credentials, self.models)
+        repeats = Repeats(settings.gateway, self._clock)
         self._servicer = InferenceServicer(
             self.models, self.admission, observer, settings.gateway, model_control, repeats
         )
@@ -108,8 +107,8 @@ class Gateway:
             age=_age(settings.gateway),
             rule_of=self._entry.rule_of,
             bounds=bounds(settings.gateway),
+            compression=settings.gateway.compression,
         )
-        self._server.compression = settings.gateway.compression
         self._health_server: Server | None = None
         parts = self.models, self._tracer, self._pressure, self.follower, self.teller
         self._metrics.expose(lambda: scrape(*parts, self._doors.access.refused))
@@ -186,10 +185,6 @@ class Gateway:
             peers.PAGE: self._peers.page,
             "/ready": lambda: (200 if self.admission.open and self.models.all_ready() else 503, b""),
         }
-
-    def _name_of(self, rpc: Call) -> str:
-        """Who calls, for those who are told of it."""
-        return self._doors.access.identify(rpc).name
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Until every model control knows of has a ready replica. Raises: StartupError after `timeout_s`."""

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from headrace.access import assert_sees, sees
+from headrace.access import assert_sees, name_of, sees
 from headrace.config import GatewaySettings
 from headrace.core.clock import MonotonicClock
 from headrace.core.inference import Answer, Inference, SequenceStep
@@ -27,7 +27,7 @@ from headrace.gateway.detours import Detours
 from headrace.gateway.fallback import Ask
 from headrace.gateway.idempotency import Repeats
 from headrace.gateway.lane import Lane
-from headrace.gateway.model_control import ModelControl
+from headrace.gateway.model_control import REPOSITORY_NAME, ModelControl
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
 from headrace.gateway.sequences import Sequences
@@ -50,7 +50,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         observer: Observer,
         settings: GatewaySettings,
         control: ModelControl,
-        repeats: Repeats | None = None,
+        repeats: Repeats,
     ) -> None:
         self.models = models
         self._control = control
@@ -61,7 +61,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         self._tuning = Tuning(models, observer)
         self._status_codes = settings.status_codes
         self._siblings = Siblings(settings)
-        self._detours = Detours(repeats or Repeats(settings), observer)
+        self._detours = Detours(repeats, observer)
         self._decoders: WeakKeyDictionary[Lane, Decoder] = WeakKeyDictionary()
 
     def own_statistics(self, name: str, version: str) -> service_pb2.ModelStatisticsResponse:
@@ -87,7 +87,9 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         given = asked(request)
         version = request.model_version
         if given.sequence is not None:
-            version = version or self.sequences.version_of(request.model_name, given.sequence)
+            step = given.sequence._replace(caller=name_of(rpc))
+            given = given._replace(sequence=step)
+            version = version or self.sequences.version_of(request.model_name, step)
         lane = find(self.models, request.model_name, version, record, given.subject.entity)
         deadline = self.admission.deadline(rpc.time_remaining(), lane.settings, record)
         if lane.fallback is not None or given.idempotency_key or given.sequence is not None:
@@ -127,11 +129,8 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
             return lane.score(inference, ask.record, lane.foresee(inference.deadline, inference.priority))
 
         given = [tensor.name for tensor in request.inputs]
-        lane.reading += 1  # until its turn has come nothing else says that it is here
-        try:
+        with lane.visited():  # until its turn has come nothing else says that it is here
             answer = await self.sequences.of(lane).score(step, inference, given, score)
-        finally:
-            lane.reading -= 1
         return encode(inference, answer)
 
     def _ask(
@@ -201,7 +200,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         self, request: service_pb2.RepositoryIndexRequest, rpc: Call
     ) -> service_pb2.RepositoryIndexResponse:
         if request.repository_name:
-            raise Unsupported("'repository_name' specification is not supported")
+            raise Unsupported(REPOSITORY_NAME)
         found = description.index(self.models, ready_only=request.ready)
         return service_pb2.RepositoryIndexResponse(models=[each for each in found.models if sees(rpc, each.name)])
 

@@ -30,10 +30,11 @@ from headrace.core.routing import Shadow
 from headrace.core.tensors import ModelSpec
 from headrace.errors import BrokenContract, DeadlinePassed, HeadraceError, NotServing, Overloaded
 from headrace.gateway.dispatch import Dispatcher
-from headrace.gateway.lane import ROW_ERRORS, Lane, check_size
+from headrace.gateway.lane import Lane
 from headrace.gateway.link import Flight, ReplicaLink, Sender
 from headrace.gateway.pairs import Notes, Side, is_evidence
 from headrace.gateway.pressure import Pressure
+from headrace.gateway.settling import ROW_ERRORS, check_size
 from headrace.gateway.shedding import Shedding
 from headrace.telemetry import context
 from headrace.v1 import replica_pb2

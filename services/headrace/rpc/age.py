@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from headrace.rpc import frames
 
 if TYPE_CHECKING:
-    from headrace.rpc.server import ServerConnection
+    from headrace.rpc.calls import ServerConnection
 
 JITTER: Final = 0.1
 """Connections that were made together do not come again together."""

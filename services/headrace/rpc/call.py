@@ -15,7 +15,7 @@ from headrace.rpc.messages import Asked, Failure, Metadata, Reader
 from headrace.rpc.methods import Method, TurnedAway
 
 if TYPE_CHECKING:
-    from headrace.rpc.server import ServerConnection
+    from headrace.rpc.calls import ServerConnection
 
 
 class Call(Stream):

@@ -35,4 +35,4 @@ def _seeds() -> list[bytes]:
     return [b"\x01\x05" + session for session in sessions]
 
 
-TARGET: Final = Target(_seeds(), check, ("headrace.rpc.connection", "headrace.rpc.server", "headrace.rpc.messages"))
+TARGET: Final = Target(_seeds(), check, ("headrace.rpc.connection", "headrace.rpc.calls", "headrace.rpc.messages"))

@@ -57,7 +57,9 @@ class Adder:
         self.go.set()
         self.fail_on: set[int] = set()
 
-    async def ask(self, name: int | str, x: int, *, start: bool = False, end: bool = False, **more: Any) -> int:
+    async def ask(
+        self, name: int | str, x: int, *, start: bool = False, end: bool = False, caller: str = "", **more: Any
+    ) -> int:
         question = inference(x, **more)
 
         async def score() -> Answer:
@@ -74,7 +76,7 @@ class Adder:
             assert not question.compared
             return Answer([pack(total), bytes(16)], 1, 1, 0)
 
-        answer = await self.sequences.score(SequenceStep(name, start, end), question, ["x"], score)
+        answer = await self.sequences.score(SequenceStep(name, start, end, caller), question, ["x"], score)
         return int(struct.unpack("<q", answer.columns[0])[0])
 
     def later(self, *args: Any, **kwargs: Any) -> asyncio.Task[int]:
@@ -96,6 +98,18 @@ async def turns(count: int = 5) -> None:
 
 def test_state_is_what_an_optional_input_and_an_output_share() -> None:
     assert SPEC.carried == ((2, 0),)
+
+
+def test_two_callers_who_use_one_name_have_two_sequences() -> None:
+    async def body(adder: Adder) -> Any:
+        await adder.ask(7, 1, start=True, caller="checkout")
+        await adder.ask(7, 10, start=True, caller="terminals")
+        going_on = await adder.ask(7, 2, caller="checkout"), await adder.ask(7, 20, caller="terminals")
+        with pytest.raises(InvalidInference, match=START):
+            await adder.ask(7, 3, caller="somebody else")
+        return going_on
+
+    assert with_adder(body) == (3, 30)
 
 
 steps = st.lists(st.tuples(st.sampled_from([1, 2, "1", "b"]), st.integers(-9, 9), st.booleans()), max_size=40)
