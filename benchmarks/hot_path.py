@@ -31,10 +31,9 @@ from headrace import config
 from headrace.client import request
 from headrace.core.clock import MonotonicClock
 from headrace.credentials import NOBODY
-from headrace.gateway import codec, dispatch, servicer
+from headrace.gateway import codec, dispatch, lane, servicer
 from headrace.gateway.admission import Admission
 from headrace.gateway.idempotency import Repeats
-from headrace.gateway.lane import Lane
 from headrace.gateway.link import ReplicaLink, Sender
 from headrace.gateway.model_control import ModelControl
 from headrace.gateway.models import Models
@@ -57,7 +56,7 @@ STEPS = (
     ("encode", servicer, "encode"),
     ("pack, message", dispatch, "pack"),
     ("pack, message", dispatch.Dispatcher, "_message"),
-    ("settle", Lane, "_settle"),
+    ("settle", lane, "settle"),
     ("observe", Observer, "begin"),
     ("observe", Observer, "batch"),
     ("observe", Observer, "succeeded"),

@@ -35,6 +35,7 @@ METHOD = "inference.GRPCInferenceService/ModelInfer"
 class Call:
     """As much of a gRPC context as the observer asks of it."""
 
+    caller = meter = None
     metadata = (("user-agent", "x"), ("traceparent", header(b"t" * 16, 5, sampled=True)))
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
