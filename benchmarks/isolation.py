@@ -1,9 +1,10 @@
 """What a shadow costs the payments beside it: a hostile challenger at 40 % of capacity, a healthy one at 120 %.
 
-    python benchmarks/isolation.py [--rounds 3] [--kinds hang crash …]
+    python benchmarks/isolation.py [--rounds 3] [--kinds hang crash …] [--processors 0.25]
 
 fraud-tx, open loop, one primary replica, deadlines of 50 ms, everything traced. The challenger is a replica of its own
-with all requests copied to it (share 1), niced and limited in memory as a shadow should be on a machine it shares.
+with all requests copied to it (share 1), niced and limited in memory as a shadow should be on a machine it shares;
+with --processors also in the processor, as a pod's limit does it (root alone may).
 Rounds alternate without and with the experiment while both processes live; ratios are of a round's two halves.
 Writes build/bench/isolation.json and prints the table of docs/experiments.md.
 """
@@ -15,7 +16,9 @@ import asyncio
 import contextlib
 import json
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ import hostile
 import machine
 import numpy as np
 from grpc import aio
+from processor_limit import limited
 from rich.console import Console
 from rich.table import Table
 
@@ -45,6 +49,8 @@ MODERATE, OVERLOAD = 0.4, 1.2
 MEMORY_BYTES = 2 * 2**30
 """Of a challenger's data, its share of torch included."""
 RESTART_S = 1.0
+READY_S = 120.0
+COUNTED = ("sampled", "pairs", "errors")
 BARS = {MODERATE: (0.97, 1.15), OVERLOAD: (0.95, None)}
 """Goodput at least, p99 at most, both as ratios to the primary alone."""
 
@@ -52,8 +58,8 @@ BARS = {MODERATE: (0.97, 1.15), OVERLOAD: (0.95, None)}
 class Challenger:
     """A replica process that gets what processor time is left, limited in memory, and started again when it dies."""
 
-    def __init__(self, directory: Path, cluster: Cluster) -> None:
-        limits = ["chrt", "--idle", "0", "nice", "-n", "19", "prlimit", f"--data={MEMORY_BYTES}"]
+    def __init__(self, directory: Path, cluster: Cluster, held: Sequence[str]) -> None:
+        limits = [*held, "chrt", "--idle", "0", "nice", "-n", "19", "prlimit", f"--data={MEMORY_BYTES}"]
         replica = [sys.executable, "-m", "headrace", "replica", "--model-dir", str(directory)]
         self._command = [*limits, *replica, "--control", cluster.control_address, "--config", str(cluster.config_file)]
         self._process: asyncio.subprocess.Process | None = None
@@ -91,7 +97,7 @@ class Experiments:
 
     async def wait_ready(self) -> None:
         """Until the challenger has registered as ready."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(READY_S):
             while True:
                 snapshot = await self._control.Describe(control_pb2.DescribeRequest())
                 if any(r.spec.version == "2" and r.state == control_pb2.REPLICA_STATE_READY for r in snapshot.replicas):
@@ -116,6 +122,58 @@ class Experiments:
         return figures
 
 
+@dataclass(frozen=True)
+class Bench:
+    """A cluster under measurement, and what it takes."""
+
+    cluster: Cluster
+    experiments: Experiments
+    questions: Path
+    capacity_rps: float
+
+    async def kind(self, kind: str, rounds: int, held: Sequence[str]) -> dict[str, Any]:
+        """Every round with one challenger, which lives as long."""
+        challenger = Challenger(hostile.write(OUT / "hostile", kind), self.cluster, held)
+        factor = OVERLOAD if kind == hostile.HEALTHY else MODERATE
+        seen: Counter[str] = Counter()
+        drops: Counter[str] = Counter()
+        async with challenger.running():
+            found = [await self._round(kind, factor, number, seen, drops) for number in range(rounds)]
+        about = {"kind": kind, "factor": factor, "capacity_rps": self.capacity_rps, "deaths": challenger.deaths}
+        return {**about, "rounds": found, **{name: seen[name] for name in COUNTED}, "drops": drops}
+
+    async def _round(
+        self, kind: str, factor: float, number: int, seen: Counter[str], drops: Counter[str]
+    ) -> dict[str, Any]:
+        """Both halves, in turns the one and the other first."""
+        halves = {}
+        for way in ("alone", "shadowed") if number % 2 else ("shadowed", "alone"):
+            if way == "alone":
+                halves[way] = await self._half(factor, number)
+                continue
+            name = f"{kind}-{number}"
+            await self.experiments.begin(name)
+            halves[way] = await self._half(factor, number)
+            figures = await self.experiments.end(name)
+            seen.update(sampled=figures.sampled, pairs=figures.pairs, errors=figures.challenger_errors.events)
+            drops.update(figures.drops)
+        return halves
+
+    async def _half(self, factor: float, seed: int) -> dict[str, Any]:
+        before = await spent(self.cluster)
+        found = await driving.open_loop(
+            self.cluster.address,
+            self.questions,
+            factor * self.capacity_rps,
+            SECONDS,
+            warm_up=WARM_UP_S,
+            deadline_ms=capacity.DEADLINE_MS,
+            seed=seed,
+        )
+        after = await spent(self.cluster)
+        return {**found, "cpu_s": {name: round(after[name] - before.get(name, 0.0), 2) for name in after}}
+
+
 async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     questions = await asyncio.to_thread(asking.payments_of_64)
     with clusters.settings("local", MODEL) as settings:
@@ -123,57 +181,12 @@ async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             rate = (await capacity.find(cluster.address, questions)).capacity_rps
             # A breach would end the experiment that is being measured: here it may go on.
             experiments = Experiments(channel, experiments_pb2.Gates(min_coverage=0.0))
-            results = []
-            for kind in options.kinds:
-                results.append(await one_kind(kind, cluster, experiments, questions, rate, options))
-                (OUT / "isolation.json").write_text(json.dumps(results, indent=1))
+            bench, results = Bench(cluster, experiments, questions, rate), []
+            with limited(options.processors) if options.processors else contextlib.nullcontext(()) as held:
+                for kind in options.kinds:
+                    results.append(await bench.kind(kind, options.rounds, held))
+                    (OUT / "isolation.json").write_text(json.dumps(results, indent=1))
             return results
-
-
-async def one_kind(
-    kind: str, cluster: Cluster, experiments: Experiments, questions: Path, capacity_rps: float, options: Any
-) -> dict[str, Any]:
-    factor = OVERLOAD if kind == hostile.HEALTHY else MODERATE
-    challenger = Challenger(hostile.write(OUT / "hostile", kind), cluster)
-    rounds: list[dict[str, Any]] = []
-    sums = {"sampled": 0, "pairs": 0, "errors": 0}
-    drops: dict[str, int] = {}
-    async with challenger.running():
-        for number in range(options.rounds):
-            halves = {}
-            for way in ("alone", "shadowed") if number % 2 else ("shadowed", "alone"):
-                name = f"{kind}-{number}"
-                if way == "shadowed":
-                    await experiments.begin(name)
-                before = await spent(cluster)
-                halves[way] = await driving.open_loop(
-                    cluster.address,
-                    questions,
-                    factor * capacity_rps,
-                    SECONDS,
-                    warm_up=WARM_UP_S,
-                    deadline_ms=capacity.DEADLINE_MS,
-                    seed=number,
-                )
-                after = await spent(cluster)
-                halves[way]["cpu_s"] = {name: round(after[name] - before.get(name, 0.0), 2) for name in after}
-                if way == "shadowed":
-                    figures = await experiments.end(name)
-                    sums["sampled"] += figures.sampled
-                    sums["pairs"] += figures.pairs
-                    sums["errors"] += figures.challenger_errors.events
-                    for cause, rows in figures.drops.items():
-                        drops[cause] = drops.get(cause, 0) + rows
-            rounds.append(halves)
-    return {
-        "kind": kind,
-        "factor": factor,
-        "capacity_rps": capacity_rps,
-        "rounds": rounds,
-        **sums,
-        "drops": drops,
-        "deaths": challenger.deaths,
-    }
 
 
 async def spent(cluster: Cluster) -> dict[str, float]:
@@ -213,7 +226,7 @@ def show(results: Sequence[Mapping[str, Any]]) -> None:
             _spread(ratios(found, "goodput_rps")),
             _spread(ratios(found, "p99_ms")),
             str(faults(found)),
-            *(f"{found[name]:,}" for name in ("sampled", "pairs", "errors")),
+            *(f"{found[name]:,}" for name in COUNTED),
             dropped,
             "met" if met(found) else "missed",
         )
@@ -229,6 +242,7 @@ def main() -> None:
     kinds = (*hostile.HOSTILE, hostile.HEALTHY)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--kinds", nargs="*", default=kinds, choices=kinds)
+    parser.add_argument("--processors", type=float, help="what the challenger may use of one")
     options = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     results = asyncio.run(measure(options))

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import http2
 import pytest
+from google.protobuf.message import Message
 from grpc import aio
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests import processes
@@ -17,6 +18,7 @@ from tests.faults.bounds import BOUNDS
 from tests.faults.load import DEADLINE_S, Load
 from tests.faults.network import MAY_DROP, connected, dropped
 from tests.faults.rig import Rig, report
+from tritonclient.grpc import service_pb2_grpc
 
 from headrace.client import request
 
@@ -44,19 +46,22 @@ def unread_calls(target: str) -> list[http2.Connection]:
 
 @contextlib.asynccontextmanager
 async def unread_streams(target: str) -> AsyncIterator[None]:
-    """Streams on which much is asked: some 20 KiB an answer, none of which is read."""
-    question = reflection_pb2.ServerReflectionRequest(file_containing_symbol=SYMBOL)
+    """Streams on which much is asked and nothing is read: schemas of some 20 KiB, and inferences."""
+    schema = reflection_pb2.ServerReflectionRequest(file_containing_symbol=SYMBOL)
+    inference = request(patient.NAME, patient.columns(1))
     async with aio.insecure_channel(target, (("grpc.use_local_subchannel_pool", 1),)) as channel:
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-        calls = [stub.ServerReflectionInfo() for _ in range(STREAMS)]
+        schemas = [reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo() for _ in range(STREAMS)]
+        inferences = [service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer() for _ in range(STREAMS)]
 
-        async def ask(call: aio.StreamStreamCall) -> None:
+        async def ask(call: aio.StreamStreamCall, question: Message) -> None:
             for _ in range(QUESTIONS):
                 await call.write(question)
 
-        writing = [asyncio.create_task(ask(call)) for call in calls]
+        writing = [asyncio.create_task(ask(call, schema)) for call in schemas]
+        writing += [asyncio.create_task(ask(call, inference)) for call in inferences]
         try:
-            assert (await calls[0].read()).file_descriptor_response.file_descriptor_proto
+            assert (await schemas[0].read()).file_descriptor_response.file_descriptor_proto
+            assert (await inferences[0].read()).infer_response.raw_output_contents
             yield
         finally:
             for task in writing:
