@@ -74,7 +74,7 @@ chart-tools: $(RUN) ## Fetch helm 4, helm 3 and kubectl for the tests of the cha
 	@$(BIN)/python tests/helm/tools.py $(TOOLS)
 
 chart-test: chart-tools ## Run every test of the chart: hundreds of values, both helms, installs (HEADRACE_CRD_DIR: schemas of the CRDs)
-	@$(BIN)/python -m pytest tests/helm -m ''
+	@$(BIN)/python -m pytest tests/helm tests/cluster/test_chart_serve.py -m ''
 
 chart-docs: $(RUN) ## Regenerate the table in helm/headrace/README.md from the comments of values.yaml
 	@$(BIN)/python -m tests.helm.readme

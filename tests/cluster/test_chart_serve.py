@@ -33,7 +33,7 @@ from headrace.config import Settings
 from headrace.serving import serve_config
 from headrace.v1 import control_pb2, control_pb2_grpc
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.chart, pytest.mark.cluster, pytest.mark.timeout(500)]
 NODE = Path(__file__).with_name("node.py")
 PAYMENT = {"event_id": "p", "ts": "2026-03-01T12:00:00Z", "card_id": "c", "merchant_id": "m", "amount": 1.0}
 PAYMENT |= {"currency": "EUR", "mcc": 5411, "country": "FR", "channel": "chip"}

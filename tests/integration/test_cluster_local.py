@@ -36,14 +36,14 @@ SHIPPED = REPOSITORY / "fraud-tx" / "1"
 Run = Callable[..., Any]
 
 
-def local(tmp_path: Path, root: Path, **flags: Any) -> Cluster:
+def local(tmp_path: Path, root: Path, *models: str, **flags: Any) -> Cluster:
     free = {"gateway__port": 0, "gateway__metrics_port": 0, "control__port": 0, "control__ledger": ":memory:"}
     chosen = config.load(
         None,
         {},
         engine="local",
         model_dirs=[root / "benchmarks" / "repository"],
-        only=["fraud-tx", "w1-encoder", "w2-ragged"],
+        only=list(models),
         telemetry__trace_dir=tmp_path / "traces",
         telemetry__log_level="ERROR",
         **(free | flags),
@@ -83,7 +83,7 @@ def test_every_client_people_have_scores_through_the_gateway(run: Run, tmp_path:
         return found
 
     async def main() -> tuple[list[float], list[Any]]:
-        async with local(tmp_path, root) as cluster:
+        async with local(tmp_path, root, "fraud-tx", "w1-encoder") as cluster:
             found = await asyncio.to_thread(blocking, cluster.address)
             async with triton_aio.InferenceServerClient(cluster.address) as client:
                 result = await client.infer("w1-encoder", tensor(triton_aio))
@@ -126,7 +126,7 @@ def test_golden_payments_get_their_golden_scores_whatever_rides_along(run: Run, 
         return request("fraud-tx", columns)
 
     async def main() -> list[float]:
-        async with local(tmp_path, root) as cluster, aio.insecure_channel(cluster.address) as channel:
+        async with local(tmp_path, root, "fraud-tx") as cluster, aio.insecure_channel(cluster.address) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             answers = await asyncio.gather(*(stub.ModelInfer(row(i), timeout=20) for i in range(len(outputs["p"]))))
             return [np.frombuffer(answer.raw_output_contents[0], "<f4")[0] for answer in answers]
@@ -139,7 +139,7 @@ def test_one_inferences_trace_is_whole_and_its_batch_names_every_member(run: Run
     callers = [f"{i:032x}" for i in range(1, 33)]
 
     async def main() -> None:
-        async with local(tmp_path, root) as cluster, aio.insecure_channel(cluster.address) as channel:
+        async with local(tmp_path, root, "w1-encoder") as cluster, aio.insecure_channel(cluster.address) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             message = request("w1-encoder", {"events": inputs[:1]})
             await asyncio.gather(
@@ -181,7 +181,7 @@ def test_killed_stopped_and_without_control_under_load_no_caller_notices(
     """Two replicas; one killed, then one stopped, then control killed for a while. Everything mends itself."""
 
     async def main() -> tuple[Counter[str], float, dict[str, float]]:
-        async with local(tmp_path, root, models={"w1-encoder": {"replicas": 2}}) as cluster:
+        async with local(tmp_path, root, "w1-encoder", models={"w1-encoder": {"replicas": 2}}) as cluster:
             load = Load(cluster.address, root)
             loading = asyncio.create_task(load.run())
             times = {}

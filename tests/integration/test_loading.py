@@ -22,7 +22,7 @@ from headrace import config
 from headrace.cluster import Cluster
 from headrace.serving.deploy import LocalDeployer
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.upgrades
 Run = Callable[..., Any]
 SUPERVISED_S = 1.5
 """A supervisor would have started a lost child again by then: the check's period and the first back-off."""

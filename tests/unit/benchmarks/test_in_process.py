@@ -1,4 +1,4 @@
-"""What the gateway's own Python costs is measured on the gateway itself, through stand-ins: they must keep up with it."""
+"""What the gateway's own Python costs is measured on the gateway itself, through stand-ins that keep up with it."""
 
 from __future__ import annotations
 
