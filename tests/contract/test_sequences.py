@@ -182,6 +182,34 @@ def test_a_sequence_that_finds_no_slot_in_time_is_told_so(
     assert error.details().endswith(NO_SLOT)
 
 
+@pytest.mark.parametrize("started", [True, False])
+def test_who_holds_a_slot_waits_as_long_as_it_takes_whatever_its_timeout_says(
+    run: Run,
+    tmp_path: Path,
+    started: bool,  # noqa: FBT001
+) -> None:
+    hurried = ask(2, 1, start=not started)
+    hurried.parameters["timeout"].int64_param = 20_000
+
+    async def body(it: Opened) -> Any:
+        if started:
+            await told(it, ask(1, 1, start=True))
+        it.replica.hanging.set()
+        before, sent = [], len(it.replica.batches)
+        for count in (1, 2):  # one runs, one is staged
+            before.append(asyncio.ensure_future(it.stub.ModelInfer(ask(1, 0))))
+            while len(it.replica.batches) < sent + count:
+                await asyncio.sleep(0.01)
+        asked = asyncio.ensure_future(it.stub.ModelInfer(hurried))
+        await asyncio.sleep(0.2)
+        waits = not asked.done()
+        it.replica.hanging.clear()
+        await asyncio.gather(*before)
+        return waits, value(await asked)
+
+    assert run_with(run, tmp_path, body) == (True, 3.0 if started else 2.0)
+
+
 def test_a_sequence_that_rests_for_too_long_is_forgotten(run: Run, tmp_path: Path) -> None:
     async def body(it: Opened) -> Any:
         await told(it, ask(1, start=True))
@@ -249,6 +277,18 @@ def test_a_sequence_in_one_stream_needs_no_waiting_for_answers(run: Run, tmp_pat
         return [value(answer.infer_response) for answer in await converse(it.stub, messages)]
 
     assert with_teller(run, tmp_path, body) == [float(place + 1) for place in range(10) for _ in range(2)]
+
+
+@pytest.mark.parametrize("keyed", [{0, 2, 4}, {1, 3}, {0}], ids=str)
+def test_requests_with_and_without_a_key_keep_their_order(run: Run, tmp_path: Path, keyed: set[int]) -> None:
+    messages = [ask(10**place, start=not place, end=place == 4) for place in range(5)]
+    for place in keyed:
+        messages[place].parameters["headrace_idempotency_key"].string_param = f"try-{place}"
+
+    async def body(it: Opened) -> list[float]:
+        return [value(answer.infer_response) for answer in await converse(it.stub, messages)]
+
+    assert with_teller(run, tmp_path, body) == [1.0, 11.0, 111.0, 1111.0, 11111.0]
 
 
 def test_who_is_behind_one_that_fails_in_a_stream_is_told(run: Run, tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ class LaneSequences:
         self._clock = clock
         self._held: dict[Key, Sequence] = {}
         """By whose they are, and id; those at rest in the order in which they will have rested for too long."""
+        self._ending: dict[Key, Sequence] = {}
+        """Those whose END has come and not been answered: nobody else joins them, and one that fails ends nothing."""
         self._slots = 0
         self._backlog: deque[Place] = deque()
         self._reaper: asyncio.TimerHandle | None = None
@@ -84,6 +86,7 @@ class LaneSequences:
                 await self._wait(place, inference.deadline, TOO_LATE)
             if step.start:
                 await self._take_slot(sequence, inference)
+            inference.timeout_s = 0.0  # of the wait for a slot; who holds one waits as long as it takes, as in Triton
             for position, column in sequence.columns.items():
                 inference.columns[position] = column
             inference.compared = False  # another version has states of its own: it can't go on from this one's
@@ -114,8 +117,9 @@ class LaneSequences:
         found, place = self._get(step.key), None
         if step.start:
             if found is not None:
-                log.info("a sequence of model '%s' begins anew before its end", self._spec.name)
+                log.debug("a sequence of model '%s' begins anew before its end", self._spec.name)
                 self._forget(step.key, found)
+            self._ending.pop(step.key, None)
             found = self._held[step.key] = Sequence()
         elif found is None:
             raise InvalidInference(
@@ -128,6 +132,7 @@ class LaneSequences:
         found.busy = True
         if step.end:
             self._forget(step.key, found)
+            self._ending[step.key] = found
         return found, place
 
     def _leave(self, key: Key, sequence: Sequence) -> None:
@@ -136,6 +141,7 @@ class LaneSequences:
             return
         sequence.busy = False
         if sequence.over:
+            self._drop_ending(key, sequence)
             self._give_up_slot(sequence)
             return
         self._held[key] = self._held.pop(key)
@@ -144,12 +150,29 @@ class LaneSequences:
 
     def _failed(self, step: SequenceStep, sequence: Sequence, place: Place | None, error: BaseException) -> None:
         if place is not None and not _granted(place):
-            self._turn_away(step, _cut(sequence.line, place), error)
+            if cut := _cut(sequence.line, place):
+                self._turn_away(step, cut, error)
+                self._reopen(step.key, sequence)
             return
         self._turn_away(step, _cut(sequence.line), error)
-        if step.start and not sequence.over:
+        if not step.start:
+            self._reopen(step.key, sequence)
+        elif not sequence.over:
             self._forget(step.key, sequence)
         self._leave(step.key, sequence)
+
+    def _reopen(self, key: Key, sequence: Sequence) -> None:
+        """Its END, if it had come, has failed, or is behind one that has: whoever tries again goes on."""
+        if self._drop_ending(key, sequence):
+            sequence.over = False
+            self._held[key] = sequence
+
+    def _drop_ending(self, key: Key, sequence: Sequence) -> bool:
+        """Whether its END had come, and no other sequence under its name has begun since."""
+        if self._ending.get(key) is not sequence:
+            return False
+        del self._ending[key]
+        return True
 
     def _turn_away(self, step: SequenceStep, places: Iterable[Place], error: BaseException) -> None:
         """Who waits behind one that has failed."""
@@ -185,12 +208,14 @@ class LaneSequences:
         else:
             place = asyncio.get_running_loop().create_future()
             self._backlog.append(place)
-            patience = self._clock.now() + inference.timeout_s if inference.timeout_s else inference.deadline
+            patience = self._clock.now() + inference.timeout_s if inference.timeout_s > 0 else inference.deadline
             try:
                 await self._wait(place, min(patience, inference.deadline), NO_SLOT)
             except BaseException:
                 if _granted(place):
                     self._free_slot()
+                elif place in self._backlog:
+                    self._backlog.remove(place)
                 raise
         sequence.slotted = True
 

@@ -5,6 +5,7 @@ Holds no state of its own: models live in `Models`, permits in `Admission`, figu
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -87,6 +88,8 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         given = asked(request)
         version = request.model_version
         if given.sequence is not None:
+            if not given.idempotency_key:
+                await asyncio.sleep(0)  # with a key it begins a turn later, in a task of its own: they keep their order
             step = given.sequence._replace(caller=name_of(rpc))
             given = given._replace(sequence=step)
             version = version or self.sequences.version_of(request.model_name, step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import struct
 from collections import defaultdict
@@ -264,6 +265,63 @@ def test_who_waits_behind_one_that_fails_is_told_and_who_comes_later_goes_on() -
 
     assert outcomes == [(ModelFailed, "as told"), (InvalidInference, BEHIND), (InvalidInference, BEHIND)]
     assert total == 6
+
+
+@pytest.mark.parametrize("which", ["it fails", "it leaves", "one before it fails", "one before it leaves"])
+def test_an_end_that_fails_or_is_behind_one_that_does_ends_nothing(which: str) -> None:
+    async def body(adder: Adder) -> Any:
+        adder.fail_on = {100}
+        await adder.ask(7, 1, start=True)
+        adder.go.clear()
+        before = adder.later(7, 100 if which == "one before it fails" else 2)
+        end = adder.later(7, 100 if which == "it fails" else 3, end=True)
+        await turns()
+        if "leaves" in which:
+            (end if which == "it leaves" else before).cancel()
+        await turns()
+        adder.go.set()
+        outcomes = await asyncio.gather(before, end, return_exceptions=True)
+        ended = [await adder.ask(7, 10, end=True)]
+        with pytest.raises(InvalidInference, match=START):
+            await adder.ask(7, 1)
+        assert len(adder.sequences) == 0
+        return [isinstance(outcome, BaseException) for outcome in outcomes], ended
+
+    failed, ended = with_adder(body, max_sequences=1)
+
+    alone = which in ("it fails", "it leaves")
+    assert failed == [not alone, True]
+    assert ended == [13 if alone else 11]
+
+
+def test_an_end_that_fails_brings_nothing_back_of_what_a_new_beginning_has_replaced() -> None:
+    async def body(adder: Adder) -> Any:
+        adder.fail_on = {100}
+        await adder.ask(7, 1, start=True)
+        adder.go.clear()
+        end, anew = adder.later(7, 100, end=True), adder.later(7, 50, start=True)
+        await turns()
+        adder.go.set()
+        await asyncio.gather(end, return_exceptions=True)
+        return await anew, await adder.ask(7, 1)
+
+    assert with_adder(body) == (50, 51)
+
+
+def test_who_gave_up_waiting_for_a_slot_is_not_kept() -> None:
+    def futures() -> int:
+        gc.collect()
+        return sum(isinstance(one, asyncio.Future) for one in gc.get_objects())
+
+    async def body(adder: Adder) -> int:
+        await adder.ask(0, 1, start=True)
+        before = futures()
+        for name in range(1, 50):
+            with pytest.raises(DeadlinePassed):
+                await adder.ask(name, 1, start=True, wait_s=0.001)
+        return futures() - before
+
+    assert with_adder(body, max_sequences=1, max_sequence_idle_us=10_000_000) < 10
 
 
 def test_a_beginning_that_fails_is_none() -> None:
