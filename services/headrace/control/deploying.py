@@ -143,7 +143,8 @@ class Deploying:
                 await self._drained(model, drain)
             await self._order(model, pb.DEPLOY_KIND_UNLOAD, number)
         except NotServing:  # the deployer has gone and may be at it: nobody is sent there until it says what it has
-            self._said = self._shown()
+            if self._seat is None:
+                self._said = self._shown()
             raise
         finally:
             del self._drains[model]

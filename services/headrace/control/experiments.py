@@ -141,6 +141,7 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
         if self._trials.wall_us() - self._cleaned_us > HOUSE_US:
             self._cleaned_us = self._trials.wall_us()
             await _survived(self._do(self._trials.keep_house))
+        await _survived(self._publish())  # also what a caller moved who has left before it could be told
 
     async def _look_at(self, experiment: pb.Experiment) -> None:
         self._labels(experiment.id)  # not awaited: a guardrail waits for no bootstrap

@@ -204,6 +204,25 @@ def test_nobody_is_sent_back_to_a_model_whose_deployer_goes_while_it_unloads(at_
     at_a_seat(body, m=pb.MODEL_PHASE_LOADED)
 
 
+def test_a_deployer_that_is_back_while_it_unloads_says_itself_what_it_has(at_a_seat: Callable[..., Any]) -> None:
+    """The order went into a stream that had ended: nothing was unloaded."""
+
+    async def body(to: Deploying, seat: Deployer, directory: Directory) -> None:
+        seat.waits.clear()
+        unloading = asyncio.create_task(told(to.unload, "m"))
+        while not seat.orders:
+            await asyncio.sleep(0)
+        again = Deployer(to)
+        again.phases = {"m": pb.MODEL_PHASE_LOADED}
+        sitting = asyncio.create_task(again.sit())
+        assert await unloading == NotServing.__name__
+        assert shown(directory)["m"].phase == pb.MODEL_PHASE_LOADED
+        again.leave()
+        await sitting
+
+    at_a_seat(body, m=pb.MODEL_PHASE_LOADED)
+
+
 def test_what_a_deployer_fails_at_is_told_in_its_words(at_a_seat: Callable[..., Any]) -> None:
     async def body(to: Deploying, seat: Deployer, _: Directory) -> None:
         seat.fails = {"m"}

@@ -21,6 +21,7 @@ from headrace.control.discovery import Directory
 from headrace.control.experiments import MAX_ASKING, ExperimentService
 from headrace.control.labels import Labels
 from headrace.control.ledger import Ledger
+from headrace.control.traffic import Reason
 from headrace.control.trials import Trials
 from headrace.testing.clock import FakeClock
 from headrace.v1 import control_pb2, experiments_pb2_grpc
@@ -386,6 +387,38 @@ def test_an_automatic_step_waits_until_outcomes_were_looked_at_once(run: Run) ->
         return [before, service.trials.find("e").stage]
 
     assert run(main()) == [pb.STAGE_SHADOW, pb.STAGE_CANARY]
+
+
+@pytest.mark.parametrize("away", ["while it is decided", "while it is told"])
+def test_followers_hear_of_a_move_though_its_caller_leaves(run: Run, away: str) -> None:
+    """Nobody looks at an experiment that is over: what it has moved is told all the same."""
+
+    async def main() -> str:
+        service = Service()
+        service.trials.set_traffic(control_pb2.TrafficPolicy(model="n", primary_version="1"), Reason("ann", ""))
+        await service.look()
+        moving = asyncio.ensure_future(
+            service.SetTraffic(pb.SetTrafficRequest(model="n", primary_version="2", why="w"), Call())
+        )
+        if away == "while it is told":
+            while service.trials.policy("n").primary_version != "2":
+                await asyncio.sleep(0)
+        else:
+            await asyncio.sleep(0)
+        for _ in range(3):  # its call, and then the connection, with everything that runs on it
+            moving.cancel()
+            await asyncio.sleep(0)
+        await asyncio.gather(moving, return_exceptions=True)
+        asked = service.trials.policy("n").primary_version
+        await service.look()
+        told = {policy.model: policy.primary_version for policy in service.directory.snapshot("e").policies}
+        await service.close()
+        return f"{asked} {told['n']}"
+
+    asked, told = run(main()).split()
+
+    assert told == asked
+    assert away == "while it is decided" or told == "2"
 
 
 def test_labels_are_computed_anew_after_an_outcome_or_ten_minutes_with_a_rest_between() -> None:
