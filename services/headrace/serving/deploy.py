@@ -36,7 +36,7 @@ class Deployer(Protocol):
     async def load(self, model: FoundModel) -> None:
         """Have a version READY at control, whether it runs already or not.
 
-        Raises: StartupError, one line that says why it can't be; nothing of it runs then.
+        Raises: StartupError, one line that says why it can't be. Whatever is raised, nothing of it runs then.
         """
         ...
 
@@ -75,11 +75,11 @@ class LocalDeployer:
         key = model.name, model.version
         if any(child.refused for child in self._children.get(key, ())):
             await self._end(key)  # it serves no more, and nobody would start it again
-        if key not in self._children:
-            await self._start(model)
         try:
+            if key not in self._children:
+                await self._start(model)
             await self._until_ready(key)
-        except StartupError:
+        except Exception:  # also where the machine has no room for another process
             await self._end(key)
             raise
 

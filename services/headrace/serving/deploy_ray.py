@@ -47,7 +47,7 @@ class RayDeployer:
             return
         try:
             await self.deploy([model])
-        except StartupError:
+        except Exception:
             await self._end(_name(model))  # Serve would keep it, and try again
             raise
 
@@ -63,9 +63,11 @@ class RayDeployer:
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     async def _end(self, name: str) -> None:
-        """Every replica of it drains, and Serve forgets it."""
-        await asyncio.to_thread(self._delete, name)
-        self._names.remove(name)
+        """Every replica of it drains, and Serve forgets it. Where that fails, the next load begins it anew."""
+        try:
+            await asyncio.to_thread(self._delete, name)
+        finally:
+            self._names.remove(name)
 
     def _start_ray(self) -> None:
         for name, value in serve_config.ENVIRONMENT.items():

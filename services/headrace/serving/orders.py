@@ -28,6 +28,7 @@ from headrace.v1 import control_pb2_grpc
 
 log = logging.getLogger(__name__)
 
+OWN_ERROR: Final = "an error of the deployer's own, its log has it"
 BACKOFF_S: Final = 0.2
 MAX_SENTENCE: Final = 2000
 Key = tuple[str, str]
@@ -110,7 +111,7 @@ class Orders:
             failure = str(error)
         except Exception:  # whoever asked must hear something
             log.exception("an order was lost to an error of ours")
-            failure = f"failed to load or unload '{order.model}': an error of the deployer's own, its log has it"
+            failure = f"failed to load or unload '{order.model}': {OWN_ERROR}"
         self._say(order.act, failure[:MAX_SENTENCE])
 
     async def _load(self, model: str) -> None:
@@ -148,9 +149,9 @@ class Orders:
             self._change(key, pb.MODEL_PHASE_LOADING)
         try:
             await self._deployer.load(found)
-        except StartupError as error:
+        except Exception as error:
             self._digests.pop(key, None)
-            self._change(key, pb.MODEL_PHASE_FAILED, str(error))
+            self._change(key, pb.MODEL_PHASE_FAILED, str(error) if isinstance(error, StartupError) else OWN_ERROR)
             raise
         self._digests[key] = found.spec.digest
         self._change(key, pb.MODEL_PHASE_LOADED)
