@@ -111,6 +111,34 @@ def test_a_hung_replica_is_evicted_and_its_batches_are_answered_elsewhere(run: R
     assert slowest_s < 2.5
 
 
+def test_a_hung_replica_whose_callers_could_not_wait_is_no_error_of_ours(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They were told at their deadlines: nobody is on board when the batch is given up."""
+
+    async def main() -> tuple[Counter[str], int]:
+        async with FakeReplica() as first, FakeReplica() as second:
+            async with running_gateway(tmp_path, [first, second]) as (gateway, _):
+                async with Callers(gateway.port) as callers:
+                    await callers.until_more(300)  # what batches cost is learnt
+                async with Callers(gateway.port, timeout_s=0.1) as hurried:
+                    first.hanging.set()
+                    (lane,) = gateway.models.lanes()
+                    (link,) = [one for one in lane.dispatcher.links if one.replica_id == first.replica_id]
+                    while link.usable:
+                        await asyncio.sleep(0.01)
+                    await hurried.until_more(100)
+                    first.hanging.clear()
+            return hurried.results, lane.dispatcher.retries
+
+    results, retries = run(main())
+
+    assert results["right"] >= 100
+    assert set(results) <= {"right", "UNAVAILABLE", "DEADLINE_EXCEEDED"}
+    assert retries == 0
+    assert "error of ours" not in caplog.text
+
+
 def test_an_evicted_replica_that_answers_again_is_used_again(run: Run, tmp_path: Path) -> None:
     async def main() -> tuple[int, Counter[str]]:
         async with FakeReplica() as first, FakeReplica() as second:

@@ -72,6 +72,8 @@ def pack(batch: Batch) -> Packed:
 
     The values are looked at here, a whole column at once, because it costs a fraction of looking at each request.
     """
+    if not batch.riders:  # they have all left
+        return Packed([], [])
     packed = _join(batch.spec, [rider.inference for rider in batch.riders])
     if batch.spec.checked_inputs and (bad := _find_bad_rows(batch.spec, packed)):
         _refuse(batch, bad)

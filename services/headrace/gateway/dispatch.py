@@ -265,6 +265,9 @@ class Dispatcher:
                 raise Overloaded("the replica's queue is full") from error
             if not again:
                 raise BackendLost("the replica was lost") from error
+            batch.drop_departed()
+            if not batch.riders:
+                return replica_pb2.PackedAnswer()
             if not self._budget.spend():
                 raise BackendLost("the replica was lost, and too many others were lately") from error
         self.retries += 1
