@@ -39,6 +39,7 @@ PATIENCE_S: Final = 20.0
 """A payment that has no answer by then is given up: lost business."""
 UNSAID_S: Final = 1.0
 """An attempt of which nothing is heard for so long past its deadline is lost; it is made again all the same."""
+UNHEARD: Final = "nothing"
 BACKOFF_S: Final = (0.05, 0.1, 0.2, 0.4, 0.8)
 CONNECT_AGAIN_S: Final = 0.05
 REFUSED_STREAM: Final = b"reset 7"
@@ -138,6 +139,8 @@ class Generator:
         self._open = 0
         self.payments: list[Payment] = []
         self.lost_attempts = 0
+        self.late_s = 0.0
+        """By how much the latest payment was asked about too late, for the first time: this process's own doing."""
 
     def run(self, times_s: Sequence[float]) -> float:
         """Returns: the start, on `perf_counter`."""
@@ -151,8 +154,8 @@ class Generator:
                     self._arrive(coming.popleft(), now)
                 while self._due and self._due[0][0] <= now:
                     self._attempt(heapq.heappop(self._due)[1], now)
-                self._give_up_what_is_overdue(now)
-                self._wait(coming[0] if coming else now + MAX_WAIT_S)
+                if not self._wait(coming[0] if coming else now + MAX_WAIT_S):  # what lies there unread is not lost
+                    self._give_up_what_is_overdue(now)
         finally:
             self._pool.close()
         return start
@@ -160,6 +163,7 @@ class Generator:
     def _arrive(self, intended_s: float, now: float) -> None:
         number = len(self.payments)
         self.payments.append(Payment(number * STRIDE % len(self._requests), intended_s))
+        self.late_s = max(self.late_s, now - intended_s)
         self._open += 1
         self._attempt(number, now)
 
@@ -204,10 +208,11 @@ class Generator:
             if self._of.pop(attempt, None) is not None:
                 self.lost_attempts += 1
                 self.payments[number].current = -1
-                self.payments[number].said.append("nothing")
+                self.payments[number].said.append(UNHEARD)
                 self._ask_again(number)
 
-    def _wait(self, until_s: float) -> None:
+    def _wait(self, until_s: float) -> bool:
+        """Write and read until something is due. Whether anything was there to be read."""
         living = [one for one in self._pool.connections if not one.lost]
         for one in living:
             if one.wants_to_write:
@@ -217,6 +222,7 @@ class Generator:
         readable, _, _ = select.select(living, writers, [], max(0.0, min(due_s, MAX_WAIT_S)))
         for one in readable:
             one.read()
+        return bool(readable)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -226,7 +232,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     gc.collect()
     gc.disable()  # a collection over all that is kept would make later requests late
     start = generator.run(times.tolist())
-    return summary(generator.payments, generator.lost_attempts, questions, start, options.seconds)
+    found = summary(generator.payments, generator.lost_attempts, questions, start, options.seconds)
+    return {**found, "late_ms": round(generator.late_s * 1e3, 3)}
 
 
 def summary(
@@ -238,6 +245,7 @@ def summary(
     intended = np.array([p.intended_s for p in payments]) - start_s
     took_ms = (np.array([p.ended_s for p in payments]) - start_s - intended) * 1e3
     refused = np.array([len(p.said) for p in payments])
+    unheard = np.array([p.said.count(UNHEARD) for p in payments])
     second = np.minimum(intended.astype(int), int(np.ceil(seconds)) - 1)
     told = Counter(words for p in payments for words in p.said)
     return {
@@ -255,6 +263,7 @@ def summary(
             {
                 "answered": int((mine := right & (second == each)).sum()),
                 "refused": int(refused[second == each].sum()),
+                "unheard": int(unheard[second == each].sum()),
                 "p50_ms": _rank(took_ms[mine], 50),
                 "p99_ms": _rank(took_ms[mine], 99),
             }

@@ -65,6 +65,8 @@ class Seen:
     told: Counter[str] = field(default_factory=Counter)
     seconds: list[dict[str, Any]] = field(default_factory=list)
     slowest_ms: float = 0.0
+    late_ms: float = 0.0
+    """By how much the load generator itself was late at most."""
     faults: list[Fault] = field(default_factory=list)
     collected_bytes: int = 0
 
@@ -134,6 +136,7 @@ async def _load(cluster: Cluster, questions: Path, seen: Seen, seconds: float) -
 def _take_in(seen: Seen, found: Mapping[str, Any], at_s: float) -> None:
     seen.counts.update({name: found[name] for name in ("payments", "right", "asked_again", *LOST)})
     seen.told.update(found["told"])
+    seen.late_ms = max(seen.late_ms, found["late_ms"])
     seen.slowest_ms = max(seen.slowest_ms, found["slowest_ms"] or 0.0)
     seen.seconds += [{"at_s": at_s + place, **second} for place, second in enumerate(found["by_second"])]
 
@@ -221,6 +224,7 @@ def verdict(seen: Seen, warm_up_s: float) -> dict[str, Any]:
         "counts": dict(seen.counts),
         "told": dict(seen.told.most_common(12)),
         "slowest_ms": seen.slowest_ms,
+        "generator_late_ms": seen.late_ms,
         "latency": ranks,
         "memory": grown,
         "memory_bar_percent": MEMORY_BAR_PERCENT,
@@ -250,7 +254,10 @@ def show(found: Mapping[str, Any]) -> None:
     console = Console()
     console.print(table, faults)
     console.print(f"capacity {found['capacity_rps']:,.0f}/s, offered {found['offered_rps']:,.0f}/s")
-    console.print(found["counts"], f"slowest {found['slowest_ms'] / 1e3:.2f} s", found["latency"], found["told"])
+    console.print(found["counts"], found["latency"], found["told"])
+    console.print(
+        f"slowest {found['slowest_ms'] / 1e3:.2f} s, generator late by {found['generator_late_ms'] / 1e3:.2f} s at most"
+    )
     said = "[green]passed[/]" if found["passed"] else "[red]missed[/]"
     console.print(f"every payment answered rightly, memory and latency flat: {said}")
 

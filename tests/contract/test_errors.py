@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.oip import Run, Stub, ask, error_of, told, value, with_gateway
+from tests.oip import Run, Stub, ask, columns, error_of, told, value, with_gateway
 from tritonclient.grpc import service_pb2
 
+from headrace.client import request
 from headrace.gateway.server import Gateway
 from headrace.testing.replica import ECHO_SPEC, FakeReplica
 from headrace.v1 import control_pb2
@@ -338,6 +339,25 @@ def test_a_bad_request_is_told_what_is_wrong_and_harms_nobody(
     assert sentence in details
     assert details.startswith("[request id: <id_unknown>] ")
     assert answers == [[13.0]] * 3
+
+
+def test_a_request_has_no_more_rows_than_the_settings_let_a_batch_have(run: Run, tmp_path: Path) -> None:
+    """And ModelConfig says so: whoever keeps to `max_batch_size` is never refused for its size."""
+
+    async def body(stub: Stub, *_: Any) -> Any:
+        config = await stub.ModelConfig(service_pb2.ModelConfigRequest(name="echo"))
+        most = config.config.max_batch_size
+        fits, one_more = (request("echo", columns(rows=rows)) for rows in (most, most + 1))
+        return most, await stub.ModelInfer(fits), await error_of(stub.ModelInfer(one_more))
+
+    most, answer, error = with_gateway(run, tmp_path, body, models={"echo": {"batching": {"max_rows": 3}}})
+
+    assert most == 3
+    assert value(answer) == [13.0] * 3
+    assert told(error) == (
+        INVALID,
+        "[request id: <id_unknown>] inference request batch-size must be <= 3 for 'echo'",
+    )
 
 
 def test_the_callers_own_id_opens_the_sentence(run: Run, tmp_path: Path) -> None:

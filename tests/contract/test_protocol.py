@@ -111,6 +111,7 @@ def test_a_timeout_parameter_ends_the_wait_with_tritons_sentence(
 
     assert error.code().name == code
     assert "Request timeout expired" in error.details()
+    assert dict(error.trailing_metadata())["grpc-retry-pushback-ms"] == "50"
 
 
 def test_a_grpc_deadline_is_kept_to(run: Run, tmp_path: Path) -> None:
@@ -184,6 +185,52 @@ def test_metadata_configuration_and_index_describe_the_model(run: Run, tmp_path:
     assert config.max_batch_size == 32
     assert {tensor.name for tensor in config.input} == {tensor.name for tensor in metadata.inputs}
     assert [(m.name, m.version, m.state) for m in index.models] == [("echo", "1", "READY")]
+
+
+def test_the_index_says_what_loads_and_can_be_asked_for_what_is_ready(run: Run, tmp_path: Path) -> None:
+    async def body(stub: Stub, gateway: Gateway, replica: FakeReplica) -> Any:
+        warming = replica.registration
+        warming.replica_id, warming.state = "cold", control_pb2.REPLICA_STATE_WARMING
+        warming.spec.version = "2"
+        gateway.models.apply(control_pb2.Snapshot(replicas=[replica.registration, warming]))
+        asked = [service_pb2.RepositoryIndexRequest(ready=ready) for ready in (False, True)]
+        return [[(m.version, m.state) for m in (await stub.RepositoryIndex(one)).models] for one in asked]
+
+    known, ready = with_gateway(run, tmp_path, body)
+
+    assert known == [("1", "READY"), ("2", "LOADING")]
+    assert ready == [("1", "READY")]
+
+
+def test_a_mate_that_got_no_answer_counts_in_no_compute_time(run: Run, tmp_path: Path) -> None:
+    """Of one batch of three: a value that is no number leaves it, one caller leaves while it is computed."""
+
+    async def body(stub: Stub, _: Gateway, replica: FakeReplica) -> Any:
+        replica.hanging.set()
+        running = []
+        for count in (1, 2):  # one runs, one is staged: what comes now rides together
+            running.append(asyncio.ensure_future(stub.ModelInfer(ask())))
+            while len(replica.batches) < count:
+                await asyncio.sleep(0.01)
+        wrong = asyncio.ensure_future(error_of(stub.ModelInfer(request("echo", columns(value=float("nan"))))))
+        mates = [asyncio.ensure_future(stub.ModelInfer(ask())) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        replica.hanging.clear()
+        replica.delay_s = 0.3
+        while len(replica.batches) < 3:
+            await asyncio.sleep(0.01)
+        mates[1].cancel()
+        await asyncio.gather(wrong, mates[0], *running)
+        await asyncio.gather(*mates, return_exceptions=True)
+        known = await stub.ModelStatistics(service_pb2.ModelStatisticsRequest(name="echo"))
+        return known.model_stats[0], replica.batches[2].rows
+
+    stats, rows = with_gateway(run, tmp_path, body)
+
+    assert rows == 2
+    assert stats.inference_stats.success.count == 3
+    assert stats.inference_stats.compute_infer.count == stats.inference_stats.compute_input.count == 3
+    assert (stats.inference_count, stats.execution_count) == (3, 3)
 
 
 def test_statistics_count_requests_rows_and_batches(run: Run, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_answers_leave_in_the_order_of_their_requests_where_that_is_asked_for(ru
 
 
 def test_who_cannot_be_answered_in_time_is_told_at_once_and_never_computed(run: Run, tmp_path: Path) -> None:
-    async def body(stub: Any, gateway: Gateway, replica: FakeReplica) -> tuple[grpc.StatusCode, float, int]:
+    async def body(stub: Any, gateway: Gateway, replica: FakeReplica) -> tuple[aio.AioRpcError, float, int]:
         replica.delay_s = 0.1
         for _ in range(20):  # it learns what batches cost, and what answers take
             await asyncio.gather(*(stub.ModelInfer(question(key)) for key in range(8)))
@@ -124,11 +124,13 @@ def test_who_cannot_be_answered_in_time_is_told_at_once_and_never_computed(run: 
         took_s = time.perf_counter() - begun
         await asyncio.gather(*crowd)
         rode = [key for batch in keys_of(replica)[before:] for key in batch]
-        return caught.value.code(), took_s, rode.count(7777)
+        return caught.value, took_s, rode.count(7777)
 
-    code, took_s, rode = through_a_gateway(run, tmp_path, body)
+    error, took_s, rode = through_a_gateway(run, tmp_path, body)
 
-    assert code is grpc.StatusCode.UNAVAILABLE
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert "Request timeout expired: what waits would take longer than its deadline allows" in (error.details() or "")
+    assert dict(error.trailing_metadata())["grpc-retry-pushback-ms"] == "50"
     assert took_s < 0.2
     assert rode == 0
 

@@ -27,7 +27,8 @@ class BatchingSettings(Section):
     """How one model is batched; budgets can only be tighter than the model's own limits."""
 
     max_rows: int | None = Field(None, ge=1)
-    """Rows in a batch. None = the model's limit. Lower it when a full batch takes too long for the deadline."""
+    """Rows in a batch, and so in a request. None = the model's limit. Lower it when a full batch takes too long for the
+    deadline."""
     max_tokens: int | None = Field(None, ge=1)
     """Events in a batch. None = the model's limit."""
     max_queue_delay_us: int = Field(0, ge=0)

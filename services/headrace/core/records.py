@@ -156,6 +156,8 @@ class BatchRecord:
     rows: int = 0
     tokens: int = 0
     members: list[RpcRecord] = field(default_factory=list)
+    succeeded: int = 0
+    """Members that were told what it has computed."""
     dispatches: list[DispatchRecord] = field(default_factory=list)
     settled_ns: int = 0
     unfinished: int = 0

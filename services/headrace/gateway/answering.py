@@ -16,7 +16,7 @@ import grpc
 from grpc import aio
 
 from headrace.core.records import RpcRecord
-from headrace.errors import BrokenContract, HeadraceError, NotServing, Overloaded, QuotaExceeded
+from headrace.errors import BrokenContract, DeadlinePassed, HeadraceError, NotServing, Overloaded, QuotaExceeded
 from headrace.gateway.admission import Admission
 from headrace.gateway.lane import Lane
 from headrace.gateway.models import Models
@@ -128,7 +128,7 @@ def answering(method: Method[Request, Response]) -> Method[Request, Response]:
 
 async def abort(rpc: Call, service: Answers, error: HeadraceError, trailing: Trailing = ()) -> None:
     """End an RPC with the status of `error`."""
-    if isinstance(error, Overloaded | NotServing):
+    if isinstance(error, Overloaded | NotServing | DeadlinePassed):
         trailing = (*trailing, ("grpc-retry-pushback-ms", PUSHBACK_MS))
     elif isinstance(error, QuotaExceeded):
         trailing = (*trailing, ("grpc-retry-pushback-ms", str(error.retry_ms or PUSHBACK_MS)))

@@ -50,18 +50,17 @@ def metadata(spec: ModelSpec, models: Models) -> service_pb2.ModelMetadataRespon
 
 def config(spec: ModelSpec, settings: BatchingSettings) -> model_config_pb2.ModelConfig:
     """The spec and the batching in force, in the words of Triton's configuration."""
-    rows = min(settings.max_rows or spec.max_rows, spec.max_rows)
     return model_config_pb2.ModelConfig(
         name=spec.name,
         platform=spec.platform,
         backend="headrace",
-        max_batch_size=rows,
+        max_batch_size=spec.max_rows,
         input=[
             model_config_pb2.ModelInput(name=t.name, data_type=_data_type(t), dims=t.dims, optional=t.optional)
             for t in spec.inputs
         ],
         output=[model_config_pb2.ModelOutput(name=t.name, data_type=_data_type(t), dims=t.dims) for t in spec.outputs],
-        dynamic_batching=_dynamic_batching(rows, settings),
+        dynamic_batching=_dynamic_batching(spec.max_rows, settings),
         version_policy=model_config_pb2.ModelVersionPolicy(all=model_config_pb2.ModelVersionPolicy.All()),
     )
 
@@ -109,11 +108,15 @@ def statistics(models: Models, counters: Counters, name: str, version: str) -> s
 def index(models: Models, *, ready_only: bool) -> service_pb2.RepositoryIndexResponse:
     """Every version there is: those with a lane here, and those that a deployer knows of."""
     ready = {(model.name, number) for model in models for number in model.ready_versions()}
+    opened = {(model.name, number) for model in models for number in model.opened}
     known = {(model.name, number) for model in models for number in model.lanes}
     known |= {(one.model, one.version) for one in models.repository}
     entries = []
     for name, number in sorted(ready if ready_only else known, key=lambda one: (one[0], int(one[1]))):
-        state, reason = ("READY", "") if (name, number) in ready else models.repository.state(name, number)
+        if (name, number) in ready:
+            state, reason = "READY", ""
+        else:
+            state, reason = models.repository.state(name, number, opened=(name, number) in opened)
         entries.append(
             service_pb2.RepositoryIndexResponse.ModelIndex(name=name, version=number, state=state, reason=reason)
         )

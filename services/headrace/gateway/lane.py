@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from headrace.config import BatchingSettings
@@ -82,7 +83,8 @@ class Lane:
         pressure: Pressure,
         on_batch: Callable[[BatchRecord], None],
     ) -> None:
-        self.spec = spec
+        self.spec = replace(spec, max_rows=min(settings.max_rows or spec.max_rows, spec.max_rows))
+        """As narrow as the settings make it: a request has no more rows than a batch may have."""
         self.settings = settings
         self.cost = CostModel()
         self.forecast = Forecast()
@@ -98,7 +100,7 @@ class Lane:
         self.queue = _queue(settings)
         self.dispatcher = Dispatcher(sender, clock, self.cost, pressure, self._pump_soon, self._pump)
         self._budget = Budget(
-            rows=min(settings.max_rows or spec.max_rows, spec.max_rows),
+            rows=self.spec.max_rows,
             tokens=min(settings.max_tokens or spec.max_tokens, spec.max_tokens),
             delay_s=settings.max_queue_delay_us / 1e6,
             preferred=settings.preferred_batch_size,

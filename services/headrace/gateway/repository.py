@@ -55,9 +55,9 @@ class Repository:
         """Act → model of what is being unloaded."""
         return {one.act: one.model for one in self if one.phase == pb.MODEL_PHASE_UNLOADING and one.act}
 
-    def state(self, model: str, version: str) -> tuple[str, str]:
-        """What the index says of a version that does not answer: its state, and why."""
+    def state(self, model: str, version: str, *, opened: bool) -> tuple[str, str]:
+        """What the index says of a version that does not answer: its state, and why. `opened`: it has answered here."""
         one = self._models.get(model, {}).get(version)
-        if one is None:
-            return "UNAVAILABLE", NO_REPLICA
+        if one is None:  # no deployer speaks of it: its replicas alone do, and none of them was ready yet, or is now
+            return ("UNAVAILABLE", NO_REPLICA) if opened else ("LOADING", "")
         return STATES.get(one.phase, ""), NO_REPLICA if one.phase == pb.MODEL_PHASE_LOADED else one.reason

@@ -45,6 +45,7 @@ def settle(batch: Batch, answer: replica_pb2.PackedAnswer, now: float) -> None:
             queue_us = (rider.record.closed_ns - rider.record.queued_ns) // 1000
             parts, path = split(batch.spec, columns, row, rows), rider.record.path
             rider.settle(Answer(parts, record.span_id, batch.rows, queue_us, path))
+            record.succeeded += 1
         row += rows
 
 

@@ -90,16 +90,15 @@ class Counters:
         (counters.cache_hit if hit else counters.cache_miss).add(record.end_ns - record.start_ns)
 
     def batch(self, record: BatchRecord, stages_ns: tuple[int, ...]) -> None:
-        """Count one batch that came back. Compute time counts once for every member, as Triton does it."""
+        """Count one batch that came back. Compute time counts once for every request it has answered, as in Triton."""
         counters = self._models[record.model, record.version]
         counters.execution_count += 1
         size = counters.batch_stats[record.rows]
-        members = len(record.members)
         _, unpack, h2d, forward, d2h, pack = stages_ns
         for whole, batch, ns in (
             (counters.compute_input, size.compute_input, unpack + h2d),
             (counters.compute_infer, size.compute_infer, forward),
             (counters.compute_output, size.compute_output, d2h + pack),
         ):
-            whole.add(ns * members, members)
+            whole.add(ns * record.succeeded, record.succeeded)
             batch.add(ns)

@@ -27,7 +27,18 @@ def observed() -> tuple[CollectorRegistry, GatewayMetrics]:
     stages = Stages(1, 2, 1002, 3002, 12002, 13002, 16002)
     dispatch = DispatchRecord(7, 1, ReplicaIdentity("r"), 0, 9_000_000, stages=stages, padded_tokens=120)
     batch = BatchRecord(
-        b"b" * 16, 1, "m", "1", "primary", 0, "slot", rows=2, tokens=80, members=[answered], dispatches=[dispatch]
+        b"b" * 16,
+        1,
+        "m",
+        "1",
+        "primary",
+        0,
+        "slot",
+        rows=2,
+        tokens=80,
+        members=[answered],
+        succeeded=1,
+        dispatches=[dispatch],
     )
     metrics.observe_rpc(answered)
     metrics.observe_rpc(refused)
