@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 
 import http2
 import pytest
@@ -26,8 +27,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 SYMBOL = "inference.GRPCInferenceService"
 CONNECTIONS, CALLS = 40, 5
-STREAMS, QUESTIONS = 20, 400
-UNREAD_S = 5.0
+SCHEMAS, INFERENCES, QUESTIONS = 20, 2, 400
+UNREAD_S = 8.0
 MAX_GROWTH_MIB = 64.0
 DROPPED_S = 6.0
 DROPS = pytest.mark.skipif(not MAY_DROP, reason="only root can have packets dropped")
@@ -44,29 +45,47 @@ def unread_calls(target: str) -> list[http2.Connection]:
     return made
 
 
+async def ask_on(call: aio.StreamStreamCall, question: Message, count: int, pause_s: float) -> None:
+    """Ends when all of it has been taken, by the gateway or by buffers on the way."""
+    for _ in range(count):
+        await call.write(question)
+        await asyncio.sleep(pause_s)
+
+
 @contextlib.asynccontextmanager
-async def unread_streams(target: str) -> AsyncIterator[None]:
-    """Streams on which much is asked and nothing is read: schemas of some 20 KiB, and inferences."""
-    schema = reflection_pb2.ServerReflectionRequest(file_containing_symbol=SYMBOL)
-    inference = request(patient.NAME, patient.columns(1))
+async def unread_schemas(target: str) -> AsyncIterator[None]:
+    """Streams of reflection on which much is asked: some 20 KiB an answer, none of which is read."""
+    question = reflection_pb2.ServerReflectionRequest(file_containing_symbol=SYMBOL)
     async with aio.insecure_channel(target, (("grpc.use_local_subchannel_pool", 1),)) as channel:
-        schemas = [reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo() for _ in range(STREAMS)]
-        inferences = [service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer() for _ in range(STREAMS)]
-
-        async def ask(call: aio.StreamStreamCall, question: Message) -> None:
-            for _ in range(QUESTIONS):
-                await call.write(question)
-
-        writing = [asyncio.create_task(ask(call, schema)) for call in schemas]
-        writing += [asyncio.create_task(ask(call, inference)) for call in inferences]
-        try:
-            assert (await schemas[0].read()).file_descriptor_response.file_descriptor_proto
-            assert (await inferences[0].read()).infer_response.raw_output_contents
+        calls = [reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo() for _ in range(SCHEMAS)]
+        async with asking([ask_on(call, question, QUESTIONS, 0) for call in calls]):
+            assert (await calls[0].read()).file_descriptor_response.file_descriptor_proto
             yield
-        finally:
-            for task in writing:
-                task.cancel()
-            await asyncio.gather(*writing, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def unread_inferences(target: str) -> AsyncIterator[None]:
+    """Streams of inferences at a rate that is no load, none of whose answers is read: each is held back in the end."""
+    question = request(patient.NAME, patient.columns(1))
+    question.parameters["ours"].string_param = "x" * (8 << 10)  # so that windows are soon full
+    options = (("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0))
+    async with aio.insecure_channel(target, options) as channel:
+        calls = [service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer() for _ in range(INFERENCES)]
+        async with asking([ask_on(call, question, 3 * QUESTIONS, 0.004) for call in calls]) as tasks:
+            assert (await calls[0].read()).infer_response.raw_output_contents
+            yield
+            assert not any(task.done() for task in tasks)
+
+
+@contextlib.asynccontextmanager
+async def asking(asked: list[Coroutine[Any, Any, None]]) -> AsyncIterator[list[asyncio.Task[None]]]:
+    tasks = [asyncio.create_task(one) for one in asked]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def test_clients_that_ask_and_stop_reading(rig: Rig) -> None:
@@ -79,7 +98,7 @@ def test_clients_that_ask_and_stop_reading(rig: Rig) -> None:
         async with rig.loaded() as load:
             before_mib, before = processes.resident_mib(gateway), processes.sockets(gateway)
             made = await asyncio.to_thread(unread_calls, rig.targets[0])
-            async with unread_streams(rig.targets[0]):
+            async with unread_schemas(rig.targets[0]), unread_inferences(rig.targets[0]):
                 await asyncio.sleep(UNREAD_S)
                 growth_mib, held = processes.resident_mib(gateway) - before_mib, processes.sockets(gateway) - before
             for connection in made:
