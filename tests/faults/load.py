@@ -1,7 +1,8 @@
 """Callers with deadlines, through plain grpcio: when each call was sent, when it ended and how, and whether rightly.
 
 A closed loop (so many callers, one call each at a time) or an open one (so many calls a second, whatever comes back).
-No retries: what a caller without any policy of its own sees is what is counted.
+No retries: what a caller without any policy of its own sees is what is counted. What no server has seen (a call that
+meets a GOAWAY on its way out) gRPC sends elsewhere by itself, in every client.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ SLACK_S: Final = 0.25
 """Past its deadline a call may end so late: our own event loop shares two cores with all that is tested."""
 OPTIONS: Final = (
     ("grpc.lb_policy_name", "round_robin"),
-    ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
