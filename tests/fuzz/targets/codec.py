@@ -198,4 +198,5 @@ def _check_answer(request: Any, inference: Inference) -> None:
     assert response.id == request.id
 
 
-TARGET: Final = Target(_seeds(), check, ("headrace.gateway.codec",), service_pb2.ModelInferRequest)
+ABOUT: Final = tuple(f"headrace.gateway.codec.{name}" for name in ("decoding", "complaints", "parameters", "strings"))
+TARGET: Final = Target(_seeds(), check, ABOUT, service_pb2.ModelInferRequest)
