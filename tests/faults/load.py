@@ -1,8 +1,8 @@
 """Callers with deadlines, through plain grpcio: when each call was sent, when it ended and how, and whether rightly.
 
 A closed loop (so many callers, one call each at a time) or an open one (so many calls a second, whatever comes back).
-No retries: what a caller without any policy of its own sees is what is counted. What no server has seen (a call that
-meets a GOAWAY on its way out) gRPC sends elsewhere by itself, in every client.
+No retries: what a caller without any policy of its own sees is what is counted. `resends` leaves on what gRPC does by
+itself in every client: a call that meets a GOAWAY on its way out, which no server has seen, goes elsewhere.
 """
 
 from __future__ import annotations
@@ -66,9 +66,10 @@ async def ask(stub: Any, number: int, ill: int = patient.WELL, seconds: float = 
 
 
 @contextlib.asynccontextmanager
-async def stub_of(*targets: str) -> AsyncIterator[Any]:
+async def stub_of(*targets: str, resends: bool = False) -> AsyncIterator[Any]:
     """Of these gateways, in turns."""
-    async with aio.insecure_channel("ipv4:" + ",".join(targets), OPTIONS) as channel:
+    options = [*OPTIONS, ("grpc.enable_retries", int(resends))]
+    async with aio.insecure_channel("ipv4:" + ",".join(targets), options) as channel:
         yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
 
@@ -81,6 +82,7 @@ class Load:
     pause_s: float = 0.005
     rate: float = 0.0
     """Calls a second, instead of callers who wait for their answers."""
+    resends: bool = False
     asked: list[Asked] = field(default_factory=list)
     right: int = 0
     under_way: int = 0
@@ -89,7 +91,7 @@ class Load:
     async def asking(self) -> AsyncIterator[None]:
         """They ask inside, and every call has ended after."""
         stopping, numbers = asyncio.Event(), (number % 1_000_000 for number in itertools.count())
-        async with stub_of(*self.targets) as stub, asyncio.TaskGroup() as group:
+        async with stub_of(*self.targets, resends=self.resends) as stub, asyncio.TaskGroup() as group:
             if self.rate:
                 group.create_task(self._ask_at_a_rate(group, stub, numbers, stopping))
             else:

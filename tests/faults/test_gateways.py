@@ -6,18 +6,21 @@ import asyncio
 import os
 import signal
 import time
+from typing import Any
 
 import pytest
 from tests.faults.bounds import BOUNDS
 from tests.faults.load import Load
 from tests.faults.rig import Rig, report
 
+DYING_S = 0.1
+"""For so long after its end a call may still be sent to a gateway that is gone."""
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 
 
-async def ended(rig: Rig, number: signal.Signals, limit_s: float) -> tuple[Load, float, float]:
+async def ended(rig: Rig, number: signal.Signals, limit_s: float, **how: Any) -> tuple[Load, float, float]:
     """A signal to the first gateway: all callers, when it was, and when all was well."""
-    async with rig.loaded() as load:
+    async with rig.loaded(**how) as load:
         victim = rig.gateways[0].pid
         assert victim is not None
         os.kill(victim, number)
@@ -33,7 +36,7 @@ def test_a_gateway_that_is_told_to_end_under_load(rig: Rig) -> None:
     """Callers are told before they are refused: none is."""
     bound = BOUNDS["sigterm"]
 
-    load, fault_s, whole_at = rig.run(ended(rig, signal.SIGTERM, bound.whole_s))
+    load, fault_s, whole_at = rig.run(ended(rig, signal.SIGTERM, bound.whole_s, resends=True))
 
     report("gateway told to end", load, bound, fault_s, whole_at)
     assert load.told() == {}
@@ -51,3 +54,4 @@ def test_one_of_two_gateways_killed(rig: Rig) -> None:
     report("gateway killed", load, bound, fault_s, whole_at)
     assert {one.how for one in load.others()} <= {"UNAVAILABLE"}
     assert len(load.others()) <= load.callers
+    assert load.sound_after_s(fault_s) <= DYING_S
