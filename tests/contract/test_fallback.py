@@ -31,7 +31,7 @@ from headrace.v1 import control_pb2, replica_pb2, risk_pb2, risk_pb2_grpc
 Run = Callable[..., Any]
 Stub = Any
 PREVIOUS = {"version": "previous", "reserve_ms": 400}
-PRIOR = {"prior": {"sum": -1}}
+PRIOR = {"prior": {"sum": -1}, "reserve_ms": 400}
 FULL = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
