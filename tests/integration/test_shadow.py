@@ -73,6 +73,33 @@ def test_a_request_that_names_its_version_is_in_no_experiment(run: Run, tmp_path
     assert sampled == 10
 
 
+def test_a_request_that_names_its_version_is_in_no_experiment_when_it_is_refused_either(
+    run: Run, tmp_path: Path
+) -> None:
+    """Somebody's batch job with tight deadlines, or a full queue, must neither roll a canary back nor excuse one."""
+
+    async def main() -> tuple[list[Counter[str]], tuple[int, int, int, int]]:
+        async with replica("1") as one, replica("2") as two:
+            narrow = {"echo": {"batching": {"max_queue_rows": 2}}}
+            async with running(tmp_path, [one, two], policy(shadow(), canary=1.0), models=narrow) as (gateway, control):
+                for each in (one, two):
+                    each.hanging.set()
+                asking = asyncio.gather(*(ask(gateway, range(12), version=version) for version in "12"))
+                await until(gateway.models.strained)
+                for each in (one, two):
+                    each.hanging.clear()
+                told = await asking
+                await gateway.stop()
+                return told, Sums(control).asked
+
+    told, asked = run(main())
+
+    for counts in told:
+        assert counts["UNAVAILABLE"] > 0
+        assert counts.total() == 12
+    assert asked == (0, 0, 0, 0)
+
+
 def test_a_challenger_that_hangs_costs_no_caller_anything_and_its_copies_time_out(run: Run, tmp_path: Path) -> None:
     async def main() -> tuple[Counter[str], float, int, Sums]:
         async with replica("1") as one, replica("2") as two:

@@ -205,7 +205,7 @@ class Trials:
         if self._is_gone(experiment, versions, now_us):
             why = f"version {experiment.challenger} has had no replica for {GONE_US // 1_000_000} s"
             back = stages.Step(pb.STAGE_ROLLED_BACK)
-            return self._go(experiment, back, Reason(ITSELF, why), self._report(experiment, now_us))
+            return self._go(experiment, back, Reason(ITSELF, why), self._figures_if_any(experiment))
         evidence = self._evidence_of(experiment_id)
         due = evidence.timeline.due(now_us)
         moves_itself = experiment.plan.automatic or experiment.stage != pb.STAGE_SHADOW

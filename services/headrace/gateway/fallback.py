@@ -75,7 +75,7 @@ async def score(ask: Ask, observer: Observer) -> Scored:
     fallback = ask.lane.fallback
     if fallback is not None and not ask.named:
         return await fallback.score(ask, observer)
-    ahead_s = ask.lane.foresee(ask.deadline, ask.priority)
+    ahead_s = ask.lane.foresee(ask.deadline, ask.priority, compared=not ask.named)
     inference = await ask.make(ask.deadline)
     return Scored(inference, await ask.lane.score(inference, ask.record, ahead_s))
 
@@ -166,7 +166,7 @@ class Fallback:
         error: HeadraceError | None = Cancelled("the caller went away")
         self.rows += question.rows
         try:
-            ahead_s = lane.foresee(until, question.priority, aside=True)
+            ahead_s = lane.foresee(until, question.priority, compared=False)
             answer = await lane.score(question, aside, ahead_s)
             error = None
         except HeadraceError as failure:

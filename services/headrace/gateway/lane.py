@@ -25,7 +25,7 @@ from headrace.core.inference import Answer, Inference
 from headrace.core.ordering import Ordering
 from headrace.core.policy import Budget, CloseReason, Room, close, look_again_at, take
 from headrace.core.queue import LevelPolicy, RiderQueue
-from headrace.core.records import FALLBACK, BatchRecord, RpcRecord
+from headrace.core.records import BatchRecord, RpcRecord
 from headrace.core.rider import Rider
 from headrace.core.tensors import ModelSpec
 from headrace.errors import (
@@ -136,10 +136,11 @@ class Lane:
             return True
         return self._clock.now() - self._refused_at < REFUSED_S
 
-    def foresee(self, deadline: float, priority: int, *, aside: bool = False) -> float:
+    def foresee(self, deadline: float, priority: int, *, compared: bool = True) -> float:
         """Seconds that the replicas will be busy with what goes before one who comes now. Asked before any decoding.
 
-        `aside`: of somebody else's request, which is in none of this version's comparisons, refused or not.
+        `compared`: refused or answered, it counts in this version's comparisons. Not one that names its version, or
+        stands in for another's.
 
         Raises: DeadlinePassed when an answer would hardly come in time: a caller told at once can still do otherwise.
         """
@@ -151,8 +152,7 @@ class Lane:
         if ahead_s and self.forecast.misses(ahead_s + self.cost.predict_s(0), deadline - now):
             refusal = DeadlinePassed("Request timeout expired: what waits would take longer than its deadline allows")
             self._arrivals.add_unseen()
-            if not aside:
-                self._tell_refused(refusal)
+            self._refused(refusal, compared=compared)
             raise refusal
         return ahead_s
 
@@ -160,15 +160,18 @@ class Lane:
         """For those who need not wait for a replica to come. Raises: NotServing when there is none."""
         if not self.ready:
             refusal = self._without_replica()
-            for one in self.copying:
-                one.refused(refusal)
+            self._tell_refused(refusal)
             raise refusal
 
     def _without_replica(self) -> NotServing:
         return NotServing(f"no replica of '{self.spec.name}' is ready")
 
-    def _tell_refused(self, refusal: HeadraceError) -> None:
+    def _refused(self, refusal: HeadraceError, *, compared: bool) -> None:
         self._refused_at = self._clock.now()
+        if compared:
+            self._tell_refused(refusal)
+
+    def _tell_refused(self, refusal: HeadraceError) -> None:
         for one in self.copying:
             one.refused(refusal)
 
@@ -190,8 +193,7 @@ class Lane:
         try:
             self._enqueue(rider)
         except Overloaded as refusal:
-            if record.path != FALLBACK:
-                self._tell_refused(refusal)
+            self._refused(refusal, compared=inference.compared)
             raise
         if self._ordering is not None:  # now that it has a place: one that was refused would hold all others back
             self._ordering.enter(rider, wake)

@@ -97,7 +97,7 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
         deadline = self.admission.deadline(rpc.time_remaining(), lane.settings, record)
         if lane.fallback is not None or given.idempotency_key or given.sequence is not None:
             return await self._otherwise(request, rpc, given, self._ask(request, given, lane, deadline, record))
-        ahead_s = lane.foresee(deadline, given.priority)
+        ahead_s = lane.foresee(deadline, given.priority, compared=not version)
         inference = self._decoder(lane).decode(request, deadline, given)
         return encode(inference, await lane.score(inference, record, ahead_s))
 
@@ -125,11 +125,12 @@ class InferenceServicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type:
     ) -> service_pb2.ModelInferResponse:
         """A request of a sequence, when its turn has come: what is in front of it then is another matter."""
         lane = ask.lane
-        lane.foresee(ask.deadline, ask.priority)
+        lane.foresee(ask.deadline, ask.priority, compared=False)
         inference = await ask.make(ask.deadline)
 
         def score() -> Awaitable[Answer]:
-            return lane.score(inference, ask.record, lane.foresee(inference.deadline, inference.priority))
+            ahead_s = lane.foresee(inference.deadline, inference.priority, compared=False)
+            return lane.score(inference, ask.record, ahead_s)
 
         given = [tensor.name for tensor in request.inputs]
         with lane.visited():  # until its turn has come nothing else says that it is here

@@ -129,7 +129,7 @@ class ExperimentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Rollback(self, request, context):
-        """Puts the incumbent back in charge at once, from any stage; from DRAFT it changes nothing about who answers.
+        """Puts the incumbent back in charge at once, from any stage but FINISHED; from DRAFT it changes nothing about who answers.
         FAILED_PRECONDITION: the challenger answers and the incumbent is not ready. Needs the admin permission.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -608,3 +608,20 @@ def test_a_challenger_in_charge_without_a_replica_is_taken_back(book: Book) -> N
     moved = book.trials.find("e")
     assert moved.stage == pb.STAGE_ROLLED_BACK
     assert (moved.moves[-1].who, moved.moves[-1].why) == ("headrace", "version 2 has had no replica for 10 s")
+
+
+def test_a_challenger_that_is_gone_is_taken_back_even_where_nothing_can_be_measured(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: object) -> pb.Report:
+        raise OSError("the disk is gone")
+
+    alone = {name: version for name, version in VERSIONS.items() if name != "2"}
+    book.trials.promote(pb.PromoteRequest(id="e", force=True, to_stage=pb.STAGE_PRIMARY), "ann", VERSIONS)
+    book.trials.look("e", alone)
+    monkeypatch.setattr(book.trials, "_report", unreadable)
+    book.clock.advance(11)
+    book.trials.look("e", alone)
+
+    assert book.trials.find("e").stage == pb.STAGE_ROLLED_BACK
+    assert not book.trials.find("e").moves[-1].HasField("figures")
