@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from headrace.gateway.envelope import MAX_PARTS
 from headrace.gateway.server import Gateway
 from headrace.rpc import frames
 from headrace.rpc.fields import literal
-from headrace.telemetry import pages
+from headrace.telemetry import pages, reading
 from headrace.testing.gateway import running_gateway
 from headrace.testing.payments import FakePaymentReplica
 from headrace.testing.replica import FakeReplica
@@ -161,6 +162,38 @@ def test_callers_on_this_machine_share_the_default(run: Run, tmp_path: Path) -> 
     assert counted == {("local", "requests"): 1.0}
 
 
+def test_of_who_asks_too_much_or_may_not_ask_nothing_is_kept_but_a_count(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a stream too, whose requests are metered one by one: a flood would fill traces and log."""
+    flags = closed(tmp_path, caller("busy", quota=SLOWLY, infer_models=["echo"]))
+
+    async def stream(*requests: service_pb2.ModelInferRequest) -> AsyncIterator[service_pb2.ModelInferRequest]:
+        for each in requests:
+            yield each
+
+    async def main() -> tuple[list[str], Any, Any, int]:
+        async with running(tmp_path, FakeReplica(), other_model(), **flags) as (gateway, stub, _):
+            asked = [question(), request("secret-model", {}), question(), question()]
+            call = stub.ModelStreamInfer(stream(*asked), metadata=bearing("busy"))
+            told = [answer.error_message async for answer in call]
+            quotas = await figures(gateway, "headrace_quota_refused_total")
+            refused = await figures(gateway, "headrace_refused_callers_total")
+            await gateway.stop()
+            return told, quotas, refused, len(reading.slowest(tmp_path, 10))
+
+    with caplog.at_level(logging.INFO, "headrace.requests"):
+        told, quotas, refused, traces = run(main())
+
+    assert told[0] == ""
+    assert "this caller may not ask the model 'secret-model'" in told[1]
+    assert all("this caller's quota is used up" in sentence for sentence in told[2:])
+    assert quotas == {("busy", "requests"): 2.0}
+    assert refused["NotPermitted",] == 1.0
+    assert traces == 1
+    assert not [record for record in caplog.records if record.name == "headrace.requests"]
+
+
 def test_a_refused_message_is_not_read(run: Run, tmp_path: Path) -> None:
     """Of a call beyond its quota the fields are enough: what it would send never comes."""
     block = b"\x83\x86" + literal(b":path", b"/inference.GRPCInferenceService/ModelInfer")
@@ -198,6 +231,7 @@ def told_of_models(stub: Any, name: str, **options: Any) -> dict[str, Any]:
         "ModelMetadata": stub.ModelMetadata(pb.ModelMetadataRequest(name=name), **options),
         "ModelConfig": stub.ModelConfig(pb.ModelConfigRequest(name=name), **options),
         "ModelStatistics": stub.ModelStatistics(pb.ModelStatisticsRequest(name=name), **options),
+        "TraceSetting": stub.TraceSetting(pb.TraceSettingRequest(model_name=name), **options),
     }
 
 

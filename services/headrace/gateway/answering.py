@@ -16,7 +16,15 @@ import grpc
 from grpc import aio
 
 from headrace.core.records import RpcRecord
-from headrace.errors import BrokenContract, DeadlinePassed, HeadraceError, NotServing, Overloaded, QuotaExceeded
+from headrace.errors import (
+    BrokenContract,
+    DeadlinePassed,
+    HeadraceError,
+    NotPermitted,
+    NotServing,
+    Overloaded,
+    QuotaExceeded,
+)
 from headrace.gateway.admission import Admission
 from headrace.gateway.lane import Lane
 from headrace.gateway.models import Models
@@ -75,7 +83,8 @@ def scored(name: str) -> Callable[[ScoringMethod[Request, Response]], Method[Req
     """Make an RPC called `name` of a method that asks a model.
 
     The method runs with a permit, and with the record that becomes the RPC's span. Whatever it raises is told once:
-    to the caller as a status with its trace and timings, to the observer as the end of the record.
+    to the caller as a status with its trace and timings, to the observer as the end of the record. Of those who may not
+    ask, or not so much, there is no record: a flood of them would fill traces and log.
     """
 
     def decorate(method: ScoringMethod[Request, Response]) -> Method[Request, Response]:
@@ -85,6 +94,10 @@ def scored(name: str) -> Callable[[ScoringMethod[Request, Response]], Method[Req
             record.request_id = self.id_of(request)[:MAX_ID]
             try:
                 response = await _admitted(self, method, request, rpc, record)
+            except (NotPermitted, QuotaExceeded) as error:
+                self.observer.turned_away(error)
+                await abort(rpc, self, self.told(error, request))
+                raise
             except HeadraceError as error:
                 self.observer.failed(record, error, self.code_of(error))
                 await abort(rpc, self, self.told(error, request), timings.trailing(record))

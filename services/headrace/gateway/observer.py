@@ -7,6 +7,7 @@ the whole family to the tracer.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 
 from headrace.core.clock import Clock
 from headrace.core.records import FALLBACK, BatchRecord, RpcRecord
@@ -34,6 +35,8 @@ class Observer:
         self._clock = clock
         self.sampling = sampling
         """Which of the traces that come next are recorded; may be replaced while it serves."""
+        self.refused: Counter[str] = Counter()
+        """Requests of those who may not ask, or not so much, by the name of the error."""
 
     def begin(self, method: str, rpc: Call) -> RpcRecord:
         """A record with its place in the caller's trace, or in one that starts here."""
@@ -56,6 +59,10 @@ class Observer:
         record.code, record.reason, record.detail = code, type(error).__name__, str(error)[:MAX_DETAIL]
         self._close(record)
         self._log.note(record)
+
+    def turned_away(self, error: HeadraceError) -> None:
+        """Count a request of one who may not ask: its record is dropped, and nothing else is kept."""
+        self.refused[type(error).__name__] += 1
 
     def left(self, record: RpcRecord) -> None:
         """Close the record of a request whose caller went away."""

@@ -111,7 +111,7 @@ class Gateway:
         )
         self._health_server: Server | None = None
         parts = self.models, self._tracer, self._pressure, self.follower, self.teller
-        self._metrics.expose(lambda: scrape(*parts, self._doors.access.refused))
+        self._metrics.expose(lambda: scrape(*parts, self._doors.access.refused + observer.refused))
         self._metrics.expose(lambda: self._entry.figures(self._server.limited))
         self._metrics.expose(lambda: scrape_held(self.models, self.streams, self.sequences))
         self._metrics.expose(lambda: remembered(repeats))

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from tritonclient.grpc import service_pb2
 
-from headrace.access import Admitted, assert_may
+from headrace.access import Admitted, assert_may, assert_sees
 from headrace.errors import InvalidInference, Unsupported
 from headrace.gateway.models import Models
 from headrace.gateway.observer import Observer
@@ -40,6 +40,7 @@ class Tuning:
     def trace(self, request: Any, rpc: Admitted) -> Any:
         """Raises: InvalidInference, Unsupported, Unauthenticated, NotPermitted."""
         if request.model_name:
+            assert_sees(rpc, request.model_name)
             self._check_known(request.model_name)
         if request.settings:
             assert_may(rpc, ADMIN)
