@@ -16,12 +16,14 @@ import grpc
 import numpy as np
 import pytest
 from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
 from tests.payments import payment
 from tests.shadowing import Sums, policy, question, replica, right, running, shadow, until
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from headrace.gateway.server import Gateway
+from headrace.rpc.health import READINESS
 from headrace.telemetry import reading, waterfall
 from headrace.testing.gateway import running_gateway
 from headrace.testing.payments import FakePaymentReplica, payment_spec
@@ -44,14 +46,17 @@ def named(name: str, version: str = "1") -> FakeReplica:
 
 @asynccontextmanager
 async def two_versions(
-    tmp_path: Path, fallback: dict[str, Any] | None, **flags: Any
+    tmp_path: Path,
+    fallback: dict[str, Any] | None,
+    first: control_pb2.TrafficPolicy | None = None,
+    **flags: Any,
 ) -> AsyncIterator[tuple[Stub, FakeReplica, FakeReplica, Gateway]]:
-    """Version 2 is in charge, version 1 is there as well."""
+    """Version 2 is in charge, unless the policy says otherwise; version 1 is there as well."""
     model = {"echo": {"fallback": fallback}} | flags.pop("models", {})
     async with (
         replica("1") as one,
         replica("2") as two,
-        running(tmp_path, [one, two], policy(primary="2"), models=model, **flags) as (gateway, _),
+        running(tmp_path, [one, two], first or policy(primary="2"), models=model, **flags) as (gateway, _),
         aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel,
     ):
         yield service_pb2_grpc.GRPCInferenceServiceStub(channel), one, two, gateway
@@ -458,6 +463,55 @@ def test_an_outage_does_not_end_in_not_found(run: Run, tmp_path: Path) -> None:
 
     assert left == {"2": 1}
     assert told == ("fallback", "replica_loss", "prior")
+
+
+def test_where_no_version_is_named_an_earlier_one_does_not_take_over_in_silence(run: Run, tmp_path: Path) -> None:
+    """The highest version is in charge: when its replicas are lost, the one before it says whom it stands in for."""
+
+    async def main() -> tuple[Any, Any]:
+        async with two_versions(tmp_path, PREVIOUS, first=policy(primary="")) as (stub, _, two, _):
+            before = await stub.ModelInfer(question(3), timeout=10)
+            await lost(stub, two)
+            return before, await stub.ModelInfer(question(3), timeout=10)
+
+    before, after = run(main())
+
+    assert (before.model_version, said(before)[1:]) == ("2", ("", ""))
+    assert (after.model_version, said(after)) == ("1", ("fallback", "replica_loss", "version:1"))
+
+
+def test_without_a_fallback_the_highest_version_that_is_ready_answers(run: Run, tmp_path: Path) -> None:
+    async def main() -> Any:
+        async with two_versions(tmp_path, None, first=policy(primary="")) as (stub, _, two, _):
+            await two.stop()
+            await error_of(stub.ModelInfer(question(3), timeout=0.5))  # it had the replica, and waited for another one
+            return await stub.ModelInfer(question(3), timeout=10)
+
+    assert run(main()).model_version == "1"
+
+
+def test_a_gateway_that_has_never_seen_the_version_in_charge_says_so_and_is_not_ready(run: Run, tmp_path: Path) -> None:
+    """It came up in the middle of an outage. Who named no version has made no mistake: that may be tried again."""
+
+    async def main() -> tuple[aio.AioRpcError, str]:
+        models = {"echo": {"fallback": PREVIOUS}}
+        required = {"gateway__required_models": ["echo"]}
+        async with (
+            replica("1") as one,
+            running(tmp_path, [one], policy(primary="2"), models=models, **required) as (gateway, _),
+            aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel,
+        ):
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            error = await error_of(stub.ModelInfer(question(3), timeout=10))
+            health = health_pb2_grpc.HealthStub(channel)
+            told = await health.Check(health_pb2.HealthCheckRequest(service=READINESS), timeout=5)
+            return error, health_pb2.HealthCheckResponse.ServingStatus.Name(told.status)
+
+    error, ready = run(main())
+
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert error.details().endswith("Request for unknown model: 'echo' version 2 is not at ready state")
+    assert ready == "NOT_SERVING"
 
 
 # RiskService ----------------------------------------------------------------------------------------------------------

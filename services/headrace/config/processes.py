@@ -43,8 +43,9 @@ class GatewaySettings(Section):
     """Health and nothing else, in plain text whatever `tls` says, for probes; process i has it on health_port + i.
     0 = none."""
     required_models: tuple[str, ...] = ()
-    """Models that have had a ready replica before readiness says that callers may come; then it stays. Empty = any one,
-    and `control.lease_s` has passed: every living replica has come back by then, to a control that has just started."""
+    """Models whose version in charge has had a ready replica before readiness says that callers may come; then it
+    stays. Empty = any one, and `control.lease_s` has passed: every living replica has come back by then, to a control
+    that has just started."""
     max_connection_age_s: float = Field(0, ge=0)
     """A client whose connection is so old is told to make another, which may lead to another gateway: how long a new
     one may wait for its share. A tenth more or less, so that they do not all come at once. 0 = for ever."""

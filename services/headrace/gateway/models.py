@@ -38,6 +38,8 @@ class Model:
     """Versions that have been ready at least once."""
     closed: frozenset[str] = frozenset()
     """Versions that are unloaded, or about to be: what waits for them is answered, and nobody comes any more."""
+    covered: bool = False
+    """Somebody stands in for a version without a replica, and says so: no earlier one takes over in silence."""
     answering: str | None = None
     """The version in charge, as of the last look."""
     without_entity: int = 0
@@ -59,7 +61,7 @@ class Model:
         return self.in_charge()
 
     def in_charge(self) -> str | None:
-        """The primary: the policy's, or the highest that is ready."""
+        """The primary: the policy's, or the highest that is ready; that was ready, where somebody stands in for it."""
         lane = self.lanes.get(self.answering or "")
         if lane is None or not lane.ready:
             self.look()
@@ -67,7 +69,7 @@ class Model:
 
     def look(self) -> None:
         """See anew who is in charge. Done whenever replicas come or go, not for every request."""
-        open_ones = self.ready_versions() or self.opened
+        open_ones = self.opened if self.covered else self.ready_versions() or self.opened
         wanted = self.policy.primary
         if wanted in self.closed and not open_ones:
             wanted = ""  # it was not lost, it was taken away: there is nothing to wait for
@@ -160,9 +162,9 @@ class Models:
         if wanted is None:
             raise UnknownModel(f"Request for unknown model: '{name}' has no available versions")
         lane = model.lanes.get(wanted)
-        if lane is None:
+        if lane is None and version:
             raise self._unknown_version(name, wanted)
-        if wanted not in model.opened:
+        if lane is None or wanted not in model.opened:  # where the caller names none, it is not the caller's mistake
             raise NotReady(f"Request for unknown model: '{name}' version {wanted} is not at ready state")
         return lane
 
@@ -252,7 +254,8 @@ class Models:
                 log.exception("version %.32s of '%.256s' could not be taken over", version, name)
 
     def _open(self, name: str, version: str, spec: control_pb2.ModelSpec) -> None:
-        model = self._models.get(name) or Model(name)
+        fallback = self._settings.model(name).fallback
+        model = self._models.get(name) or Model(name, covered=fallback is not None)
         if version in model.lanes:
             return
         if not is_version(version):
@@ -261,7 +264,6 @@ class Models:
         around = self._around
         lane = Lane(wire.spec(spec), batching, around.sender, around.clock, around.pressure, around.on_batch)
         model.lanes[version] = lane
-        fallback = self._settings.model(name).fallback
         if fallback is not None:
             lane.fallback = Fallback(fallback, lane, partial(self._stand_in, lane, fallback), around.clock)
         self._models[name] = model  # not before: a model without a version would never be ready

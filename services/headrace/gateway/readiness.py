@@ -26,8 +26,8 @@ PERIOD_S: Final = 0.1
 class Served:
     """Whether callers would be served what they are served elsewhere: not before, and from then on for ever.
 
-    `required`: the models that must have been ready; none = any one, once `settling_s` have passed since the first
-    snapshot. Of a control that has just started the first one lists hardly anybody.
+    `required`: the models whose version in charge must have been ready; none = any model's, once `settling_s` have
+    passed since the first snapshot. Of a control that has just started the first one lists hardly anybody.
     """
 
     def __init__(self, models: Models, clock: Clock, required: Collection[str], settling_s: float) -> None:
@@ -47,7 +47,7 @@ class Served:
             return False
         if self._heard_at is None:
             self._heard_at = self._clock.now()
-        opened = {model.name for model in self._models if model.opened}
+        opened = {model.name for model in self._models if model.in_charge() in model.opened}
         if self._required:
             return self._required <= opened
         return bool(opened) and self._clock.now() - self._heard_at >= self._settling_s

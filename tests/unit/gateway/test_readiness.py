@@ -18,6 +18,10 @@ SETTLING_S = 3.0
 class Model:
     name: str
     opened: set[str]
+    primary: str = "1"
+
+    def in_charge(self) -> str:
+        return self.primary
 
 
 @dataclass
@@ -81,6 +85,8 @@ def test_required_models_are_waited_for_and_nothing_else_is() -> None:
     models.known.append(model("b"))
     assert not ready.look()
     models.known[-1].opened.add("3")
+    assert not ready.look(), "the version in charge is another one: its callers would hear that it is not ready"
+    models.known[-1].opened.add("1")
     assert ready.look()
 
 
