@@ -1,12 +1,15 @@
 """The error table of the Open Inference Protocol, a row a case: what is wrong with a request, code and sentence.
 
 Over a real socket, beside requests that share a batch with the wrong one and must not notice. Sentences are Triton's
-where Triton has one; its clients match on them.
+where Triton has one; its clients match on them. Other rows are where what they are about is: queues and shutdown in
+`test_protocol`, sequences, streams, loading and tuning in files of their names, groups in `test_restricted`.
+No request can meet those of namespaces, decoupled models and regions of shared memory: there are none here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -358,6 +361,37 @@ def test_a_request_has_no_more_rows_than_the_settings_let_a_batch_have(run: Run,
         INVALID,
         "[request id: <id_unknown>] inference request batch-size must be <= 3 for 'echo'",
     )
+
+
+def test_who_cancels_in_the_queue_leaves_it_and_no_replica_hears_of_it(run: Run, tmp_path: Path) -> None:
+    """The row without a sentence: its caller has gone. It is counted as what it is."""
+
+    async def body(stub: Stub, gateway: Gateway, replica: FakeReplica) -> Any:
+        replica.hanging.set()
+        before = []
+        for count in (1, 2):  # one runs, one is staged: what comes now waits in the queue
+            before.append(asyncio.ensure_future(stub.ModelInfer(ask())))
+            while len(replica.batches) < count:
+                await asyncio.sleep(0.01)
+        (lane,) = gateway.models.lanes()
+        queued = [stub.ModelInfer(request("echo", columns(key=key))) for key in (8, 9)]
+        while len(lane.queue) < 2:
+            await asyncio.sleep(0.01)
+        queued[0].cancel()
+        while len(lane.queue) > 1:
+            await asyncio.sleep(0.01)
+        replica.hanging.clear()
+        answers = await asyncio.gather(*before, queued[1])
+        url = f"http://127.0.0.1:{gateway.metrics_port}/metrics"
+        page = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
+        return await queued[0].code(), list(map(value, answers)), [batch.rows for batch in replica.batches], page
+
+    code, answers, rows, page = with_gateway(run, tmp_path, body)
+
+    assert code.name == "CANCELLED"
+    assert answers == [[13.0], [13.0], [15.0]]
+    assert rows == [1, 1, 1]
+    assert 'nv_inference_request_failure{model="echo",reason="CANCELED",version="1"} 1.0' in page
 
 
 def test_the_callers_own_id_opens_the_sentence(run: Run, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from headrace.cli import app
 from headrace.control.server import ControlServer
 from headrace.gateway.server import Gateway
 from headrace.serving import weights
-from headrace.serving.orders import Orders
+from headrace.serving.orders import OWN_ERROR, Orders
 from headrace.testing.deployer import FakeDeployer
 from headrace.testing.gateway import settings
 from headrace.testing.payments import FakePaymentReplica
@@ -141,6 +141,16 @@ def test_every_refusal_has_its_code_and_its_sentence(
         return await outcome(act(rig, **more)), rig.deployer.loads
 
     assert with_rig(run, tmp_path, body, 1) == (expected, [])
+
+
+def test_the_index_has_one_repository(run: Run, tmp_path: Path) -> None:
+    async def body(rig: Rig) -> Any:
+        asked = service_pb2.RepositoryIndexRequest(repository_name="r")
+        return await outcome(rig.stub.RepositoryIndex(asked, timeout=5))
+
+    told = with_rig(run, tmp_path, body, 1)
+
+    assert told == ("UNIMPLEMENTED", "'repository_name' specification is not supported")
 
 
 def test_without_a_deployer_nobody_loads_anything(run: Run, tmp_path: Path) -> None:
@@ -281,6 +291,50 @@ def test_a_version_that_does_not_start_is_named_with_the_reason(run: Run, tmp_pa
 
     assert failed == ("INTERNAL", "failed to load 'adder', no version is available: its golden rows are wrong")
     assert index == {"1": ("UNAVAILABLE", "its golden rows are wrong")}
+
+
+def test_an_error_of_the_deployers_own_is_told_as_one_and_the_next_load_begins_anew(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits hears that it failed; what went wrong there is for the log, not for the wire."""
+
+    async def bug(_: object) -> None:
+        raise RuntimeError("an address nobody is to see")
+
+    async def body(rig: Rig) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(rig.deployer, "load", bug)
+            failed = await outcome(rig.load()), await rig.index()
+        await rig.load()
+        return *failed, await rig.infer()
+
+    failed, index, answer = with_rig(run, tmp_path, body, 1)
+
+    assert failed == ("INTERNAL", f"failed to load or unload 'adder': {OWN_ERROR}")
+    assert index == {"1": ("UNAVAILABLE", OWN_ERROR)}
+    assert "RuntimeError: an address nobody is to see" in caplog.text
+    assert answer == (3.0, "1")
+
+
+def test_an_unload_that_fails_at_the_deployer_can_be_asked_for_again(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def bug(*_: object) -> None:
+        raise RuntimeError("the cluster does not answer")
+
+    async def body(rig: Rig) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(rig.deployer, "unload", bug)
+            failed = await outcome(rig.unload())
+        await rig.unload()
+        await rig.until("1", "UNAVAILABLE")
+        await rig.load()
+        return failed, await rig.infer()
+
+    failed, answer = with_rig(run, tmp_path, body, 1, loaded=True)
+
+    assert failed == ("INTERNAL", f"failed to load or unload 'adder': {OWN_ERROR}")
+    assert answer == (3.0, "1")
 
 
 def test_what_serves_goes_on_beside_a_new_version_that_is_broken(run: Run, tmp_path: Path) -> None:

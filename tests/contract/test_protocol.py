@@ -12,7 +12,7 @@ import pytest
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tests.oip import Run, Stub, ask, columns, error_of, value, with_gateway
+from tests.oip import Run, Stub, ask, columns, error_of, told, value, with_gateway
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from headrace.client import request
@@ -327,6 +327,20 @@ def test_a_draining_gateway_answers_what_it_accepted_and_refuses_what_comes(run:
 
     assert value(answer) == [13.0]
     assert late.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_who_still_comes_by_an_old_connection_hears_tritons_sentence(run: Run, tmp_path: Path) -> None:
+    """The port is closed by then, and clients have been told to go: this is for those who had not heard it."""
+
+    async def body(stub: Stub, gateway: Gateway, _: FakeReplica) -> Any:
+        await stub.ModelInfer(ask())
+        gateway.admission.open = False
+        return await error_of(stub.ModelInfer(ask()))
+
+    assert told(with_gateway(run, tmp_path, body)) == (
+        "UNAVAILABLE",
+        "[request id: <id_unknown>] GRPC server is shutting down and has stopped accepting new requests.",
+    )
 
 
 def test_reflection_lists_the_services(run: Run, tmp_path: Path) -> None:

@@ -63,11 +63,12 @@ class RayDeployer:
             await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     async def _end(self, name: str) -> None:
-        """Every replica of it drains, and Serve forgets it. Where that fails, the next load begins it anew."""
+        """Every replica of it drains, and Serve forgets it. Where that fails, it may be asked again, or loaded anew."""
         try:
             await asyncio.to_thread(self._delete, name)
         finally:
-            self._names.remove(name)
+            if name in self._names:
+                self._names.remove(name)
 
     def _start_ray(self) -> None:
         for name, value in serve_config.ENVIRONMENT.items():

@@ -1,4 +1,4 @@
-"""The deployer of plain processes on a machine without room for another one. Real processes: `test_local_deployer`."""
+"""Deployers where something fails half-way. Real processes: `test_local_deployer`; real Ray: `test_ray_loading`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from headrace.config import ModelSettings, Settings
 from headrace.serving import deploy, weights
 from headrace.serving.deploy import LocalDeployer
+from headrace.serving.deploy_ray import RayDeployer
 
 W1 = Path(__file__).parents[3] / "benchmarks" / "repository" / "w1-encoder" / "1"
 
@@ -53,3 +54,28 @@ def test_a_version_that_finds_no_room_for_all_of_its_processes_leaves_none(
             assert not deployer.children
 
     asyncio.run(asyncio.wait_for(main(), 5))
+
+
+def test_what_serve_did_not_delete_can_be_unloaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its controller is away at times: the first unload fails, the next one must not fail over the first."""
+    deleted: list[str] = []
+
+    def delete(name: str) -> None:
+        deleted.append(name)
+        if len(deleted) == 1:
+            raise TimeoutError("Serve's controller does not answer")
+
+    deployer = RayDeployer(Settings(), "127.0.0.1:1")
+    monkeypatch.setattr(deployer, "_start_ray", lambda: None)
+    monkeypatch.setattr(deployer, "_run", lambda _: None)
+    monkeypatch.setattr(deployer, "_delete", delete)
+
+    async def main() -> None:
+        await deployer.load(weights.read(W1))
+        with pytest.raises(TimeoutError):
+            await deployer.unload("w1-encoder", ["1"])
+        await deployer.unload("w1-encoder", ["1"])
+
+    asyncio.run(asyncio.wait_for(main(), 5))
+
+    assert deleted == ["w1-encoder-1"] * 2
