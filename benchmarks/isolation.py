@@ -1,10 +1,11 @@
 """What a shadow costs the payments beside it: a hostile challenger at 40 % of capacity, a healthy one at 120 %.
 
-    python benchmarks/isolation.py [--rounds 3] [--kinds hang crash …] [--processors 0.25]
+    python benchmarks/isolation.py [--rounds 3] [--kinds hang crash …] [--processors 0.25] [--noise-share 0.1]
 
 fraud-tx, open loop, one primary replica, deadlines of 50 ms, everything traced. The challenger is a replica of its own
 with all requests copied to it (share 1), niced and limited in memory as a shadow should be on a machine it shares;
-with --processors also in the processor, as a pod's limit does it (root alone may).
+with --processors also in the processor, as a pod's limit does it (root alone may). A tenth of the requests are asked
+of the primary again: the noise floor, as by default.
 Rounds alternate without and with the experiment while both processes live; ratios are of a round's two halves.
 Writes build/bench/isolation.json and prints the table of docs/experiments.md.
 """
@@ -35,6 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 from headrace.cluster import Cluster
+from headrace.experiments.plan import NOISE_SHARE
 from headrace.v1 import control_pb2, control_pb2_grpc, experiments_pb2, experiments_pb2_grpc
 
 OUT = Path("build/bench")
@@ -90,10 +92,10 @@ class Challenger:
 class Experiments:
     """Turns the comparison on and off, the way anybody does."""
 
-    def __init__(self, channel: aio.Channel, gates: experiments_pb2.Gates) -> None:
+    def __init__(self, channel: aio.Channel, gates: experiments_pb2.Gates, noise_share: float) -> None:
         self._stub = experiments_pb2_grpc.ExperimentServiceStub(channel)
         self._control = control_pb2_grpc.ControlStub(channel)
-        self._plan = experiments_pb2.Plan(share=1.0, noise_share=0.0, gates=gates)
+        self._plan = experiments_pb2.Plan(share=1.0, noise_share=noise_share, gates=gates)
 
     async def wait_ready(self) -> None:
         """Until the challenger has registered as ready."""
@@ -180,7 +182,7 @@ async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         async with Cluster(settings) as cluster, aio.insecure_channel(cluster.control_address) as channel:
             rate = (await capacity.find(cluster.address, questions)).capacity_rps
             # A breach would end the experiment that is being measured: here it may go on.
-            experiments = Experiments(channel, experiments_pb2.Gates(min_coverage=0.0))
+            experiments = Experiments(channel, experiments_pb2.Gates(min_coverage=0.0), options.noise_share)
             bench, results = Bench(cluster, experiments, questions, rate), []
             with limited(options.processors) if options.processors else contextlib.nullcontext(()) as held:
                 for kind in options.kinds:
@@ -242,6 +244,7 @@ def main() -> None:
     kinds = (*hostile.HOSTILE, hostile.HEALTHY)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--kinds", nargs="*", default=kinds, choices=kinds)
+    parser.add_argument("--noise-share", type=float, default=NOISE_SHARE, help="of the requests, to the primary again")
     parser.add_argument("--processors", type=float, help="what the challenger may use of one")
     options = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
