@@ -46,17 +46,14 @@ def named(name: str, version: str = "1") -> FakeReplica:
 
 @asynccontextmanager
 async def two_versions(
-    tmp_path: Path,
-    fallback: dict[str, Any] | None,
-    first: control_pb2.TrafficPolicy | None = None,
-    **flags: Any,
+    tmp_path: Path, fallback: dict[str, Any] | None, **flags: Any
 ) -> AsyncIterator[tuple[Stub, FakeReplica, FakeReplica, Gateway]]:
-    """Version 2 is in charge, unless the policy says otherwise; version 1 is there as well."""
-    model = {"echo": {"fallback": fallback}} | flags.pop("models", {})
+    """Version 2 is in charge, version 1 is there as well."""
+    model = {"echo": {"primary_version": "2", "fallback": fallback}} | flags.pop("models", {})
     async with (
         replica("1") as one,
         replica("2") as two,
-        running(tmp_path, [one, two], first or policy(primary="2"), models=model, **flags) as (gateway, _),
+        running(tmp_path, [one, two], policy(primary="2"), models=model, **flags) as (gateway, _),
         aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel,
     ):
         yield service_pb2_grpc.GRPCInferenceServiceStub(channel), one, two, gateway
@@ -154,7 +151,7 @@ def test_a_replica_that_dies_with_the_request_is_a_lost_one(run: Run, tmp_path: 
 def test_another_model_answers_under_its_own_name(run: Run, tmp_path: Path) -> None:
     async def main() -> Any:
         async with FakeReplica() as large, named("small", "7") as small:
-            models = {"echo": {"fallback": {"model": "small"}}}
+            models = {"echo": {"primary_version": "1", "fallback": {"model": "small"}}}
             async with (
                 running_gateway(tmp_path, [large, small], models=models) as (gateway, _),
                 aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel,
@@ -325,7 +322,7 @@ def test_a_later_version_never_stands_in(run: Run, tmp_path: Path) -> None:
 
     async def main() -> aio.AioRpcError:
         async with replica("1") as one, replica("2") as two:
-            models = {"echo": {"fallback": PREVIOUS}}
+            models = {"echo": {"primary_version": "1", "fallback": PREVIOUS}}
             async with (
                 running(tmp_path, [one, two], policy(primary="1"), models=models) as (gateway, _),
                 aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel,
@@ -360,7 +357,7 @@ def test_a_prior_that_does_not_fit_a_version_is_said_once_and_given_to_nobody(
 def test_an_experiment_counts_the_failure_and_not_the_fallbacks_answer(run: Run, tmp_path: Path) -> None:
     async def main() -> tuple[list[tuple[str, str, str]], Sums]:
         async with replica("1") as one, replica("2") as two:
-            models = {"echo": {"fallback": PREVIOUS}}
+            models = {"echo": {"primary_version": "1", "fallback": PREVIOUS}}
             rules = policy(shadow(), canary=1.0)
             async with running(tmp_path, [one, two], rules, models=models) as (gateway, control):
                 two.refuse_with = FULL
@@ -465,36 +462,11 @@ def test_an_outage_does_not_end_in_not_found(run: Run, tmp_path: Path) -> None:
     assert told == ("fallback", "replica_loss", "prior")
 
 
-def test_where_no_version_is_named_an_earlier_one_does_not_take_over_in_silence(run: Run, tmp_path: Path) -> None:
-    """The highest version is in charge: when its replicas are lost, the one before it says whom it stands in for."""
-
-    async def main() -> tuple[Any, Any]:
-        async with two_versions(tmp_path, PREVIOUS, first=policy(primary="")) as (stub, _, two, _):
-            before = await stub.ModelInfer(question(3), timeout=10)
-            await lost(stub, two)
-            return before, await stub.ModelInfer(question(3), timeout=10)
-
-    before, after = run(main())
-
-    assert (before.model_version, said(before)[1:]) == ("2", ("", ""))
-    assert (after.model_version, said(after)) == ("1", ("fallback", "replica_loss", "version:1"))
-
-
-def test_without_a_fallback_the_highest_version_that_is_ready_answers(run: Run, tmp_path: Path) -> None:
-    async def main() -> Any:
-        async with two_versions(tmp_path, None, first=policy(primary="")) as (stub, _, two, _):
-            await two.stop()
-            await error_of(stub.ModelInfer(question(3), timeout=0.5))  # it had the replica, and waited for another one
-            return await stub.ModelInfer(question(3), timeout=10)
-
-    assert run(main()).model_version == "1"
-
-
 def test_a_gateway_that_has_never_seen_the_version_in_charge_says_so_and_is_not_ready(run: Run, tmp_path: Path) -> None:
     """It came up in the middle of an outage. Who named no version has made no mistake: that may be tried again."""
 
     async def main() -> tuple[aio.AioRpcError, str]:
-        models = {"echo": {"fallback": PREVIOUS}}
+        models = {"echo": {"primary_version": "1", "fallback": PREVIOUS}}
         required = {"gateway__required_models": ["echo"]}
         async with (
             replica("1") as one,
@@ -502,6 +474,7 @@ def test_a_gateway_that_has_never_seen_the_version_in_charge_says_so_and_is_not_
             aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel,
         ):
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            await until(lambda: gateway._readiness._shown.get("echo", False))  # version 1, which callers may name
             error = await error_of(stub.ModelInfer(question(3), timeout=10))
             health = health_pb2_grpc.HealthStub(channel)
             told = await health.Check(health_pb2.HealthCheckRequest(service=READINESS), timeout=5)

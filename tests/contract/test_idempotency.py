@@ -208,7 +208,7 @@ def test_a_failure_is_not_remembered(run: Run, tmp_path: Path) -> None:
 
 def test_a_fallbacks_answer_is_not_remembered(run: Run, tmp_path: Path) -> None:
     async def main() -> list[Any]:
-        models = {"echo": {"fallback": {"prior": {"sum": -1}}}}
+        models = {"echo": {"primary_version": "1", "fallback": {"prior": {"sum": -1}}}}
         async with gateway_of(tmp_path, models=models) as (stub, one, _):
             one.refuse_with = FULL
             first = await stub.ModelInfer(ask(), timeout=30)

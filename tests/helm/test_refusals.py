@@ -84,12 +84,14 @@ def test_our_own_processes_are_known_where_nobody_else_is(access: Mapping[str, A
 
 @pytest.mark.usefixtures("helm_4")
 def test_versions_of_a_model_share_what_gateways_read_and_nothing_else() -> None:
-    one = {**MODEL, "settings": {"threads": 2, "primary_version": "1"}}
+    prior = {"prior": {"p": 0.004, "score": 10}}
+    one = {**MODEL, "settings": {"threads": 2, "primary_version": "1", "fallback": prior}}
     other = {**MODEL, "version": "2", "settings": {"threads": 4, "batching": {"max_rows": 8}}}
     found = render({"models": [one, other]})
 
     assert isinstance(found, Release)
-    assert found.settings["models"] == {"fraud-tx": {"primary_version": "1", "batching": {"max_rows": 8}}}
+    shared = {"primary_version": "1", "batching": {"max_rows": 8}, "fallback": prior}
+    assert found.settings["models"] == {"fraud-tx": shared}
 
 
 @pytest.mark.usefixtures("helm_4")

@@ -13,7 +13,7 @@ from headrace.errors import StartupError
 
 
 def model(fallback: Any, name: str = "fraud-tx") -> dict[str, Any]:
-    return {name: {"fallback": fallback}}
+    return {name: {"primary_version": "2", "fallback": fallback}}
 
 
 def test_it_is_off_by_default() -> None:
@@ -23,8 +23,8 @@ def test_it_is_off_by_default() -> None:
 def test_a_file_says_all_of_it(tmp_path: Path) -> None:
     path = tmp_path / "headrace.yaml"
     path.write_text(
-        "models:\n  fraud-tx:\n    fallback:\n      version: previous\n      prior: {p: 0.02, score: 10}\n"
-        "      reasons: [deadline]\n      reserve_ms: 15\n"
+        "models:\n  fraud-tx:\n    primary_version: '2'\n    fallback:\n      version: previous\n"
+        "      prior: {p: 0.02, score: 10}\n      reasons: [deadline]\n      reserve_ms: 15\n"
     )
 
     found = load(path, {}).model("fraud-tx").fallback
@@ -51,6 +51,12 @@ def test_a_file_says_all_of_it(tmp_path: Path) -> None:
 def test_what_cannot_be_meant_stops_the_start(fallback: dict[str, Any], sentence: str) -> None:
     with pytest.raises(StartupError, match=sentence):
         load(None, {}, models=model(fallback))
+
+
+def test_it_stands_in_for_a_version_that_is_named() -> None:
+    """Else the highest that is ready is in charge, and where it is lost the one before it answers, and says nothing."""
+    with pytest.raises(StartupError, match="fallback needs primary_version"):
+        load(None, {}, models={"fraud-tx": {"fallback": {"version": "previous"}}})
 
 
 def test_less_time_is_kept_where_nobody_is_asked() -> None:

@@ -42,7 +42,7 @@ How its replicas run: each version says it for itself, except for what gateways 
 shares with the others. The resource is one that only the pods of its group have.
 */}}
 {{- define "headrace.serve.run" -}}
-{{- $run := deepCopy (omit (default (dict) .model.settings) "batching" "primary_version" "traffic") -}}
+{{- $run := deepCopy (omit (default (dict) .model.settings) "batching" "primary_version" "traffic" "fallback") -}}
 {{- $_ := set $run "num_cpus" (default 0 .model.numCpus) -}}
 {{- $_ := set $run "num_gpus" (default 0 .model.numGpus) -}}
 {{- $_ := set $run "resources" (dict (printf "headrace-%s" .model.group) 0.001) -}}

@@ -68,7 +68,7 @@ callers, if need be the only one, by the name in their certificate, last, so tha
 {{- define "headrace.settings.models" -}}
 {{- $models := dict -}}
 {{- range .Values.models -}}
-{{- $shared := pick (default (dict) .settings) "batching" "primary_version" "traffic" -}}
+{{- $shared := pick (default (dict) .settings) "batching" "primary_version" "traffic" "fallback" -}}
 {{- $_ := set $models .name (merge (default (dict) (get $models .name)) $shared) -}}
 {{- end -}}
 {{ toYaml $models }}

@@ -89,7 +89,7 @@ class ModelSettings(Section):
     """The version that answers. Empty = the highest that is ready. A later promotion wins, until this value changes."""
     traffic: TrafficSettings = TrafficSettings()
     fallback: FallbackSettings | None = None
-    """Who answers when the version in charge cannot. None = nobody: the caller gets an error."""
+    """Who answers when the version in charge, `primary_version`, cannot. None = nobody: the caller gets an error."""
     replicas: int = Field(1, ge=1)
     """Of each version, where `autoscaling` does not say how many."""
     autoscaling: AutoscalingSettings | None = None
@@ -109,6 +109,8 @@ class ModelSettings(Section):
             raise ValueError("traffic.shadows needs primary_version: the highest version would be the challenger")
         if self.traffic.canary and not self.primary_version:
             raise ValueError("traffic.canary needs primary_version: the highest version would be the canary")
+        if self.fallback is not None and not self.primary_version:
+            raise ValueError("fallback needs primary_version: an earlier version would take over in silence")
         versions = [shadow.version for shadow in self.traffic.shadows]
         if len(set(versions)) < len(versions):
             raise ValueError("traffic.shadows names a version twice")

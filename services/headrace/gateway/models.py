@@ -38,8 +38,6 @@ class Model:
     """Versions that have been ready at least once."""
     closed: frozenset[str] = frozenset()
     """Versions that are unloaded, or about to be: what waits for them is answered, and nobody comes any more."""
-    covered: bool = False
-    """Somebody stands in for a version without a replica, and says so: no earlier one takes over in silence."""
     answering: str | None = None
     """The version in charge, as of the last look."""
     without_entity: int = 0
@@ -61,7 +59,7 @@ class Model:
         return self.in_charge()
 
     def in_charge(self) -> str | None:
-        """The primary: the policy's, or the highest that is ready; that was ready, where somebody stands in for it."""
+        """The primary: the policy's, or the highest that is ready."""
         lane = self.lanes.get(self.answering or "")
         if lane is None or not lane.ready:
             self.look()
@@ -69,7 +67,7 @@ class Model:
 
     def look(self) -> None:
         """See anew who is in charge. Done whenever replicas come or go, not for every request."""
-        open_ones = self.opened if self.covered else self.ready_versions() or self.opened
+        open_ones = self.ready_versions() or self.opened
         wanted = self.policy.primary
         if wanted in self.closed and not open_ones:
             wanted = ""  # it was not lost, it was taken away: there is nothing to wait for
@@ -254,8 +252,7 @@ class Models:
                 log.exception("version %.32s of '%.256s' could not be taken over", version, name)
 
     def _open(self, name: str, version: str, spec: control_pb2.ModelSpec) -> None:
-        fallback = self._settings.model(name).fallback
-        model = self._models.get(name) or Model(name, covered=fallback is not None)
+        model = self._models.get(name) or Model(name)
         if version in model.lanes:
             return
         if not is_version(version):
@@ -264,6 +261,7 @@ class Models:
         around = self._around
         lane = Lane(wire.spec(spec), batching, around.sender, around.clock, around.pressure, around.on_batch)
         model.lanes[version] = lane
+        fallback = self._settings.model(name).fallback
         if fallback is not None:
             lane.fallback = Fallback(fallback, lane, partial(self._stand_in, lane, fallback), around.clock)
         self._models[name] = model  # not before: a model without a version would never be ready
