@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import socket
+import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -15,6 +18,8 @@ from headrace.cluster import Cluster
 from headrace.v1 import control_pb2, control_pb2_grpc
 
 TICKS_S = os.sysconf("SC_CLK_TCK")
+PACE_S = 1.0
+PACE_BLOCK = 1 << 20
 
 
 def hardware() -> str:
@@ -23,6 +28,25 @@ def hardware() -> str:
         platform.processor(),
     )
     return f"{os.cpu_count()} cores, {model}, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def pace() -> float:
+    """How fast this machine is just now: MiB that all of its cores hash at once, a second. Of an idle cluster.
+
+    Others share the cores, and none of the kernel's figures says how much of one is left. Takes a second.
+    """
+    block, cores = bytes(PACE_BLOCK), os.cpu_count() or 1
+
+    def hashed(until: float) -> int:
+        blocks = 0
+        while time.monotonic() < until:
+            hashlib.sha256(block)  # of so much it lets the other threads run
+            blocks += 1
+        return blocks
+
+    with ThreadPoolExecutor(cores) as pool:
+        blocks = sum(pool.map(hashed, [time.monotonic() + PACE_S] * cores))
+    return blocks * PACE_BLOCK / 2**20 / PACE_S
 
 
 def free_port() -> int:

@@ -42,6 +42,7 @@ PICTURE = Path("docs/images/soak.png")
 SHARE = 0.8
 REPLICAS = 2
 RUN_S = 30.0
+REST_S = 3.0
 EVERY_S = 2.0
 WARM_UP_S = 60.0
 """Of each process: what it holds before does not count."""
@@ -60,6 +61,10 @@ class Seen:
     """What has been seen so far."""
 
     capacity_rps: float = 0.0
+    closed_rps: list[float] = field(default_factory=list)
+    """What the cluster gets through in a closed loop before it all, and after."""
+    paces: list[float] = field(default_factory=list)
+    """The machine's own, likewise: a cluster that got slower on one that did is no worse for it."""
     samples: dict[str, list[Sample]] = field(default_factory=lambda: defaultdict(list))
     counts: Counter[str] = field(default_factory=Counter)
     told: Counter[str] = field(default_factory=Counter)
@@ -77,18 +82,28 @@ async def soak(options: argparse.Namespace, folder: Path) -> Seen:
     seen, seconds = Seen(), options.minutes * 60
     async with Cluster(settings(options.engine, folder, collector.endpoint)) as cluster:
         collector.there()  # only now: Ray forks, and nobody may have used gRPC in this process before
+        await _pace(cluster, questions, seen)
         seen.capacity_rps = (await capacity.find(cluster.address, questions)).capacity_rps
         mischief = Mischief(cluster, collector, questions, options.seed, REPLICAS)
         sampling = asyncio.create_task(_sample(cluster, mischief, seen))
         try:
             async with mischief.running():
                 await _load(cluster, questions, seen, seconds)
+            await _pace(cluster, questions, seen)
         finally:
             sampling.cancel()
             await asyncio.wait({sampling})
             collector.away()
     seen.faults, seen.collected_bytes = mischief.done, collector.bytes
     return seen
+
+
+async def _pace(cluster: Cluster, questions: Path, seen: Seen) -> None:
+    """How fast machine and cluster are while nothing breaks."""
+    await asyncio.sleep(REST_S)
+    seen.paces.append(await asyncio.to_thread(machine.pace))
+    closed = await driving.closed_loop(cluster.address, questions, capacity.CONCURRENCY, capacity.CLOSED_S)
+    seen.closed_rps.append(closed["rps"])
 
 
 def settings(engine: str, folder: Path, endpoint: str) -> config.Settings:
@@ -220,6 +235,8 @@ def verdict(seen: Seen, warm_up_s: float) -> dict[str, Any]:
     return {
         "hardware": machine.hardware(),
         "capacity_rps": round(seen.capacity_rps, 1),
+        "closed_rps": [round(rps, 1) for rps in seen.closed_rps],
+        "machine_mib_per_s": [round(pace, 1) for pace in seen.paces],
         "offered_rps": round(SHARE * seen.capacity_rps, 1),
         "counts": dict(seen.counts),
         "told": dict(seen.told.most_common(12)),
@@ -254,6 +271,8 @@ def show(found: Mapping[str, Any]) -> None:
     console = Console()
     console.print(table, faults)
     console.print(f"capacity {found['capacity_rps']:,.0f}/s, offered {found['offered_rps']:,.0f}/s")
+    before_after = {"closed loop": found["closed_rps"], "machine, MiB hashed a second": found["machine_mib_per_s"]}
+    console.print("before and after:", before_after)
     console.print(found["counts"], found["latency"], found["told"])
     console.print(
         f"slowest {found['slowest_ms'] / 1e3:.2f} s, generator late by {found['generator_late_ms'] / 1e3:.2f} s at most"
