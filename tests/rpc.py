@@ -30,10 +30,17 @@ Make = Callable[[], Any]
 
 LIMIT: Final = 64 << 20
 LARGE: Final = 20 << 20
+MOST_DIGITS: Final = 8
 OPTIONS: Final = (("grpc.max_receive_message_length", LIMIT), ("grpc.max_send_message_length", -1))
 DETAILS: Final = "Grüße, 100 % 日本\nund\x7f"
 TRAILING: Final = (("why", "because"), ("raw-bin", bytes(range(256))))
 HEALTH: Final = "/grpc.health.v1.Health/Check"
+
+
+def _number(request: bytes) -> int:
+    """What is asked for; 0 where it is no number: noise finds its way to handlers too, which must not fail over it."""
+    return int(request) if request.isdigit() and len(request) <= MOST_DIGITS else 0
+
 
 # Servers ----------------------------------------------------------------------------------------------------------
 
@@ -59,17 +66,17 @@ class Handlers:
         return request
 
     async def sized(self, request: bytes, _: Any) -> bytes:
-        return bytes(int(request))
+        return bytes(_number(request))
 
     async def many(self, request: bytes, _: Any) -> AsyncIterator[bytes]:
-        for i in range(int(request)):
+        for i in range(_number(request)):
             yield b"%d" % i
 
     async def flood(self, request: bytes, _: Any) -> AsyncIterator[bytes]:
         try:
             while True:
                 self.produced += 1
-                yield bytes(int(request))
+                yield bytes(_number(request))
         finally:
             self.cancelled.set()
 
@@ -89,7 +96,7 @@ class Handlers:
         await rpc.abort(grpc.StatusCode.FAILED_PRECONDITION, DETAILS, TRAILING)
 
     async def lament(self, request: bytes, rpc: Any) -> None:
-        await rpc.abort(grpc.StatusCode.FAILED_PRECONDITION, "a" * int(request))
+        await rpc.abort(grpc.StatusCode.FAILED_PRECONDITION, "a" * _number(request))
 
     async def fail(self, _: bytes, __: Any) -> None:
         raise ValueError("boom")
