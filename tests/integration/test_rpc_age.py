@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -226,6 +227,80 @@ def test_who_stops_gives_what_runs_its_own_time_and_not_that_of_age(run: Run) ->
             return bytes(await stream.read())
 
     assert run(main()) == b"1"
+
+
+def test_who_has_only_just_come_hears_the_goodbye_with_the_first_call(run: Run) -> None:
+    """Together with the first settings some of gRPC's clients would wait for their deadlines."""
+
+    async def main() -> tuple[list[int], int, int]:
+        async with serving() as served, Raw.to(served) as raw:
+            await raw.until(frames.SETTINGS)
+            goodbye = asyncio.create_task(served.server.say_goodbye(5))
+            await asyncio.sleep(0.1)  # it would be on its way
+            raw.send(frames.frame(frames.PING, 0, 0, bytes(8)))
+            kinds = []
+            while not kinds or kinds[-1] != frames.PING:
+                kinds.append((await raw.frame())[0])
+            raw.send(call(1))
+            told = last(await raw.until(frames.GOAWAY))
+            status = await raw.status(1)
+            raw.send(frames.frame(frames.PING, frames.ACK, 0, b"farewell"))
+            await goodbye
+            return kinds, told, status
+
+    kinds, told, status = run(main())
+
+    assert frames.GOAWAY not in kinds
+    assert (told, status) == (frames.LAST_STREAM, 0)
+
+
+def test_who_has_come_and_says_nothing_hears_the_goodbye_soon(run: Run) -> None:
+    async def main() -> tuple[int, float]:
+        async with serving() as served, Raw.to(served) as raw:
+            await raw.until(frames.SETTINGS)
+            begun = time.monotonic()
+            goodbye = asyncio.create_task(served.server.say_goodbye(5))
+            told = last(await raw.until(frames.GOAWAY))
+            took = time.monotonic() - begun
+            raw.send(frames.frame(frames.PING, frames.ACK, 0, b"farewell"))
+            await goodbye
+            return told, took
+
+    told, took = run(main())
+
+    assert told == frames.LAST_STREAM
+    assert took < 3
+
+
+def test_grpcs_clients_that_come_while_it_leaves_are_answered(run: Run) -> None:
+    async def main() -> list[bytes]:
+        answers = []
+        for number in range(40):
+            async with serving() as served, served.channel() as channel:
+                served.server.leaving = True
+                answers.append(await channel.unary_unary("/t.T/unary")(b"%d" % number, timeout=5))
+        return answers
+
+    assert run(main()) == [b"%d" % number for number in range(40)]
+
+
+def test_a_server_that_stops_cuts_off_who_has_only_just_come(run: Run) -> None:
+    """As if it had come a moment later: with a goodbye some of gRPC's clients would wait for their deadlines."""
+
+    async def main() -> tuple[int, list[int]]:
+        async with serving() as served, Raw.to(served) as raw:
+            first = (await raw.frame())[0]
+            await served.server.stop(None)
+            kinds = []
+            with contextlib.suppress(EOFError, ConnectionError):
+                while True:
+                    kinds.append((await raw.frame())[0])
+            return first, kinds
+
+    first, kinds = run(main())
+
+    assert first == frames.SETTINGS
+    assert frames.GOAWAY not in kinds
 
 
 def test_an_answer_to_a_ping_that_was_never_sent_ends_nothing(run: Run) -> None:

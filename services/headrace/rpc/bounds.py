@@ -23,8 +23,6 @@ BOUNDS: Final = (
     "connections", "address", "handshakes", "calls", "message", "metadata", "kept", "slow", "calm", "protocol",
 )  # fmt: skip
 """What a peer can run into, as the counter of it is labelled."""
-TOO_MANY: Final = {"connections": "too many connections", "address": "too many connections from this address"}
-"""What a client is told whose connection is one too many."""
 
 
 class Bounds(NamedTuple):

@@ -19,7 +19,7 @@ from grpc import aio
 
 from headrace.rpc import frames
 from headrace.rpc.age import READ, Farewell
-from headrace.rpc.bounds import TOO_MANY, address_of
+from headrace.rpc.bounds import address_of
 from headrace.rpc.call import Call
 from headrace.rpc.connection import Connection, ProtocolError, Stream
 from headrace.rpc.fields import Fields, literal
@@ -89,21 +89,30 @@ class ServerConnection(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._server.connections.add(self)
         super().connection_made(transport)
-        address = address_of(self.peer.partition(":")[2].rpartition(":")[0].strip("[]"))
-        if reached := self._server.crowd.enter(address):
-            self._server.limited[reached] += 1
-            super().end(frames.ENHANCE_YOUR_CALM, TOO_MANY[reached])
+        if self.closed:
             return
-        self._entered = address
         self.farewell = Farewell(self._server.age, self)
         secured: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         self.auth_context = auth_context(secured)
         if secured is not None and secured.selected_alpn_protocol() != "h2":
             self.end(frames.PROTOCOL_ERROR, "the client has not agreed on h2")
-        elif self._server.stopping:
-            self.end(frames.NO_ERROR)
         elif self._server.leaving:  # it was accepted just before
             self.say_goodbye()
+
+    def _lets_in(self) -> bool:
+        """Not with settings and a GOAWAY: to gRPC's clients settings are a connection, and its end no reason to wait.
+
+        They come again at once, without end, and where the two came in one piece some kept asking the dead connection
+        until their call's deadline (grpcio 1.85). Whom nobody answers waits a second, and longer each time.
+        """
+        if self._server.stopping:
+            return False
+        address = address_of(self.peer.partition(":")[2].rpartition(":")[0].strip("[]"))
+        if reached := self._server.crowd.enter(address):
+            self._server.limited[reached] += 1
+            return False
+        self._entered = address
+        return True
 
     def data_received(self, data: bytes) -> None:
         if self._preface is not None:
@@ -157,7 +166,9 @@ class ServerConnection(Connection):
 
     def leave(self) -> None:
         """Tell the client to open no more calls here, and which of those it has opened were the last: once."""
-        if self._final is None:
+        if self.farewell is not None and not self.farewell.settled:
+            self.abort()
+        elif self._final is None:
             self._final = self._last
             self.write(frames.goaway(self._final, frames.NO_ERROR))
 
@@ -228,6 +239,8 @@ class ServerConnection(Connection):
             return
         if not number % 2 or number <= self._last:
             raise ProtocolError(frames.PROTOCOL_ERROR, "a stream is opened out of order")
+        if not self._last and self.farewell is not None:
+            self.farewell.settle()
         self._last = number
         if self._final is not None or max(len(self.streams), len(self.running)) >= MAX_CALLS:
             if self._final is None:

@@ -110,6 +110,10 @@ class Connection(asyncio.Protocol):
         ours = {frames.INITIAL_WINDOW_SIZE: STREAM_WINDOW, frames.MAX_HEADER_LIST_SIZE: MAX_BLOCK, **self.SETTINGS}
         return frames.settings(ours) + frames.window_update(0, WINDOW - frames.DEFAULT_WINDOW)
 
+    def _lets_in(self) -> bool:
+        """Whether this peer gets a connection at all; else it is closed without a word."""
+        return True
+
     def _on_fields(self, number: int, fields: Fields, *, ends: bool) -> None:
         """A block of fields has come."""
         raise NotImplementedError
@@ -141,7 +145,10 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's has the methods, not the class
         self._transport.set_write_buffer_limits(high=UNREAD_BYTES)
         self.peer = _peer(transport.get_extra_info("peername"))
-        self._transport.write(self._opening())
+        if self._lets_in():
+            self._transport.write(self._opening())
+        else:
+            self.abort()
 
     def data_received(self, data: bytes) -> None:
         if self.closed:
