@@ -18,7 +18,6 @@ from headrace.cluster import Cluster
 from headrace.v1 import control_pb2, control_pb2_grpc
 
 TICKS_S = os.sysconf("SC_CLK_TCK")
-PACE_S = 1.0
 PACE_BLOCK = 1 << 20
 
 
@@ -30,10 +29,10 @@ def hardware() -> str:
     return f"{os.cpu_count()} cores, {model}, Python {platform.python_version()}, torch {torch.__version__}"
 
 
-def pace() -> float:
+def pace(seconds: float) -> float:
     """How fast this machine is just now: MiB that all of its cores hash at once, a second. Of an idle cluster.
 
-    Others share the cores, and none of the kernel's figures says how much of one is left. Takes a second.
+    Others share the cores, and none of the kernel's figures says how much of one is left. Takes so many seconds.
     """
     block, cores = bytes(PACE_BLOCK), os.cpu_count() or 1
 
@@ -45,8 +44,8 @@ def pace() -> float:
         return blocks
 
     with ThreadPoolExecutor(cores) as pool:
-        blocks = sum(pool.map(hashed, [time.monotonic() + PACE_S] * cores))
-    return blocks * PACE_BLOCK / 2**20 / PACE_S
+        blocks = sum(pool.map(hashed, [time.monotonic() + seconds] * cores))
+    return blocks * PACE_BLOCK / 2**20 / seconds
 
 
 def free_port() -> int:

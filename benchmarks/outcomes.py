@@ -29,6 +29,8 @@ OK, CANCELLED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE = 0, 1, 4, 8, 
 REFUSALS = ("Exceeds maximum queue size", "Request timeout expired", "queue is full")
 """What headrace and Triton say when they will not, or cannot in time. Other words with the same status are errors."""
 
+WINDOW_S = 0.5
+
 
 @dataclass(slots=True)
 class Sent:
@@ -82,8 +84,18 @@ def summary(requests: Sequence[Sent], judged: Sequence[tuple[str, str]], seconds
         **percentiles("refused_", (ended - intended)[refused], (50, 99)),
         **percentiles("refused_sent_", (ended - sent)[refused], (50, 99)),
         **percentiles("generator_late_", sent - intended, (99,)),
+        "right_shares": right_shares(intended, found == RIGHT),
         "told": dict(told.most_common(5)),
     }
+
+
+def right_shares(intended_s: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> list[float]:
+    """Of the requests of each `WINDOW_S` that had any, in order, the share that was right in time."""
+    if not len(intended_s):
+        return []
+    windows = ((intended_s - intended_s.min()) / WINDOW_S).astype(int)
+    asked, kept = np.bincount(windows), np.bincount(windows, right)
+    return [round(share, 4) for share in (kept[asked > 0] / asked[asked > 0]).tolist()]
 
 
 def percentiles(prefix: str, values_s: npt.NDArray[np.float64], ranks: Sequence[float]) -> dict[str, float | None]:

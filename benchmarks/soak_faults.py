@@ -43,6 +43,7 @@ SHARE = 0.8
 REPLICAS = 2
 RUN_S = 30.0
 REST_S = 3.0
+PACE_S = 0.25
 EVERY_S = 2.0
 WARM_UP_S = 60.0
 """Of each process: what it holds before does not count."""
@@ -63,9 +64,11 @@ class Seen:
     capacity_rps: float = 0.0
     closed_rps: list[float] = field(default_factory=list)
     """What the cluster gets through in a closed loop before it all, and after."""
-    paces: list[float] = field(default_factory=list)
-    """The machine's own, likewise: a cluster that got slower on one that did is no worse for it."""
+    paces: list[tuple[float, float]] = field(default_factory=list)
+    """The machine's own, and when (seconds from the start): between two runs, while nobody asks anything."""
     samples: dict[str, list[Sample]] = field(default_factory=lambda: defaultdict(list))
+    spent: dict[str, list[Sample]] = field(default_factory=lambda: defaultdict(list))
+    """Processor seconds in place of MiB."""
     counts: Counter[str] = field(default_factory=Counter)
     told: Counter[str] = field(default_factory=Counter)
     seconds: list[dict[str, Any]] = field(default_factory=list)
@@ -82,14 +85,14 @@ async def soak(options: argparse.Namespace, folder: Path) -> Seen:
     seen, seconds = Seen(), options.minutes * 60
     async with Cluster(settings(options.engine, folder, collector.endpoint)) as cluster:
         collector.there()  # only now: Ray forks, and nobody may have used gRPC in this process before
-        await _pace(cluster, questions, seen)
+        await _closed_loop(cluster, questions, seen)
         seen.capacity_rps = (await capacity.find(cluster.address, questions)).capacity_rps
         mischief = Mischief(cluster, collector, questions, options.seed, REPLICAS)
         sampling = asyncio.create_task(_sample(cluster, mischief, seen))
         try:
             async with mischief.running():
                 await _load(cluster, questions, seen, seconds)
-            await _pace(cluster, questions, seen)
+            await _closed_loop(cluster, questions, seen)
         finally:
             sampling.cancel()
             await asyncio.wait({sampling})
@@ -98,10 +101,9 @@ async def soak(options: argparse.Namespace, folder: Path) -> Seen:
     return seen
 
 
-async def _pace(cluster: Cluster, questions: Path, seen: Seen) -> None:
-    """How fast machine and cluster are while nothing breaks."""
+async def _closed_loop(cluster: Cluster, questions: Path, seen: Seen) -> None:
+    """How fast the cluster is while nothing breaks."""
     await asyncio.sleep(REST_S)
-    seen.paces.append(await asyncio.to_thread(machine.pace))
     closed = await driving.closed_loop(cluster.address, questions, capacity.CONCURRENCY, capacity.CLOSED_S)
     seen.closed_rps.append(closed["rps"])
 
@@ -134,6 +136,7 @@ async def _load(cluster: Cluster, questions: Path, seen: Seen, seconds: float) -
             at_s = time.monotonic() - begun
             if seconds - at_s < 1:
                 return
+            seen.paces.append((at_s, await asyncio.to_thread(machine.pace, PACE_S)))
             found = await driving.printed(
                 driving.script(
                     "persistent.py",
@@ -162,7 +165,9 @@ async def _sample(cluster: Cluster, mischief: Mischief, seen: Seen) -> None:
         for name, pids in (await _processes(cluster, mischief)).items():
             for pid in pids:
                 with contextlib.suppress(OSError):  # it has just ended
-                    seen.samples[name].append((time.monotonic() - begun, pid, machine.resident_mib(pid)))
+                    at_s = time.monotonic() - begun
+                    seen.samples[name].append((at_s, pid, machine.resident_mib(pid)))
+                    seen.spent[name].append((at_s, pid, machine.cpu_seconds(pid)))
         await asyncio.sleep(EVERY_S)
 
 
@@ -211,32 +216,30 @@ def memory(samples: Sequence[Sample], warm_up_s: float) -> dict[str, float] | No
     }
 
 
-def latency(seconds: Sequence[Mapping[str, Any]], rank: str) -> dict[str, float]:
-    """Medians over the seconds of the first and of the last quarter, ms, and the change in percent."""
-    kept = [(one["at_s"], one[rank]) for one in seconds if one[rank] is not None]
+def change(values: Sequence[float | None]) -> dict[str, float]:
+    """Medians of the first and of the last quarter, and the change in percent."""
+    kept = [value for value in values if value is not None]
     quarter = max(1, len(kept) // 4)
-    first, last = (float(np.median([ms for _, ms in part])) for part in (kept[:quarter], kept[-quarter:]))
-    line = np.polyfit([at_s / 3600 for at_s, _ in kept], [ms for _, ms in kept], 1)
+    first, last = float(np.median(kept[:quarter])), float(np.median(kept[-quarter:]))
     return {
-        "first_ms": round(first, 2),
-        "last_ms": round(last, 2),
+        "first": round(first, 2),
+        "last": round(last, 2),
         "change_percent": round((last / first - 1) * 100, 1),
-        "slope_ms_per_hour": round(float(line[0]), 2),
     }
 
 
 def verdict(seen: Seen, warm_up_s: float) -> dict[str, Any]:
     """What is written, and `passed`."""
     grown = {name: found for name, samples in seen.samples.items() if (found := memory(samples, warm_up_s)) is not None}
-    ranks = {rank: latency(seen.seconds, f"{rank}_ms") for rank in ("p50", "p99")}
+    ranks = {rank: change([second[rank] for second in seen.seconds]) for rank in ("p50_ms", "p99_ms")}
     answered = seen.counts["right"] == seen.counts["payments"] > 0
     flat = all(found["growth_percent"] <= MEMORY_BAR_PERCENT for found in grown.values())
-    steady = ranks["p50"]["change_percent"] <= LATENCY_BAR_PERCENT
+    steady = ranks["p50_ms"]["change_percent"] <= LATENCY_BAR_PERCENT
     return {
         "hardware": machine.hardware(),
         "capacity_rps": round(seen.capacity_rps, 1),
         "closed_rps": [round(rps, 1) for rps in seen.closed_rps],
-        "machine_mib_per_s": [round(pace, 1) for pace in seen.paces],
+        "machine_mib_per_s": change([pace for _, pace in seen.paces]),
         "offered_rps": round(SHARE * seen.capacity_rps, 1),
         "counts": dict(seen.counts),
         "told": dict(seen.told.most_common(12)),
@@ -254,6 +257,8 @@ def verdict(seen: Seen, warm_up_s: float) -> dict[str, Any]:
         "passed": answered and flat and steady and not any(seen.counts[name] for name in LOST),
         "seconds": seen.seconds,
         "samples": dict(seen.samples),
+        "spent": dict(seen.spent),
+        "paces": seen.paces,
     }
 
 
@@ -271,9 +276,9 @@ def show(found: Mapping[str, Any]) -> None:
     console = Console()
     console.print(table, faults)
     console.print(f"capacity {found['capacity_rps']:,.0f}/s, offered {found['offered_rps']:,.0f}/s")
-    before_after = {"closed loop": found["closed_rps"], "machine, MiB hashed a second": found["machine_mib_per_s"]}
-    console.print("before and after:", before_after)
-    console.print(found["counts"], found["latency"], found["told"])
+    console.print("closed loop before and after, a second:", found["closed_rps"])
+    console.print("quarters:", {**found["latency"], "machine, MiB hashed a second": found["machine_mib_per_s"]})
+    console.print(found["counts"], found["told"])
     console.print(
         f"slowest {found['slowest_ms'] / 1e3:.2f} s, generator late by {found['generator_late_ms'] / 1e3:.2f} s at most"
     )

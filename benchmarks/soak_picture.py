@@ -22,10 +22,12 @@ mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.righ
 
 def draw(path: Path, found: Mapping[str, Any]) -> None:
     """`found` as soak_faults.py writes it."""
-    figure = Figure(figsize=(10, 9.6), layout="constrained")
-    times, rates, levels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 3))
+    figure = Figure(figsize=(10, 10.8), layout="constrained")
+    times, rates, paces, levels = figure.subplots(4, 1, sharex=True, height_ratios=(3, 2, 1, 3))
     _draw_latencies(times, found["seconds"])
     _draw_rates(rates, found)
+    paces.plot(*zip(*[(at_s / 60, pace) for at_s, pace in found["paces"]], strict=True), ".-", color=COLOURS[5], lw=0.9)
+    paces.set(ylabel="machine,\nMiB hashed\na second", ylim=(0, None))
     for place, (name, samples) in enumerate(found["samples"].items()):
         _draw_memory(levels, name, samples, COLOURS[place % len(COLOURS)])
     levels.set(xlabel="minutes", ylabel="resident memory, MiB", yscale="log")
@@ -34,7 +36,7 @@ def draw(path: Path, found: Mapping[str, Any]) -> None:
     levels.legend(loc="upper center", ncols=3, frameon=False)
     levels.set_ylim(LEAST_MIB, levels.get_ylim()[1] * 1.8)  # room for the legend
     names = sorted({fault["name"] for fault in found["faults"]})
-    for axes in (times, rates, levels):
+    for axes in (times, rates, paces, levels):
         axes.grid(alpha=0.25)
         for fault in found["faults"]:
             axes.axvline(fault["at_s"] / 60, color=COLOURS[names.index(fault["name"])], **RULED)

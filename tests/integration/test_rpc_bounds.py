@@ -79,7 +79,7 @@ async def silence(raw: Raw) -> bool:
 
 
 def test_grpcs_clients_hear_unavailable_where_there_is_no_room_and_wait_before_they_come_again(run: Run) -> None:
-    """Every one of them: of those who get settings and a GOAWAY in one piece, some hear nothing until their deadline."""
+    """Every one: of those who get settings and a GOAWAY in one piece, some hear nothing until their deadline."""
 
     async def refused(served: Served) -> str:
         async with served.channel() as channel:

@@ -18,9 +18,11 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def closed(*_: Any) -> dict[str, float]:
         return {"rps": 1000.0}
 
-    async def opened(_: str, __: Path, rate: float, seconds: float, **___: Any) -> dict[str, float]:
+    async def opened(_: str, __: Path, rate: float, seconds: float, **___: Any) -> dict[str, list[float]]:
         rates.append(rate)
-        return {"sent": rate * seconds, "right": rate * seconds * (1.0 if rate <= 500 else 0.98)}
+        halves = int(2 * seconds)
+        stalled = [0.5] * (halves // 2 - 1)  # of a machine that others use too
+        return {"right_shares": stalled + [1.0 if rate <= 500 else 0.98] * (halves - len(stalled))}
 
     monkeypatch.setattr(driving, "closed_loop", closed)
     monkeypatch.setattr(driving, "open_loop", opened)
@@ -45,4 +47,9 @@ def test_a_server_that_keeps_up_with_nothing_is_said(
 
 
 def test_a_run_without_requests_is_not_in_time() -> None:
-    assert capacity.in_time({"sent": 0, "right": 0}) == 0
+    assert capacity.in_time({"right_shares": []}) == 0
+
+
+def test_a_stall_spoils_its_half_second_and_a_queue_all_of_them() -> None:
+    assert capacity.in_time({"right_shares": [1.0, 0.2, 1.0, 0.9, 1.0]}) == 1.0
+    assert capacity.in_time({"right_shares": [1.0, 0.9, 0.8, 0.7, 0.6]}) == 0.8

@@ -86,3 +86,11 @@ def test_the_classes_add_up_to_what_was_sent() -> None:
 def test_a_run_in_which_nothing_came_has_no_percentiles() -> None:
     found = outcomes.summary([], [], seconds=1.0)
     assert (found["sent"], found["p99_ms"], found["generator_late_p99_ms"]) == (0, None, None)
+
+
+def test_what_was_right_is_told_half_second_by_half_second() -> None:
+    requests = [Sent(0, at_s, at_s, at_s + 0.01) for at_s in (7.0, 7.2, 7.4, 8.6, 8.7)]
+    judged = [("right", ""), ("right", ""), ("late", ""), ("right", ""), ("right", "")]
+
+    assert outcomes.summary(requests, judged, seconds=2.0)["right_shares"] == [0.6667, 1.0]
+    assert outcomes.summary([], [], seconds=2.0)["right_shares"] == []

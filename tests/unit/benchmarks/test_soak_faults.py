@@ -30,7 +30,7 @@ def lives(slope_mib_s: float, every_s: float = 300.0, seconds: float = 1800.0) -
 
 
 def seen(**changes: Any) -> soak_faults.Seen:
-    found = soak_faults.Seen(seconds=[second(float(at)) for at in range(100)])
+    found = soak_faults.Seen(seconds=[second(float(at)) for at in range(100)], paces=[(0.0, 2000.0), (30.0, 1900.0)])
     found.counts.update(payments=100, right=100)
     found.samples["gateway-0"] = lives(0.0)
     for name, value in changes.items():
@@ -43,6 +43,7 @@ def test_a_soak_without_a_loss_passes_and_is_drawn(tmp_path: Path) -> None:
     soak_picture.draw(tmp_path / "soak.png", found)
 
     assert found["passed"]
+    assert found["machine_mib_per_s"]["change_percent"] == -5
     assert (tmp_path / "soak.png").stat().st_size > 10_000
 
 
