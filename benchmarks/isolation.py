@@ -1,6 +1,6 @@
 """What a shadow costs the payments beside it: a hostile challenger at 40 % of capacity, a healthy one at 120 %.
 
-    python benchmarks/isolation.py [--rounds 3] [--kinds hang crash …] [--processors 0.25] [--noise-share 0.1]
+    python benchmarks/isolation.py [--rounds 5] [--kinds hang crash …] [--processors 0.25] [--noise-share 0.1]
 
 fraud-tx, open loop, one primary replica, deadlines of 50 ms, everything traced. The challenger is a replica of its own
 with all requests copied to it (share 1), niced and limited in memory as a shadow should be on a machine it shares;
@@ -41,8 +41,8 @@ from headrace.v1 import control_pb2, control_pb2_grpc, experiments_pb2, experime
 
 OUT = Path("build/bench")
 MODEL = "fraud-tx"
-ROUNDS = 3
-SECONDS = 6.0
+ROUNDS = 5
+SECONDS = 10.0
 WARM_UP_S = 4.0
 """Under the same load, before what counts: the challenger turns hostile in it."""
 SETTLE_S = 1.5
