@@ -43,12 +43,18 @@ log = logging.getLogger(__name__)
 
 BATCH_ROWS: Final = 32
 """Copies that travel together at most: a shadow batch that has begun is in front of whatever comes next."""
-GATHER_S: Final = 0.02
-"""How long a copy waits for company: nobody waits for it, and each batch costs the loop the same."""
+GATHER_S: Final = 0.25
+"""How long a copy waits for company: nobody waits for it, and a batch costs loop and replica much the same whatever is
+in it."""
+GATHER_SHARE: Final = 0.25
+"""Of a copy's time at most."""
 HOLD_S: Final = 0.005
 """How soon to look again whether payments still wait."""
 SHARED_S: Final = 0.003
-"""Where payments are answered by the same replicas, a shadow batch is cut to what they may be held up."""
+"""Where payments are answered by the same replicas, a shadow batch is cut to what one may be held up by it."""
+SHARED_STRETCH: Final = 1.5
+"""Or to so many times what its first copy would take alone: where a forward's cost is fixed, more of them hold up more
+payments than longer ones do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +114,9 @@ class ShadowLane:
         self._cost = CostModel()
         self._arrivals = Arrivals(self._clock.now())
         self._waiting: deque[Copy] = deque()
+        self._gather_s = min(GATHER_S, GATHER_SHARE * shadow.timeout_s)
+        self._gathering = False
+        """The alarm is the end of the first one's wait for company."""
         self._running: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
@@ -194,7 +203,10 @@ class ShadowLane:
         rider.queued_at = self._clock.now()
         self._waiting.append(Copy(rider, answered, now_ns))
         if self._alarm is None:
-            self._look_in(GATHER_S)
+            self._look_in(self._gather_s, gathering=True)
+        elif self._gathering and not self._has_room_for_more():
+            self._alarm.cancel()
+            self._look_in(0.0)
 
     def _record(self, original: RpcRecord, copied: Inference, now_ns: int) -> RpcRecord:
         """Its spans stand under those of the request it was taken from, and may end after them."""
@@ -220,7 +232,8 @@ class ShadowLane:
 
     # Out ------------------------------------------------------------------------------------------------------------
 
-    def _look_in(self, seconds: float) -> None:
+    def _look_in(self, seconds: float, *, gathering: bool = False) -> None:
+        self._gathering = gathering
         self._alarm = asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _look_soon(self) -> None:
@@ -236,9 +249,9 @@ class ShadowLane:
         while self._waiting and self._waiting[0].rider.inference.deadline <= now:
             self._drop(self._waiting.popleft(), "load" if held_up else "buffer")
         while self._waiting and not held_up:
-            due_s = self._waiting[0].rider.queued_at + GATHER_S - now
-            if due_s > 0 and self.held < BATCH_ROWS:
-                self._look_in(due_s)
+            due_s = self._waiting[0].rider.queued_at + self._gather_s - now
+            if due_s > 0 and self._has_room_for_more():
+                self._look_in(due_s, gathering=True)
                 return
             if self.dispatcher.room() is None:
                 break
@@ -256,15 +269,21 @@ class ShadowLane:
         task.add_done_callback(partial(self._over, copies, batch))
 
     def _pop(self) -> list[Copy]:
-        copies: list[Copy] = []
+        return [self._waiting.popleft() for _ in range(self._fitting())]
+
+    def _has_room_for_more(self) -> bool:
+        """Of the next batch and of the buffer, which gathering must not fill."""
+        return self._fitting() == len(self._waiting) and 2 * self.held < self.shadow.max_rows
+
+    def _fitting(self) -> int:
+        """How many of those that wait, from the first on, may travel together."""
         rows = tokens = 0
-        while self._waiting:
-            inference = self._waiting[0].rider.inference
+        for place, copy in enumerate(self._waiting):
+            inference = copy.rider.inference
             rows, tokens = rows + inference.rows, tokens + inference.tokens
-            if copies and (rows > self._budget.rows or tokens > self._budget.tokens or self._too_long(tokens)):
-                break
-            copies.append(self._waiting.popleft())
-        return copies
+            if place and (rows > self._budget.rows or tokens > self._budget.tokens or self._too_long(tokens)):
+                return place
+        return len(self._waiting)
 
     def _demand(self) -> Demand:
         """Copies ask for replicas where nobody else does: steadily, as no one waits for them.
@@ -278,7 +297,11 @@ class ShadowLane:
 
     def _too_long(self, tokens: int) -> bool:
         """For replicas that payments share with it: those of a version that answers some."""
-        return bool(self.lane.answers) and self._cost.predict_s(tokens) > SHARED_S
+        if not self.lane.answers:
+            return False
+        cost = self.lane.cost  # it knows them better: it sends all sizes
+        alone_s = cost.predict_s(self._waiting[0].rider.inference.tokens)
+        return cost.predict_s(tokens) > max(SHARED_S, SHARED_STRETCH * alone_s)
 
     def _batch_record(self, copies: list[Copy]) -> BatchRecord:
         closed_ns = self._clock.now_ns()
