@@ -50,7 +50,7 @@ async def one_by_one(gateway: Gateway, keys: range) -> None:
 def test_copies_gather_for_company_wherever_they_go(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, challenger: str
 ) -> None:
-    """A forward costs much the same for one row as for ten: ten of one would keep a payment waiting ten times."""
+    """A forward of ten rows costs far less than ten of one, and keeps one payment waiting instead of ten."""
     monkeypatch.setattr(gateway_shadow, "GATHER_S", 1.0)
 
     async def main() -> list[int]:

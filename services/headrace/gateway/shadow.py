@@ -44,10 +44,11 @@ log = logging.getLogger(__name__)
 BATCH_ROWS: Final = 32
 """Copies that travel together at most: a shadow batch that has begun is in front of whatever comes next."""
 GATHER_S: Final = 0.25
-"""How long a copy waits for company: nobody waits for it, and a batch costs loop and replica much the same whatever is
-in it."""
+"""How long a copy waits for company: nobody waits for it, and each batch has its price, whatever is in it."""
 GATHER_SHARE: Final = 0.25
 """Of a copy's time at most."""
+LOOK_S: Final = 0.02
+"""How soon to look again whether those who gather are a full batch: a payment that brings one more has no time to."""
 HOLD_S: Final = 0.005
 """How soon to look again whether payments still wait."""
 SHARED_S: Final = 0.003
@@ -115,8 +116,6 @@ class ShadowLane:
         self._arrivals = Arrivals(self._clock.now())
         self._waiting: deque[Copy] = deque()
         self._gather_s = min(GATHER_S, GATHER_SHARE * shadow.timeout_s)
-        self._gathering = False
-        """The alarm is the end of the first one's wait for company."""
         self._running: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
@@ -203,10 +202,7 @@ class ShadowLane:
         rider.queued_at = self._clock.now()
         self._waiting.append(Copy(rider, answered, now_ns))
         if self._alarm is None:
-            self._look_in(self._gather_s, gathering=True)
-        elif self._gathering and not self._has_room_for_more():
-            self._alarm.cancel()
-            self._look_in(0.0)
+            self._look_in(LOOK_S)
 
     def _record(self, original: RpcRecord, copied: Inference, now_ns: int) -> RpcRecord:
         """Its spans stand under those of the request it was taken from, and may end after them."""
@@ -232,8 +228,7 @@ class ShadowLane:
 
     # Out ------------------------------------------------------------------------------------------------------------
 
-    def _look_in(self, seconds: float, *, gathering: bool = False) -> None:
-        self._gathering = gathering
+    def _look_in(self, seconds: float) -> None:
         self._alarm = asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _look_soon(self) -> None:
@@ -251,7 +246,7 @@ class ShadowLane:
         while self._waiting and not held_up:
             due_s = self._waiting[0].rider.queued_at + self._gather_s - now
             if due_s > 0 and self._has_room_for_more():
-                self._look_in(due_s, gathering=True)
+                self._look_in(min(due_s, LOOK_S))
                 return
             if self.dispatcher.room() is None:
                 break
