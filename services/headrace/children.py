@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace.errors import StartupError
+from headrace.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +95,7 @@ class Child:
         """SIGTERM, wait, SIGKILL if that takes too long. Cancellation: the child is killed."""
         self._stopping = True
         if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+            await end(self._keeper)
         if self._process is None or self._process.returncode is not None:
             return
         self._process.send_signal(signal.SIGTERM)

@@ -34,6 +34,7 @@ from headrace.serving import weights
 from headrace.serving.deploy import Deployer, LocalDeployer
 from headrace.serving.orders import Orders
 from headrace.serving.weights import FoundModel
+from headrace.tasks import end
 from headrace.telemetry import pages
 
 READY_TIMEOUT_S = 120.0
@@ -92,8 +93,7 @@ class Cluster:
     async def stop(self) -> None:
         """The gateways drain first, then the replicas, then control."""
         if self._taking_orders is not None:
-            self._taking_orders.cancel()
-            await asyncio.gather(self._taking_orders, return_exceptions=True)
+            await end(self._taking_orders)
         drain_s = self.settings.gateway.drain_s + 10
         await asyncio.gather(*(child.stop(drain_s) for child in self.gateways))
         await self.deployer.stop()

@@ -20,6 +20,7 @@ from headrace.access import Identity
 from headrace.control.discovery import Directory
 from headrace.control.seat import Seat, check
 from headrace.errors import Conflict, HeadraceError, NotExplicit, NotLoaded, NotServing
+from headrace.tasks import end
 from headrace.v1 import control_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -74,9 +75,7 @@ class Deploying:
 
     async def close(self) -> None:
         """Leave what is under way to the deployer."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
 
     def assert_explicit(self) -> None:
         """Raises: NotExplicit."""
@@ -207,8 +206,7 @@ class Deploying:
             while (order := await seat.next_order()) is not None:
                 yield order
         finally:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
+            await end(reading)
             seat.leave()
             if self._seat is seat:
                 self._seat = None

@@ -31,6 +31,7 @@ from headrace.errors import (
     Refused,
     UnknownModel,
 )  # fmt: skip
+from headrace.tasks import end
 from headrace.v1 import control_pb2, experiments_pb2_grpc
 from headrace.v1 import experiments_pb2 as pb
 
@@ -102,9 +103,7 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
     async def close(self) -> None:
         """Let the ledger's thread finish what it has begun."""
         labelling = list(self._labelling.values())
-        for task in labelling:
-            task.cancel()
-        await asyncio.gather(*labelling, return_exceptions=True)
+        await end(*labelling)
         await asyncio.to_thread(self._thread.close)
 
     def statistics(self) -> Statistics:

@@ -34,6 +34,7 @@ from headrace.errors import HeadraceError, NotServing, StartupError
 from headrace.rpc.call import Call
 from headrace.rpc.health import LIVENESS, READINESS, Health
 from headrace.rpc.server import Server
+from headrace.tasks import end
 from headrace.telemetry.http import MetricsServer
 from headrace.telemetry.metrics import Scraped
 from headrace.v1 import control_pb2, control_pb2_grpc, experiments_pb2_grpc
@@ -123,9 +124,7 @@ class ControlServer(control_pb2_grpc.ControlServicer):
         """
         self._health.say(READINESS, serving=False)
         self._health.say("", serving=False)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         await self._deploying.close()
         await self._server.stop(0.2)
         if self._experiments is not None:

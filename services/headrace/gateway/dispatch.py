@@ -21,6 +21,7 @@ from headrace.core.sharing import Sharing
 from headrace.errors import BackendLost, BrokenContract, ModelFailed, Overloaded
 from headrace.gateway.link import EVICTING, BatchLost, Flight, ReplicaLink, Sender
 from headrace.gateway.pressure import Pressure
+from headrace.tasks import end
 from headrace.telemetry import context
 from headrace.v1 import control_pb2, replica_pb2
 
@@ -403,9 +404,7 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Stop probing and close every channel."""
-        for probe in self._probes:
-            probe.cancel()
-        await asyncio.gather(*self._probes, return_exceptions=True)
+        await end(*self._probes)
         await asyncio.gather(*(link.close() for link in self._links.values()))
 
 

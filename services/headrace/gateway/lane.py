@@ -40,6 +40,7 @@ from headrace.gateway.dispatch import Dispatcher
 from headrace.gateway.link import Flight, Sender
 from headrace.gateway.pressure import Pressure
 from headrace.gateway.settling import fail, settle
+from headrace.tasks import end
 from headrace.telemetry import context
 from headrace.v1 import replica_pb2
 
@@ -403,9 +404,7 @@ class Lane:
             self._alarm.cancel()
         while (rider := self.queue.pop()) is not None:
             rider.settle(NotServing("the gateway is stopping"))
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await end(*self._running)
         await self.dispatcher.close()
 
 

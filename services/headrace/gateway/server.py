@@ -48,6 +48,7 @@ from headrace.permissions import INFERENCE, RISK, SCALER
 from headrace.rpc import health
 from headrace.rpc.age import Age
 from headrace.rpc.server import Server
+from headrace.tasks import end
 from headrace.telemetry import lag
 from headrace.telemetry.context import Sampling
 from headrace.telemetry.form import Attributes
@@ -207,9 +208,7 @@ class Gateway:
             log.warning("%d requests were not answered within the drain time", self.admission.held)
         self.streams.end()
         await self._server.stop(1.0)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         await self.models.close()
         await self.teller.last_words(LAST_WORDS_S)
         await asyncio.to_thread(self._tracer.close)

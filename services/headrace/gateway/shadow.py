@@ -36,6 +36,7 @@ from headrace.gateway.pairs import Notes, Side, is_evidence
 from headrace.gateway.pressure import Pressure
 from headrace.gateway.settling import ROW_ERRORS, check_size
 from headrace.gateway.shedding import Shedding
+from headrace.tasks import end
 from headrace.telemetry import context
 from headrace.v1 import replica_pb2
 
@@ -396,9 +397,7 @@ class ShadowLane:
             self._alarm.cancel()
         while self._waiting:
             self._drop(self._waiting.popleft(), "stopped")
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await end(*self._running)
         await self.dispatcher.close()
 
 

@@ -19,6 +19,7 @@ from headrace.rpc.connection import Connection, Stream
 from headrace.rpc.fields import Fields, literal
 from headrace.rpc.messages import MAX_MESSAGE, Failure, Metadata, Reader, entry, framed, status, timeout
 from headrace.rpc.tls import TlsError
+from headrace.tasks import end
 
 CONNECT_S: Final = 1.0
 KEEPALIVE_S: Final = 1.0
@@ -235,8 +236,7 @@ class Channel:
         """End what runs, and the connection."""
         self._closed = True
         if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+            await end(self._watching)
         for connection in self._connections():
             connection.end(frames.NO_ERROR)
 

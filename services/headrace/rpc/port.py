@@ -17,6 +17,7 @@ from typing import Final
 from headrace.rpc.bounds import Crowd, address_of
 from headrace.rpc.connection import LAST_WORDS_S
 from headrace.rpc.tls import Watched
+from headrace.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +70,7 @@ class Port:
         """Stop listening, and give up on those who are still shaking hands."""
         if self._listening is not None:
             self._listening.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         self._bound.close()  # not before: the loop still watches it until its task has ended
 
     async def _accept(self, tls: Watched[ssl.SSLContext]) -> None:

@@ -23,6 +23,7 @@ from headrace.errors import StartupError
 from headrace.serving import weights
 from headrace.serving.deploy import Deployer
 from headrace.serving.weights import FoundModel
+from headrace.tasks import end
 from headrace.v1 import control_pb2 as pb
 from headrace.v1 import control_pb2_grpc
 
@@ -73,9 +74,7 @@ class Orders:
                         log.warning("control takes no word from the deployer: %s", why)
                 await asyncio.sleep(BACKOFF_S)
         finally:
-            for act in self._acts:
-                act.cancel()
-            await asyncio.gather(*self._acts, return_exceptions=True)
+            await end(*self._acts)
 
     async def _hold_one_stream(self, stub: control_pb2_grpc.ControlStub) -> None:
         self._news = asyncio.Queue()

@@ -18,6 +18,7 @@ from grpc import aio
 from headrace.channel import REFUSALS, connect
 from headrace.credentials import NOBODY, ClientCredentials
 from headrace.errors import StartupError
+from headrace.tasks import end
 from headrace.v1 import control_pb2, control_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -83,8 +84,7 @@ class RegistrationLoop:
 
     async def close(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)
             self._task = None
 
     def assert_alive(self, patience_s: float) -> None:

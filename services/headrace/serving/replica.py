@@ -36,6 +36,7 @@ from headrace.serving.stopwatch import Stamps
 from headrace.serving.thread import RunnerThread
 from headrace.serving.warmup import warm_up
 from headrace.serving.weights import FoundModel
+from headrace.tasks import end
 from headrace.telemetry import context
 from headrace.v1 import control_pb2, replica_pb2, replica_pb2_grpc
 
@@ -116,8 +117,7 @@ class ReplicaServer(replica_pb2_grpc.ReplicaServicer):
         await self.registration.drain()
         await asyncio.sleep(self._settings.notice_s if self.port else 0)
         if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+            await end(self._watch)
         self._health.say(ready=False, live=True)
         for reading in self._streams:
             reading.cancel()
