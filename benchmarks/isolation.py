@@ -40,6 +40,7 @@ from rich.table import Table
 
 from headrace.cluster import Cluster
 from headrace.experiments.plan import NOISE_SHARE
+from headrace.tasks import end
 from headrace.v1 import control_pb2, control_pb2_grpc, experiments_pb2, experiments_pb2_grpc
 
 OUT = Path("build/bench")
@@ -76,8 +77,7 @@ class Challenger:
         try:
             yield
         finally:
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
+            await end(keeping)
             if self._process is not None and self._process.returncode is None:
                 self._process.kill()
                 await self._process.wait()

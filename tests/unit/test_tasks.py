@@ -78,8 +78,9 @@ def test_replicas_that_find_no_control_end(run: Run) -> None:
         await asyncio.sleep(delay_s)
         await loop.close()
 
-    async def main() -> None:
+    async def main() -> list[str]:
         for _ in range(10):
             await asyncio.gather(*(leaves_after(moment / 100) for moment in range(30)))
+        return [task.get_name() for task in asyncio.all_tasks()]
 
-    run(main(), timeout_s=30)
+    assert "registration" not in run(main(), timeout_s=30)
