@@ -18,6 +18,7 @@ from rich.console import Console
 from tests.shadowing import Sums, ask, policy, replica, right, running, shadow, until
 
 from headrace import top
+from headrace.core.adapting import adapted
 from headrace.gateway import shadow as gateway_shadow
 from headrace.gateway import telling
 from headrace.gateway.lane import REFUSED_S
@@ -518,6 +519,56 @@ def test_a_full_queue_of_copies_is_nobodys_fault(run: Run, tmp_path: Path) -> No
     sums = run(main())
 
     assert sums.drops == {"load": 20}
+
+
+def test_a_replica_that_refuses_copies_is_left_alone_for_longer_each_time(run: Run, tmp_path: Path) -> None:
+    """One that hangs is in good health, and its queue is full: asking it every few milliseconds is work for nothing."""
+
+    async def main() -> tuple[int, int, Sums]:
+        async with replica("1") as one, replica("2") as two:
+            two.refuse_with = grpc.StatusCode.RESOURCE_EXHAUSTED
+            async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
+                for key in range(0, 200, 4):
+                    await ask(gateway, range(key, key + 4))
+                    await asyncio.sleep(0.03)
+                refused = len(two.batches)
+                two.refuse_with = None
+                await until(lambda: Sums(control).whole and Sums(control).sampled == 200)
+                missed = 0
+                while not Sums(control).pairs:  # it is asked again, sooner or later
+                    await ask(gateway, range(1))
+                    missed += 1
+                return refused, missed, Sums(control)
+
+    refused, missed, sums = run(main())
+
+    assert 2 <= refused <= 10
+    assert sums.drops["unready"] > 100
+    assert set(sums.drops) == {"load", "unready"}
+    assert missed > 0
+
+
+def test_nothing_is_made_of_a_copy_before_its_caller_is_told(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.5)
+        return adapted(*arguments)
+
+    async def main() -> tuple[float, list[tuple[float, float]]]:
+        async with replica("1") as one, replica("2") as two:
+            async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
+                monkeypatch.setattr(gateway_shadow, "adapted", slow)
+                begun = time.monotonic()
+                await ask(gateway, range(1))
+                took_s = time.monotonic() - begun
+                await until(lambda: bool(Sums(control).pairs))
+                return took_s, Sums(control).pairs
+
+    took_s, pairs = run(main())
+
+    assert took_s < 0.4
+    assert pairs == [(right(0), right(0))]
 
 
 def test_a_copy_that_fails_on_an_error_of_ours_is_accounted_for(

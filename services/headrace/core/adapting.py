@@ -5,7 +5,6 @@ Columns are shared, not copied, wherever the two versions agree: nearly always.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 
 from headrace.core.inference import Inference
@@ -24,23 +23,31 @@ def adapted(inference: Inference, spec: ModelSpec, deadline: float) -> Inference
     places = _places(inference.spec, spec)
     if places is None or inference.rows > spec.max_rows:
         return None
-    columns = [
-        inference.columns[place] if place >= 0 else bytes(inference.rows * tensor.entry_bytes)
-        for place, tensor in zip(places, spec.inputs, strict=True)
-    ]
-    lengths = inference.row_lengths or (inference.lengths,)
+    columns, lengths = inference.columns, inference.row_lengths or (inference.lengths,)
+    if places:
+        columns = [
+            columns[place] if place >= 0 else bytes(inference.rows * tensor.entry_bytes)
+            for place, tensor in zip(places, spec.inputs, strict=True)
+        ]
     if spec.axes != inference.spec.axes:
+        columns = list(columns)
         lengths = _fit(columns, inference, spec)
-    return replace(
-        inference,
+    # Not `replace`, which takes three times as long.
+    return Inference(
         spec=spec,
         columns=columns,
+        rows=inference.rows,
         lengths=lengths[0],
-        row_lengths=lengths if inference.row_lengths else None,
-        tokens=sum(max(1, sum(row)) for row in lengths) * (1 if inference.row_lengths else inference.rows),
+        tokens=sum([max(1, sum(row)) for row in lengths]) * (1 if inference.row_lengths else inference.rows),
         deadline=deadline,
-        outputs=(),
-        wants_extras=False,
+        priority=inference.priority,
+        timeout_s=inference.timeout_s,
+        id=inference.id,
+        classes=inference.classes,
+        truncated=inference.truncated,
+        row_lengths=lengths if inference.row_lengths else None,
+        subjects=inference.subjects,
+        compared=inference.compared,
     )
 
 
@@ -51,6 +58,9 @@ def _askable(given: tuple[object, ...], wanted: tuple[object, ...]) -> tuple[int
 
 
 def _places(given: ModelSpec, wanted: ModelSpec) -> tuple[int, ...] | None:
+    """Of each input among those given, -1 = it is not there. Empty: all are in their own. None: it can't be asked."""
+    if given.input_shapes == wanted.input_shapes:
+        return ()
     places = _askable(given.input_shapes, wanted.input_shapes)
     missing = [tensor for place, tensor in zip(places, wanted.inputs, strict=True) if place < 0]
     # One that is there in another shape was not left out: zeros in its place would be another question.

@@ -44,7 +44,7 @@ GATES: Final = {
 CAUSES: Final = {
     "buffer": "the oldest made room",
     "load": "shed for the callers' sake",
-    "unready": "no replica was ready",
+    "unready": "no replica took any",
     "inputs": "the other version wants another input",
     "stopped": "the comparison was stopped",
     "control": "control could not be told",

@@ -17,7 +17,7 @@ from headrace.core.inference import UNKNOWN, Answer, Inference
 from headrace.core.instead import RANGES
 from headrace.core.records import RpcRecord
 from headrace.core.routing import entity_hash
-from headrace.core.tensors import ModelSpec
+from headrace.core.tensors import ModelSpec, TensorSpec
 from headrace.errors import (
     BackendLost,
     BrokenContract,
@@ -61,41 +61,55 @@ class Side:
     took_us: int
     version: str
 
-    @classmethod
-    def of(cls, outcome: Answer | HeadraceError, spec: ModelSpec, output: str, record: RpcRecord, now_ns: int) -> Self:
+
+class Reader:
+    """How the answers of one version are read for a comparison: worked out once, not for each of them."""
+
+    def __init__(self, spec: ModelSpec, output: str) -> None:
+        self.spec = spec
+        self._value = _Column.of(spec, output)
+        self._probability = None if output == PROBABILITY else _Column.of(spec, PROBABILITY)
+
+    def side(self, outcome: Answer | HeadraceError, record: RpcRecord, now_ns: int) -> Side:
         """What came of a request, or of a copy: there a refusal is a failure, of what the other version took."""
+        values: list[float] | None = None
+        probabilities: list[float] | None = []
         if isinstance(outcome, Answer):
-            return cls._value(outcome, spec, output, record, now_ns)
-        error = ERRORS.get(type(outcome), experiments_pb2.PAIR_ERROR_FAILED)
-        return cls([nan] * record.rows, [], error, _took_us(record, now_ns), spec.version)
+            error = experiments_pb2.PAIR_ERROR_GARBAGE
+            values = self._value.read(outcome) if self._value else None
+            probabilities = self._probability.read(outcome) if self._probability else []
+        else:
+            error = ERRORS.get(type(outcome), experiments_pb2.PAIR_ERROR_FAILED)
+        took_us = min(max(0, now_ns - record.queued_ns) // 1000, MAX_US)
+        if values is None or probabilities is None:
+            return Side([nan] * record.rows, [], error, took_us, self.spec.version)
+        return Side(values, probabilities, experiments_pb2.PAIR_ERROR_UNSPECIFIED, took_us, self.spec.version)
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """One output that is a number a row."""
+
+    position: int
+    tensor: TensorSpec
+    least: float
+    most: float
 
     @classmethod
-    def _value(cls, answer: Answer, spec: ModelSpec, output: str, record: RpcRecord, now_ns: int) -> Self:
-        values = _numbers(answer, spec, output)
-        probabilities = [] if output == PROBABILITY else _numbers(answer, spec, PROBABILITY)
-        took_us = _took_us(record, now_ns)
-        if not values or not (_possible(spec, output, values) and _possible(spec, PROBABILITY, probabilities)):
-            return cls([nan] * record.rows, [], experiments_pb2.PAIR_ERROR_GARBAGE, took_us, spec.version)
-        return cls(values, probabilities, experiments_pb2.PAIR_ERROR_UNSPECIFIED, took_us, spec.version)
+    def of(cls, spec: ModelSpec, name: str) -> Self | None:
+        """None where the model has no such output, or it is no number."""
+        position = spec.output_index.get(name)
+        if position is None or spec.answers[position].dims not in ((), (1,)) or spec.answers[position].kind == "S":
+            return None
+        # A signal's numbers lie where RiskService tells them; other outputs may be any.
+        least, most = RANGES.get(name, (-inf, inf)) if spec.signal is not None else (-inf, inf)
+        return cls(position, spec.answers[position], least, most)
 
-
-def _possible(spec: ModelSpec, output: str, values: list[float]) -> bool:
-    """A signal's numbers lie where RiskService tells them; other outputs may be anything."""
-    least, most = RANGES.get(output, (-inf, inf)) if spec.signal is not None else (-inf, inf)
-    return all(least <= value <= most for value in values)
-
-
-def _took_us(record: RpcRecord, now_ns: int) -> int:
-    return min(max(0, now_ns - record.queued_ns) // 1000, MAX_US)
-
-
-def _numbers(answer: Answer, spec: ModelSpec, name: str) -> list[float]:
-    """One number a row of this output; none where the model has no such output, or it is no number."""
-    position = spec.output_index.get(name)
-    if position is None or spec.answers[position].dims not in ((), (1,)) or spec.answers[position].kind == "S":
-        return []
-    numbers = spec.answers[position].numbers(answer.columns[position]).astype(np.float64)
-    return list(numbers.tolist())
+    def read(self, answer: Answer) -> list[float] | None:
+        """One number a row; None where one of them is what no caller would be told."""
+        numbers = self.tensor.numbers(answer.columns[self.position]).astype(np.float64)
+        values: list[float] = numbers.tolist()
+        return values if values and all(self.least <= value <= self.most for value in values) else None
 
 
 class Notes:

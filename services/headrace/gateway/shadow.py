@@ -1,7 +1,8 @@
 """Shadows: what one version has answered, another one is asked as well, for nobody but the comparison.
 
-A copy is taken when its caller's answer is there, waits in a bounded buffer, and leaves when no payment waits. Nothing
-in here is awaited by a request, and nothing it does may raise into one. docs/decisions/0014 says why it is like this.
+What has been answered is put on a list; from there, when its caller has long been told, copies are taken into a bounded
+buffer, which they leave when no payment waits. Nothing in here is awaited by a request, and nothing it does may raise
+into one. docs/decisions/0014 says why it is like this.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from headrace.core import demand
 from headrace.core.adapting import adapted
@@ -32,7 +33,7 @@ from headrace.errors import BrokenContract, DeadlinePassed, HeadraceError, NotSe
 from headrace.gateway.dispatch import Dispatcher
 from headrace.gateway.lane import Lane
 from headrace.gateway.link import Flight, ReplicaLink, Sender
-from headrace.gateway.pairs import Notes, Side, is_evidence
+from headrace.gateway.pairs import Notes, Reader, Side, is_evidence
 from headrace.gateway.pressure import Pressure
 from headrace.gateway.settling import ROW_ERRORS, check_size
 from headrace.gateway.shedding import Shedding
@@ -49,7 +50,7 @@ GATHER_S: Final = 0.25
 GATHER_SHARE: Final = 0.25
 """Of a copy's time at most."""
 LOOK_S: Final = 0.02
-"""How soon to look again whether those who gather are a full batch: a payment that brings one more has no time to."""
+"""How soon to look at what was answered, and whether those who gather are a full batch: a payment has no time to."""
 HOLD_S: Final = 0.005
 """How soon to look again whether payments still wait."""
 SHARED_S: Final = 0.003
@@ -69,14 +70,23 @@ class Surroundings:
     on_batch: Callable[[BatchRecord], None]
 
 
+class Original(NamedTuple):
+    """What was answered: as little as a payment can leave behind."""
+
+    inference: Inference
+    record: RpcRecord
+    outcome: Answer | HeadraceError
+    """What its caller got."""
+    at: float
+    """When, on the gateway's clock, seconds."""
+
+
 @dataclass(slots=True)
 class Copy:
     """A request that is answered, on its way to be answered again."""
 
+    original: Original
     rider: Rider
-    answered: Side
-    """What its caller got."""
-    taken_ns: int
 
 
 class ShadowDispatcher(Dispatcher):
@@ -115,10 +125,15 @@ class ShadowLane:
         self._clock = around.clock
         self._cost = CostModel()
         self._arrivals = Arrivals(self._clock.now())
+        self._answered: list[Original] = []
+        self._reader = Reader(lane.spec, shadow.output)
+        self._original_reader = self._reader
         self._waiting: deque[Copy] = deque()
         self._gather_s = min(GATHER_S, GATHER_SHARE * shadow.timeout_s)
         self._running: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
+        self._refused = False
+        self._backing_off = Shedding(self._clock, self._was_refused)
         self._closed = False
         self._complained = False
         self.dispatcher = ShadowDispatcher(
@@ -139,13 +154,15 @@ class ShadowLane:
     # In -------------------------------------------------------------------------------------------------------------
 
     def offer(self, inference: Inference, record: RpcRecord, outcome: Answer | HeadraceError) -> None:
-        """Count a request that is over, and take a copy of it if the draw and the load allow it."""
+        """Count a request that is over, and put it on the list if the draw allows it."""
         if self._closed:
             return
         try:
             self.refused(outcome)
-            if random.random() < self.shadow.share:
-                self._sample(inference, record, outcome)
+            if random.random() < self.shadow.share and is_evidence(outcome, record):
+                self._answered.append(Original(inference, record, outcome, self._clock.now()))
+                if self._alarm is None:
+                    self._look_in(LOOK_S)
         except Exception as error:  # noqa: BLE001  the payment path's guard: what goes wrong here is no caller's concern
             self._complain(error)
 
@@ -154,40 +171,45 @@ class ShadowLane:
         if not self.shadow.noise:
             self.notes.asked(outcome, challenger=self.spec.version == self.shadow.incumbent)
 
-    def _sample(self, inference: Inference, record: RpcRecord, outcome: Answer | HeadraceError) -> None:
-        """Most copies under load end here: nothing is made of one before it is clear that there is room."""
-        if not is_evidence(outcome, record):
-            return
-        self.notes.sampled(inference.rows)
-        self._arrivals.add(inference.rows, inference.tokens)
-        cause = self._in_the_way(inference.rows)
-        if not cause:
-            try:
-                cause = self._take(inference, record, outcome)
-            except Exception as error:  # noqa: BLE001  told below; the row must be accounted for
-                cause = "error"
-                self._complain(error)
-        if cause:
-            self.notes.drop(cause, inference.rows)
+    def _take_all(self, hindrance: str) -> None:
+        """Take copies of what is on the list, or count why not: nothing is made of one that there is no room for."""
+        answered, self._answered = self._answered, []
+        for original in answered:
+            rows = original.inference.rows
+            self.notes.sampled(rows)
+            self._arrivals.add(rows, original.inference.tokens)
+            cause = hindrance or self._without_room(rows)
+            if not cause:
+                try:
+                    cause = self._take(original)
+                except Exception as error:  # noqa: BLE001  told below; the row must be accounted for
+                    cause = "error"
+                    self._complain(error)
+            if cause:
+                self.notes.drop(cause, rows)
 
-    def _in_the_way(self, rows: int) -> str:
-        """Why a copy of so many rows can't be taken now, if anything. The oldest that wait have made room for it."""
-        if not self.ready:
+    def _hindrance(self) -> str:
+        """Why no copy can be taken, or leave, at this moment, if anything."""
+        if not self.ready or self._backing_off.pauses():
             return "unready"
-        if self._shedding.pauses():
-            return "load"
+        return "load" if self._shedding.pauses() else ""
+
+    def _without_room(self, rows: int) -> str:
+        """Whether there is none for so many rows. The oldest that wait have made room for them."""
         while rows <= self.shadow.max_rows < self.held + rows and self._waiting:
             self._drop(self._waiting.popleft(), "buffer")
         return "buffer" if self.held + rows > self.shadow.max_rows else ""
 
-    def _take(self, inference: Inference, record: RpcRecord, outcome: Answer | HeadraceError) -> str:
+    def _take(self, original: Original) -> str:
         """Put a copy into the buffer; or why not."""
-        copied = adapted(inference, self.spec, self._clock.now() + self.shadow.timeout_s)
+        copied = adapted(original.inference, self.spec, original.at + self.shadow.timeout_s)
         if copied is None:
             return "inputs"
-        self.notes.batch_of(record, challenger=record.version != self.shadow.incumbent)
-        answered = Side.of(outcome, inference.spec, self.shadow.output, record, self._clock.now_ns())
-        self._enqueue(copied, record, answered)
+        self.notes.batch_of(original.record, challenger=original.record.version != self.shadow.incumbent)
+        rider = Rider(copied, self._record(original, copied), _nobody_waits)
+        rider.queued_at = original.at
+        self.held += copied.rows
+        self._waiting.append(Copy(original, rider))
         return ""
 
     def _complain(self, error: Exception) -> None:
@@ -196,36 +218,33 @@ class ShadowLane:
             self._complained = True
             log.error("a copy was lost to an error of ours; the next ones are only counted", exc_info=error)
 
-    def _enqueue(self, copied: Inference, record: RpcRecord, answered: Side) -> None:
-        now_ns = self._clock.now_ns()
-        self.held += copied.rows
-        rider = Rider(copied, self._record(record, copied, now_ns), _nobody_waits)
-        rider.queued_at = self._clock.now()
-        self._waiting.append(Copy(rider, answered, now_ns))
-        if self._alarm is None:
-            self._look_in(LOOK_S)
-
-    def _record(self, original: RpcRecord, copied: Inference, now_ns: int) -> RpcRecord:
+    def _record(self, original: Original, copied: Inference) -> RpcRecord:
         """Its spans stand under those of the request it was taken from, and may end after them."""
+        record, at_ns = original.record, int(original.at * 1e9)
         return RpcRecord(
-            original.trace_id,
-            original.span_id,
+            record.trace_id,
+            record.span_id,
             0,
-            original.sampled,
-            now_ns,
-            tracestate=original.tracestate,
+            record.sampled,
+            at_ns,
+            tracestate=record.tracestate,
             model=self.spec.name,
             version=self.spec.version,
             path="shadow",
             rows=copied.rows,
             tokens=copied.tokens,
-            queued_ns=now_ns,
-            queue_depth=self.held - copied.rows,
+            queued_ns=at_ns,
+            queue_depth=self.held,
         )
 
     def _drop(self, copy: Copy, cause: str) -> None:
         self.held -= copy.rider.inference.rows
         self.notes.drop(cause, copy.rider.inference.rows)
+
+    def _was_refused(self) -> bool:
+        """Since it was asked the last time: a replica that took the copies of others, or hangs, takes none of ours."""
+        refused, self._refused = self._refused, False
+        return refused
 
     # Out ------------------------------------------------------------------------------------------------------------
 
@@ -238,13 +257,13 @@ class ShadowLane:
             self._look_in(0.0)
 
     def _look(self) -> None:
-        """Send what waits, if anybody may take it; else drop what has waited too long, and look again."""
+        """Take what was answered, send what waits if anybody may take it, drop what has waited too long."""
         self._alarm = None
-        now = self._clock.now()
-        held_up = self._shedding.pauses()
+        hindrance, now = self._hindrance(), self._clock.now()
+        self._take_all(hindrance)
         while self._waiting and self._waiting[0].rider.inference.deadline <= now:
-            self._drop(self._waiting.popleft(), "load" if held_up else "buffer")
-        while self._waiting and not held_up:
+            self._drop(self._waiting.popleft(), hindrance or "buffer")
+        while self._waiting and not hindrance:
             due_s = self._waiting[0].rider.queued_at + self._gather_s - now
             if due_s > 0 and self._has_room_for_more():
                 self._look_in(min(due_s, LOOK_S))
@@ -309,7 +328,7 @@ class ShadowLane:
             path="shadow",
             closed_ns=closed_ns,
             close_reason="slot",
-            oldest_ns=copies[0].taken_ns,
+            oldest_ns=copies[0].rider.record.queued_ns,
             rows=sum(copy.rider.inference.rows for copy in copies),
             tokens=sum(copy.rider.inference.tokens for copy in copies),
             members=[copy.rider.record for copy in copies],
@@ -383,10 +402,18 @@ class ShadowLane:
         if isinstance(outcome, NotServing):
             self.notes.drop("stopped", copy.rider.inference.rows)
         elif isinstance(outcome, Overloaded):  # other gateways' copies were there first
+            self._refused = True
             self.notes.drop("load", copy.rider.inference.rows)
         else:
-            side = Side.of(outcome, self.spec, self.shadow.output, record, now_ns)
-            self.notes.pair(copy.rider.inference, record.trace_id, copy.answered, side)
+            asked = self._reader.side(outcome, record, now_ns)
+            self.notes.pair(copy.rider.inference, record.trace_id, self._answered_side(copy), asked)
+
+    def _answered_side(self, copy: Copy) -> Side:
+        """What its caller got, and after how long."""
+        original, spec = copy.original, copy.original.inference.spec
+        if self._original_reader.spec is not spec:
+            self._original_reader = Reader(spec, self.shadow.output)
+        return self._original_reader.side(original.outcome, original.record, copy.rider.record.queued_ns)
 
     # Life -----------------------------------------------------------------------------------------------------------
 
@@ -395,6 +422,7 @@ class ShadowLane:
         self._closed = True
         if self._alarm is not None:
             self._alarm.cancel()
+        self._take_all("stopped")
         while self._waiting:
             self._drop(self._waiting.popleft(), "stopped")
         await end(*self._running)

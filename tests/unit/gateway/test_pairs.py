@@ -11,7 +11,7 @@ from headrace.core.inference import Answer, Inference, Subject
 from headrace.core.records import BatchRecord, DispatchRecord, ReplicaIdentity, RpcRecord, Stages
 from headrace.core.tensors import ModelSpec, Signal, TensorSpec
 from headrace.errors import DeadlinePassed, HeadraceError, InvalidInference, ModelFailed, NotServing, Overloaded
-from headrace.gateway.pairs import MAX_BATCHES, Notes, Side, is_evidence
+from headrace.gateway.pairs import MAX_BATCHES, Notes, Reader, Side, is_evidence
 from headrace.v1 import experiments_pb2 as pb
 
 OUTPUTS = (TensorSpec("p", "FP32", (1,)), TensorSpec("score", "INT32", (1,)))
@@ -27,7 +27,7 @@ def answer(p: list[float], score: list[int]) -> Answer:
 
 
 def asked(outcome: Answer | HeadraceError) -> Side:
-    return Side.of(outcome, SPEC, "score", record(), 5_000_000)
+    return Reader(SPEC, "score").side(outcome, record(), 5_000_000)
 
 
 def test_a_side_has_the_compared_value_and_the_probability_of_each_row() -> None:
@@ -53,7 +53,7 @@ def test_a_caller_is_not_blamed_on_the_version_that_refused_it() -> None:
     assert not evidence(DeadlinePassed("at the door"), queued_ns=0)
     assert evidence(answer([0, 0], [0, 0]))
     assert evidence(DeadlinePassed("x"))
-    late = Side.of(DeadlinePassed("x"), SPEC, "score", record(), 5_000_000)
+    late = asked(DeadlinePassed("x"))
     assert late.error == pb.PAIR_ERROR_TIMEOUT
     assert asked(InvalidInference("a value that the other one took")).error == pb.PAIR_ERROR_FAILED
 
@@ -107,7 +107,7 @@ def test_times_of_batches_are_a_sample_that_does_not_grow_for_ever() -> None:
 def test_what_is_compared_are_numbers_whatever_lies_in_the_column(datatype: str, values: list[float]) -> None:
     said = TensorSpec("said", datatype, (1,), max_bytes=0 if datatype == "BF16" else 4)
     column = np.array([0x3FC0, 0xC000], "<u2").tobytes() if datatype == "BF16" else bytes(16)
-    side = Side.of(Answer([column], 1, 1, 0), ModelSpec("m", "1", "d", (), (said,)), "said", record(), 5_000)
+    side = Reader(ModelSpec("m", "1", "d", (), (said,)), "said").side(Answer([column], 1, 1, 0), record(), 5_000)
 
     assert [value for value in side.values if not math.isnan(value)] == values
     assert (side.error == pb.PAIR_ERROR_GARBAGE) == (datatype == "BYTES")
