@@ -46,7 +46,7 @@ def quantile(counts: Ints, rank: float) -> float:
 
 def pack(counts: Ints) -> list[int]:
     """Counts of which most are zero, as JSON likes them: distance to the one before and count, in turn."""
-    filled = np.flatnonzero(counts)
+    filled = np.flatnonzero(counts != 0)  # five times as fast as of numbers
     packed: list[int] = np.column_stack((np.diff(filled, prepend=0), counts.ravel()[filled])).ravel().tolist()
     return packed
 

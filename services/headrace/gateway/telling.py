@@ -91,16 +91,16 @@ class PairTeller:
         return all(taken)
 
     async def _tell(self, stub: experiments_pb2_grpc.ExperimentServiceStub, experiment_id: str, box: Outbox) -> bool:
+        """What control has not acknowledged, then one message of all that was noted: more comes while it is told."""
         for notes in (box.pairs, box.noise):
             self.lost += notes.make_room(MAX_ROWS)
-        while box.sending is not None or not (box.pairs.empty and box.noise.empty):
-            if box.sending is None:
-                box.sequence += 1
-                box.sending = self._sealed(experiment_id, box)
-            if not await self._delivered(stub, box.sending):
-                return False
-            box.sending = None
-        return True
+        if box.sending is not None and not await self._delivered(stub, box):
+            return False
+        if box.pairs.empty and box.noise.empty:
+            return True
+        box.sequence += 1
+        box.sending = self._sealed(experiment_id, box)
+        return await self._delivered(stub, box)
 
     def _sealed(self, experiment_id: str, box: Outbox) -> experiments_pb2.RecordPairsRequest:
         """A numbered message of what was noted."""
@@ -115,10 +115,10 @@ class PairTeller:
             noise_counts=noise_counts,
         )
 
-    async def _delivered(
-        self, stub: experiments_pb2_grpc.ExperimentServiceStub, message: experiments_pb2.RecordPairsRequest
-    ) -> bool:
-        """Whether control has heard the message, or never wants to."""
+    async def _delivered(self, stub: experiments_pb2_grpc.ExperimentServiceStub, box: Outbox) -> bool:
+        """Whether control has heard what is being sent, or never wants to."""
+        message = box.sending
+        assert message is not None, "This is a bug."
         try:
             await stub.RecordPairs(message, timeout=TIMEOUT_S)
         except aio.AioRpcError as error:
@@ -128,6 +128,7 @@ class PairTeller:
             self.lost += _rows(message)
         else:
             self.told += _rows(message)
+        box.sending = None
         return True
 
 
