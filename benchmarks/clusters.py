@@ -13,8 +13,10 @@ REPOSITORY = Path(__file__).parent / "repository"
 
 
 @contextmanager
-def settings(engine: str, *models: str, replicas: int = 1, gateways: int = 1) -> Iterator[config.Settings]:
-    """`replicas` of each model."""
+def settings(
+    engine: str, *models: str, replicas: int = 1, gateways: int = 1, primary: str = ""
+) -> Iterator[config.Settings]:
+    """`replicas` of each model, whose requests go to version `primary`; the highest where none is named."""
     with tempfile.TemporaryDirectory() as traces:
         yield config.load(
             None,
@@ -22,7 +24,7 @@ def settings(engine: str, *models: str, replicas: int = 1, gateways: int = 1) ->
             engine=engine,
             model_dirs=[REPOSITORY],
             only=list(models),
-            models={model: {"replicas": replicas} for model in models},
+            models={model: {"replicas": replicas, "primary_version": primary} for model in models},
             gateway__port=0,
             gateway__metrics_port=0,
             gateway__processes=gateways,

@@ -1,16 +1,17 @@
 """What a shadow costs the payments beside it: a hostile challenger at 40 % of capacity, a healthy one at 120 %.
 
-    python benchmarks/isolation.py [--rounds 12] [--kinds hang crash …] [--processors 0.25] [--noise-share 0.1]
+    python benchmarks/isolation.py [--rounds 12] [--kinds hang crash …] [--processors 0.1] [--noise-share 0.1]
 
 fraud-tx, open loop, one primary replica, deadlines of 50 ms, everything traced. The challenger is a replica of its own
 with all requests copied to it (share 1), niced and limited in memory as a shadow should be on a machine it shares;
 with --processors also in the processor, as a pod's limit does it (root alone may). A tenth of the requests are asked
 of the primary again: the noise floor, as by default.
-Rounds alternate without and with the experiment while both processes live; ratios are of a round's two halves. Many
-short rounds rather than a few long ones: a machine that others share changes its pace within a minute, and the median
-of five rounds of 10 s moved by a quarter from run to run.
+A round is one load: so many seconds alone, then the experiment begins, and once the challenger has turned hostile so
+many beside it. Ratios are of a round's two parts: a machine that others share changes its pace within seconds, so
+they must be close to each other. The challenger is ready, and idle, when a round begins: what one that has died costs
+until it is back counts where it died beside payments.
 Writes build/bench/isolation.json and prints the table of docs/experiments.md: medians, in brackets the rounds' middle
-half.
+half, and p99 of all rounds' payments together.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import asyncio
 import contextlib
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +35,8 @@ import driving
 import hostile
 import machine
 import numpy as np
+import numpy.typing as npt
+import outcomes
 from grpc import aio
 from processor_limit import limited
 from rich.console import Console
@@ -47,18 +51,25 @@ OUT = Path("build/bench")
 MODEL = "fraud-tx"
 ROUNDS = 12
 SECONDS = 5.0
-WARM_UP_S = 2.0
-"""Under the same load, before what counts: the challenger turns hostile in it."""
-SETTLE_S = 1.5
-"""After a change of policy: gateways follow within one."""
+"""What counts, of each part."""
+WARM_UP_S = 1.0
+START_S = 2.0
+"""In which the generator's process begins."""
+TURNS_S = 3.0
+"""Between the parts: the challenger turns hostile in it."""
+TELL_S = 2.0
+"""Gateways tell control their pairs once a second."""
+LOAD_S = START_S + WARM_UP_S + 2 * SECONDS + TURNS_S + 0.5
 MODERATE, OVERLOAD = 0.4, 1.2
 MEMORY_BYTES = 2 * 2**30
 """Of a challenger's data, its share of torch included."""
 RESTART_S = 1.0
 READY_S = 120.0
 COUNTED = ("sampled", "pairs", "errors")
+WAYS = ("alone", "shadowed")
+FAULTS = (outcomes.WRONG, outcomes.ERROR, outcomes.LOST)
 BARS = {MODERATE: (0.97, 1.15), OVERLOAD: (0.95, None)}
-"""Goodput at least, p99 at most, both as ratios to the primary alone."""
+"""Share of payments right in time at least, p99 at most, both as ratios to the primary alone."""
 
 
 class Challenger:
@@ -100,31 +111,88 @@ class Experiments:
         self._control = control_pb2_grpc.ControlStub(channel)
         self._plan = experiments_pb2.Plan(share=1.0, noise_share=noise_share, gates=gates)
 
-    async def wait_ready(self) -> None:
-        """Until the challenger has registered as ready."""
+    async def wait(self, *states: control_pb2.ReplicaState) -> None:
+        """Until challengers are registered in these states and no other: one that has died is, until its lease ends."""
         async with asyncio.timeout(READY_S):
             while True:
                 snapshot = await self._control.Describe(control_pb2.DescribeRequest())
-                if any(r.spec.version == "2" and r.state == control_pb2.REPLICA_STATE_READY for r in snapshot.replicas):
+                if [each.state for each in snapshot.replicas if each.spec.version == "2"] == list(states):
                     return
                 await asyncio.sleep(0.2)
 
     async def begin(self, name: str) -> None:
-        await self.wait_ready()
         await self._stub.CreateExperiment(
             experiments_pb2.CreateExperimentRequest(
                 id=name, model=MODEL, incumbent="1", challenger="2", plan=self._plan, start=True, why="isolation"
             )
         )
-        await asyncio.sleep(SETTLE_S)
 
     async def end(self, name: str) -> experiments_pb2.Figures:
-        await asyncio.sleep(SETTLE_S)
+        await asyncio.sleep(TELL_S)
         report = await self._stub.GetReport(experiments_pb2.GetReportRequest(id=name))
         await self._stub.Rollback(experiments_pb2.RollbackRequest(id=name, why="measured"))
-        await asyncio.sleep(SETTLE_S)
         figures: experiments_pb2.Figures = report.report.figures
         return figures
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some seconds of a load: from when to when, and what the cluster's processes did with the processors in them."""
+
+    began_s: float
+    ended_s: float
+    """On `perf_counter`."""
+    processors_s: Mapping[str, tuple[float, float]]
+    """Process → seconds that it ran, and that it waited for a core."""
+
+    @classmethod
+    async def of(cls, cluster: Cluster) -> Part:
+        """The next `SECONDS`."""
+        before, began_s = await processors(cluster), time.perf_counter()
+        await asyncio.sleep(SECONDS)
+        ended_s, after = time.perf_counter(), await processors(cluster)
+        both = before.keys() & after.keys()
+        return cls(
+            began_s, ended_s, {n: (after[n][0] - before[n][0], after[n][1] - before[n][1]) for n in sorted(both)}
+        )
+
+    def figures(self, load: Load) -> dict[str, Any]:
+        """Of the requests that were meant to arrive in it."""
+        inside = (load.intended_s >= self.began_s) & (load.intended_s < self.ended_s)
+        counts = Counter(load.outcome[inside].tolist())
+        return {
+            "right_share": counts[outcomes.RIGHT] / max(1, inside.sum()),
+            **outcomes.percentiles("", load.latency_s[inside & load.answered], (50, 99)),
+            **{kind: counts[kind] for kind in FAULTS},
+            "latencies_ms": np.round(load.latency_s[inside & load.answered] * 1e3, 2).tolist(),
+            "processors_s": {name: np.round(each, 2).tolist() for name, each in self.processors_s.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Load:
+    """Every request of a load."""
+
+    intended_s: npt.NDArray[np.float64]
+    """On `perf_counter`."""
+    latency_s: npt.NDArray[np.float64]
+    outcome: npt.NDArray[np.str_]
+
+    @classmethod
+    def read(cls, path: Path) -> Load:
+        with np.load(path) as file:
+            intended_s = file["intended_s"] + file["start_s"]
+            return cls(intended_s, file["ended_s"] - file["intended_s"], np.array(outcomes.CLASSES)[file["outcome"]])
+
+    @property
+    def answered(self) -> npt.NDArray[np.bool_]:
+        return np.isin(self.outcome, (outcomes.RIGHT, outcomes.LATE, outcomes.WRONG))
+
+    def assert_covers(self, *parts: Part) -> None:
+        """Raises: RuntimeError when it began too late or was over too soon."""
+        for part in parts:
+            if not self.intended_s[0] + WARM_UP_S < part.began_s < part.ended_s < self.intended_s[-1]:
+                raise RuntimeError("the load did not last as long as what was to be measured")
 
 
 @dataclass(frozen=True)
@@ -142,46 +210,50 @@ class Bench:
         factor = OVERLOAD if kind == hostile.HEALTHY else MODERATE
         seen: Counter[str] = Counter()
         drops: Counter[str] = Counter()
+        found = []
+        await self.experiments.wait()
         async with challenger.running():
-            found = [await self._round(kind, factor, number, seen, drops) for number in range(rounds)]
+            for number in range(rounds):
+                found.append(await self._round(factor, number, f"{kind}-{number}"))
+                figures = await self.experiments.end(f"{kind}-{number}")
+                seen.update(sampled=figures.sampled, pairs=figures.pairs, errors=figures.challenger_errors.events)
+                drops.update(figures.drops)
         about = {"kind": kind, "factor": factor, "capacity_rps": self.capacity_rps, "deaths": challenger.deaths}
         return {**about, "rounds": found, **{name: seen[name] for name in COUNTED}, "drops": drops}
 
-    async def _round(
-        self, kind: str, factor: float, number: int, seen: Counter[str], drops: Counter[str]
-    ) -> dict[str, Any]:
-        """Both halves, in turns the one and the other first."""
-        halves = {}
-        for way in ("alone", "shadowed") if number % 2 else ("shadowed", "alone"):
-            if way == "alone":
-                halves[way] = await self._half(factor, number)
-                continue
-            name = f"{kind}-{number}"
-            await self.experiments.begin(name)
-            halves[way] = await self._half(factor, number)
-            figures = await self.experiments.end(name)
-            seen.update(sampled=figures.sampled, pairs=figures.pairs, errors=figures.challenger_errors.events)
-            drops.update(figures.drops)
-        return halves
-
-    async def _half(self, factor: float, seed: int) -> dict[str, Any]:
-        before = await spent(self.cluster)
-        found = await driving.open_loop(
-            self.cluster.address,
-            self.questions,
-            factor * self.capacity_rps,
-            SECONDS,
-            warm_up=WARM_UP_S,
-            deadline_ms=capacity.DEADLINE_MS,
-            seed=seed,
+    async def _round(self, factor: float, seed: int, experiment: str) -> dict[str, Any]:
+        """One load: alone at first, then beside the experiment."""
+        await self.experiments.wait(control_pb2.REPLICA_STATE_READY)
+        table = OUT / "isolation-table.npz"
+        load = asyncio.create_task(
+            driving.open_loop(
+                self.cluster.address,
+                self.questions,
+                factor * self.capacity_rps,
+                LOAD_S,
+                warm_up=0.0,
+                deadline_ms=capacity.DEADLINE_MS,
+                seed=seed,
+                table=table,
+            )
         )
-        after = await spent(self.cluster)
-        return {**found, "cpu_s": {name: round(after[name] - before.get(name, 0.0), 2) for name in after}}
+        try:
+            await asyncio.sleep(START_S + WARM_UP_S)
+            alone = await Part.of(self.cluster)
+            await self.experiments.begin(experiment)
+            await asyncio.sleep(TURNS_S)
+            shadowed = await Part.of(self.cluster)
+            await load
+        finally:
+            await end(load)
+        whole = Load.read(table)
+        whole.assert_covers(alone, shadowed)
+        return {"alone": alone.figures(whole), "shadowed": shadowed.figures(whole)}
 
 
 async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     questions = await asyncio.to_thread(asking.payments_of_64)
-    with clusters.settings("local", MODEL) as settings:
+    with clusters.settings("local", MODEL, primary="1") as settings:
         async with Cluster(settings) as cluster, aio.insecure_channel(cluster.control_address) as channel:
             rate = (await capacity.find(cluster.address, questions)).capacity_rps
             # A breach would end the experiment that is being measured: here it may go on.
@@ -194,42 +266,48 @@ async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
             return results
 
 
-async def spent(cluster: Cluster) -> dict[str, float]:
-    """Processor seconds so far of control, the gateway and every replica that lives."""
+async def processors(cluster: Cluster) -> dict[str, tuple[float, float]]:
+    """Seconds so far that control, the gateway and every replica that lives have run, and waited for a core."""
     found = {}
     for name, pid in (await machine.processes(cluster)).items():
         with contextlib.suppress(OSError):  # a challenger that has just died is still listed
-            found[name] = machine.cpu_seconds(pid)
+            found[name] = machine.cpu_seconds(pid), machine.waited_seconds(pid)
     return found
 
 
 def ratios(found: Mapping[str, Any], figure: str) -> list[float]:
-    """With the shadow over alone, round by round."""
+    """Beside the shadow over alone, round by round."""
     return [each["shadowed"][figure] / each["alone"][figure] for each in found["rounds"]]
+
+
+def pooled(found: Mapping[str, Any]) -> float:
+    """p99 beside the shadow over p99 alone, of all rounds' payments together."""
+    alone, shadowed = ([t for each in found["rounds"] for t in each[way]["latencies_ms"]] for way in WAYS)
+    return float(np.percentile(shadowed, 99) / np.percentile(alone, 99))
 
 
 def faults(found: Mapping[str, Any]) -> int:
     """Payments that got a wrong answer, an error or none while the shadow was there."""
-    return sum(each["shadowed"][name] for each in found["rounds"] for name in ("wrong", "errors", "lost"))
+    return sum(each["shadowed"][kind] for each in found["rounds"] for kind in FAULTS)
 
 
 def met(found: Mapping[str, Any]) -> bool:
     goodput, p99 = BARS[found["factor"]]
     late = p99 is not None and np.median(ratios(found, "p99_ms")) > p99
-    return not (faults(found) or late or np.median(ratios(found, "goodput_rps")) < goodput)
+    return not (faults(found) or late or np.median(ratios(found, "right_share")) < goodput)
 
 
 def show(results: Sequence[Mapping[str, Any]]) -> None:
-    table = Table(
-        "challenger", "load", "goodput ×", "p99 ×", "faults", "copies", "pairs", "its errors", "dropped", "bar"
-    )
+    columns = "challenger|load|in time ×|p99 ×|pooled|faults|copies|pairs|its errors|dropped|bar"
+    table = Table(*columns.split("|"))
     for found in results:
         dropped = ", ".join(f"{cause} {rows:,}" for cause, rows in sorted(found["drops"].items()))
         table.add_row(
             found["kind"] + (f" (died {found['deaths']}×)" if found["deaths"] else ""),
             f"{found['factor']:.0%} of {found['capacity_rps']:,.0f}/s",
-            _spread(ratios(found, "goodput_rps")),
+            _spread(ratios(found, "right_share")),
             _spread(ratios(found, "p99_ms")),
+            f"{pooled(found):.2f}",
             str(faults(found)),
             *(f"{found[name]:,}" for name in COUNTED),
             dropped,

@@ -76,6 +76,14 @@ def cpu_seconds(process: int | str) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_S
 
 
+def waited_seconds(pid: int) -> float:
+    """Time so far that its living threads were ready to run and had no core. Raises: OSError when there is no process.
+
+    Source: https://docs.kernel.org/scheduler/sched-stats.html, /proc/<pid>/schedstat.
+    """
+    return sum(int(each.read_text().split()[1]) for each in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+
+
 def gateways_cpu_seconds(cluster: Cluster) -> float:
     return sum(cpu_seconds(gateway.pid) for gateway in cluster.gateways if gateway.pid is not None)
 

@@ -4,8 +4,9 @@
     python benchmarks/open_loop.py --address HOST:PORT --questions FILE.npz --concurrency 64 --seconds 5
 
 Prints one JSON object (`outcomes.summary`, and what this process cost: `cpu_s`, `cpu_us_per_request`). --table FILE.npz
-gets every request: `intended_s`, `sent_s`, `ended_s`, `outcome` (place in `outcomes.CLASSES`). A run whose
-`generator_late_p99_ms` is not small beside the latencies has measured the generator.
+gets every request: `intended_s`, `sent_s`, `ended_s`, `outcome` (place in `outcomes.CLASSES`), and `start_s`, what
+`perf_counter` (one clock for all processes of a Linux machine) said at their zero. A run whose `generator_late_p99_ms`
+is not small beside the latencies has measured the generator.
 
 It shares its cores with the server. So it is one thread in `select` over a few connections, and does nothing with
 an answer while the load lasts but note the time: a few 100,000 answers, about a kilobyte each, are kept.
@@ -159,7 +160,7 @@ def schedule(options: argparse.Namespace, seconds: float) -> arrivals.Times:
 def write_table(path: Path, requests: Sequence[Sent], judged: Sequence[tuple[str, str]], start_s: float) -> None:
     times = np.array([(r.intended_s, r.sent_s, r.ended_s or np.inf) for r in requests]).reshape(-1, 3) - start_s
     kinds = np.array([outcomes.CLASSES.index(kind) for kind, _ in judged], np.int8)
-    np.savez(path, intended_s=times[:, 0], sent_s=times[:, 1], ended_s=times[:, 2], outcome=kinds)
+    np.savez(path, intended_s=times[:, 0], sent_s=times[:, 1], ended_s=times[:, 2], outcome=kinds, start_s=start_s)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
