@@ -15,7 +15,7 @@ ROOT: Final = Path("/sys/fs/cgroup")
 PERIOD_US: Final = 100_000
 """The kernel's own, and Kubernetes'."""
 LEAST: Final = "2"
-"""Of the shares, or of the weight. Not `cpu.idle`: with it and a limit, on Linux 6.18, one wakeup in ten took 1 ms."""
+"""Of the shares, or of the weight. Not `cpu.idle`: beside a limit it made threads that wake up wait, on Linux 6.18."""
 
 
 @contextlib.contextmanager
