@@ -15,12 +15,12 @@ from typing import Any
 import grpc
 import pytest
 from rich.console import Console
-from tests.shadowing import Sums, ask, policy, replica, right, running, shadow, until
+from tests.shadowing import Sums, ask, policy, replica, right, running, shadow, steady, until
 
 from headrace import top
 from headrace.core.adapting import adapted
 from headrace.gateway import shadow as gateway_shadow
-from headrace.gateway import telling
+from headrace.gateway import shedding, telling
 from headrace.gateway.lane import REFUSED_S
 from headrace.telemetry import reading, waterfall
 from headrace.v1 import replica_pb2
@@ -29,9 +29,8 @@ Run = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
-def _told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pairs are told to control as they come, not once a second: everything here waits for them."""
-    monkeypatch.setattr(telling, "TELL_S", 0.05)
+def _steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    steady(monkeypatch)
 
 
 def test_every_answer_is_paired_with_the_challengers_and_told_to_control(run: Run, tmp_path: Path) -> None:
@@ -198,6 +197,32 @@ def test_the_incumbent_is_its_own_shadow_for_the_noise_floor(run: Run, tmp_path:
     assert noise.equal_pairs() == 30
     assert shadows == 30
     assert not pairs.sampled
+
+
+def test_a_comparisons_noise_floor_is_of_a_share_of_its_pairs(run: Run, tmp_path: Path) -> None:
+    """The incumbent is asked again about what the challenger has answered: as often as the pairs need it, no oftener."""
+
+    async def main() -> tuple[Sums, Sums, Sums]:
+        random.seed(7)
+        async with replica("1") as one, replica("2") as two:
+            two.hanging.set()
+            both = policy(shadow(timeout_ms=20_000), shadow("1", share=0.25))
+            async with running(tmp_path, [one, two], both) as (gateway, control):
+                for key in range(0, 200, 4):  # no queue, for which copies would give way
+                    await ask(gateway, range(key, key + 4))
+                await asyncio.sleep(0.5)
+                while_it_hangs = Sums(control, noise=True)
+                two.hanging.clear()
+                await until(lambda: Sums(control).whole and Sums(control).sampled == 200)
+                await asyncio.sleep(0.5)
+                return while_it_hangs, Sums(control), Sums(control, noise=True)
+
+    while_it_hangs, pairs, noise = run(main())
+
+    assert not while_it_hangs.sampled
+    assert pairs.equal_pairs() == len(pairs.pairs) > 100
+    assert 0.1 < noise.sampled / len(pairs.pairs) < 0.4
+    assert noise.equal_pairs() == len(noise.pairs) == noise.sampled
 
 
 def test_a_share_of_the_requests_is_drawn(run: Run, tmp_path: Path) -> None:
@@ -524,28 +549,28 @@ def test_a_full_queue_of_copies_is_nobodys_fault(run: Run, tmp_path: Path) -> No
 def test_a_replica_that_refuses_copies_is_left_alone_for_longer_each_time(run: Run, tmp_path: Path) -> None:
     """One that hangs is in good health, and its queue is full: asking it every few milliseconds is work for nothing."""
 
-    async def main() -> tuple[int, int, Sums]:
+    async def main() -> tuple[list[float], Sums]:
         async with replica("1") as one, replica("2") as two:
             two.refuse_with = grpc.StatusCode.RESOURCE_EXHAUSTED
             async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
-                for key in range(0, 200, 4):
-                    await ask(gateway, range(key, key + 4))
-                    await asyncio.sleep(0.03)
-                refused = len(two.batches)
+                asked = 0
+                while len(two.arrived_s) < 5:
+                    asked += (await ask(gateway, range(asked, asked + 4))).total()
+                    await asyncio.sleep(0.01)
+                refused = two.arrived_s[:5]
+                await until(lambda: Sums(control).whole and Sums(control).sampled == asked)
                 two.refuse_with = None
-                await until(lambda: Sums(control).whole and Sums(control).sampled == 200)
-                missed = 0
                 while not Sums(control).pairs:  # it is asked again, sooner or later
-                    await ask(gateway, range(1))
-                    missed += 1
-                return refused, missed, Sums(control)
+                    asked += (await ask(gateway, range(1))).total()
+                await until(lambda: Sums(control).whole and Sums(control).sampled == asked)
+                return refused, Sums(control)
 
-    refused, missed, sums = run(main())
+    refused, sums = run(main())
 
-    assert 2 <= refused <= 10
-    assert sums.drops["unready"] > 100
+    for number, (one, other) in enumerate(pairwise(refused)):
+        assert other - one >= shedding.SHORTEST_S * 2**number
+    assert sums.drops["unready"] > 0
     assert set(sums.drops) == {"load", "unready"}
-    assert missed > 0
 
 
 def test_nothing_is_made_of_a_copy_before_its_caller_is_told(

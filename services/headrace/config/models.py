@@ -30,7 +30,7 @@ class ShadowSettings(Section):
     share: float = Field(1.0, gt=0, le=1)
     """Of the requests. Lower it when the challenger's replicas can't keep up."""
     noise_share: float = Field(0.1, ge=0, le=1)
-    """Of the requests, answered twice by the version in charge: what two runs of one model differ by."""
+    """Of the pairs, answered again by the version in charge: what two runs of one model differ by."""
     timeout_ms: int = Field(1000, ge=1)
     """What a copy may take."""
     max_in_flight_rows: int = Field(256, ge=1)

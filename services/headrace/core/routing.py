@@ -45,7 +45,7 @@ class Shadow:
     challenger: str
     """The incumbent's own version: the noise floor."""
     share: float
-    """Of the requests, 0 to 1."""
+    """Of the requests, 0 to 1; where a comparison has a noise floor, that one's is of the pairs."""
     timeout_s: float = 1.0
     """What a copy may take, from the moment it is taken."""
     max_rows: int = 256

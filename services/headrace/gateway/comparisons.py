@@ -53,14 +53,14 @@ class Comparisons:
         """Have a shadow lane for every version that is asked about another one's answers; close the others."""
         wanted: dict[Key, ShadowLane] = {}
         for version, lane in lanes.items():
-            copying = []
+            copying: list[ShadowLane] = []
             for shadow in policy.shadows if lane.answers else ():
                 asked = lanes.get(shadow.other(version) or "")
                 if asked is not None:
                     key = Key(model, shadow, asked.spec.version)
                     wanted[key] = self._lanes.get(key) or self._make(shadow, asked)
                     copying.append(wanted[key])
-            lane.copying = copying
+            lane.copying = _of_requests(copying, policy)
         for key in [key for key in self._lanes if key.model == model and key not in wanted]:
             self._close(key)
         self._lanes.update(wanted)
@@ -86,3 +86,17 @@ class Comparisons:
         task = asyncio.get_running_loop().create_task(self._lanes.pop(key).close(), name="close-shadow")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+def _of_requests(copying: Sequence[ShadowLane], policy: Policy) -> list[ShadowLane]:
+    """Those that copy what a version answers. The noise floor of a comparison copies its pairs instead.
+
+    So it is known as well as the pairs need it, and where the challenger answers little the incumbent is not asked
+    again for nothing.
+    """
+    noise = {each.shadow.experiment_id: each for each in copying if each.shadow.noise}
+    pairs = [each for each in copying if not each.shadow.noise]
+    for each in pairs:
+        each.noise = noise.get(each.shadow.experiment_id)
+    compared = {shadow.experiment_id for shadow in policy.shadows if not shadow.noise}
+    return [*pairs, *(each for experiment, each in noise.items() if experiment not in compared)]

@@ -118,6 +118,8 @@ class ShadowLane:
         self.lane = lane
         """The one that decides for that version, where it does: its spec is ours, its replicas too."""
         self.notes = notes
+        self.noise: ShadowLane | None = None
+        """Asks the incumbent again about a share of the pairs."""
         self.held = 0
         """Rows that wait or are at a replica."""
         self._around = around
@@ -407,6 +409,8 @@ class ShadowLane:
         else:
             asked = self._reader.side(outcome, record, now_ns)
             self.notes.pair(copy.rider.inference, record.trace_id, self._answered_side(copy), asked)
+            if self.noise is not None:
+                self.noise.offer(copy.original.inference, copy.original.record, copy.original.outcome)
 
     def _answered_side(self, copy: Copy) -> Side:
         """What its caller got, and after how long."""

@@ -46,6 +46,8 @@ class FakeReplica(replica_pb2_grpc.ReplicaServicer):
         self.spec = spec
         self.replica_id = replica_id or f"fake-{secrets.token_hex(3)}"
         self.batches: list[replica_pb2.PackedBatch] = []
+        self.arrived_s: list[float] = []
+        """When each of them came, on `monotonic`."""
         self.delay_s = 0.0
         self.refuse_with: grpc.StatusCode | None = None
         """Answer the next batches with this status."""
@@ -104,6 +106,7 @@ class FakeReplica(replica_pb2_grpc.ReplicaServicer):
 
     async def _execute(self, request: replica_pb2.PackedBatch) -> replica_pb2.PackedAnswer:
         self.batches.append(request)
+        self.arrived_s.append(time.monotonic())
         if self.refuse_with is not None:
             return replica_pb2.PackedAnswer(
                 batch_id=request.batch_id, code=self.refuse_with.value[0], message="as told"
