@@ -60,7 +60,9 @@ def create(  # noqa: PLR0913, PLR0917  the fields of an experiment
         str | None, typer.Option("--id", help="Made of model and versions where it is left out.")
     ] = None,
     share: Annotated[float | None, typer.Option(help="Share of the requests that make pairs; 1.")] = None,
-    noise_share: Annotated[float | None, typer.Option(help="Share of the pairs that the incumbent answers again; 0.1.")] = None,
+    noise_share: Annotated[
+        float | None, typer.Option(help="Share of pairs that the incumbent answers again; 0.1.")
+    ] = None,
     timeout_ms: Annotated[int | None, typer.Option(help="What a copy may take; 1000.")] = None,
     threshold: Annotated[list[float] | None, typer.Option(help="Blocked from here; may be repeated.")] = None,
     output: Annotated[str | None, typer.Option(help="The output that is compared; score.")] = None,

@@ -200,7 +200,7 @@ def test_the_incumbent_is_its_own_shadow_for_the_noise_floor(run: Run, tmp_path:
 
 
 def test_a_comparisons_noise_floor_is_of_a_share_of_its_pairs(run: Run, tmp_path: Path) -> None:
-    """The incumbent is asked again about what the challenger has answered: as often as the pairs need it, no oftener."""
+    """The incumbent is asked again about what the challenger has answered: as often as pairs need it."""
 
     async def main() -> tuple[Sums, Sums, Sums]:
         random.seed(7)
@@ -214,7 +214,8 @@ def test_a_comparisons_noise_floor_is_of_a_share_of_its_pairs(run: Run, tmp_path
                 while_it_hangs = Sums(control, noise=True)
                 two.hanging.clear()
                 await until(lambda: Sums(control).whole and Sums(control).sampled == 200)
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(0.5)  # all of the noise floor's are counted
+                await until(lambda: Sums(control, noise=True).whole)
                 return while_it_hangs, Sums(control), Sums(control, noise=True)
 
     while_it_hangs, pairs, noise = run(main())
@@ -222,7 +223,7 @@ def test_a_comparisons_noise_floor_is_of_a_share_of_its_pairs(run: Run, tmp_path
     assert not while_it_hangs.sampled
     assert pairs.equal_pairs() == len(pairs.pairs) > 100
     assert 0.1 < noise.sampled / len(pairs.pairs) < 0.4
-    assert noise.equal_pairs() == len(noise.pairs) == noise.sampled
+    assert noise.equal_pairs() == len(noise.pairs) > 0
 
 
 def test_a_share_of_the_requests_is_drawn(run: Run, tmp_path: Path) -> None:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from math import inf, nan
 from typing import Final, Self
 
-import numpy as np
-
 from headrace.core.inference import UNKNOWN, Answer, Inference
 from headrace.core.instead import RANGES
 from headrace.core.records import RpcRecord
@@ -107,9 +105,11 @@ class _Column:
 
     def read(self, answer: Answer) -> list[float] | None:
         """One number a row; None where one of them is what no caller would be told."""
-        numbers = self.tensor.numbers(answer.columns[self.position]).astype(np.float64)
-        values: list[float] = numbers.tolist()
-        return values if values and all(self.least <= value <= self.most for value in values) else None
+        values: list[float] = self.tensor.numbers(answer.columns[self.position]).tolist()
+        for value in values:
+            if not self.least <= value <= self.most:
+                return None
+        return values or None
 
 
 class Notes:

@@ -1,8 +1,8 @@
 """Shadows: what one version has answered, another one is asked as well, for nobody but the comparison.
 
-What has been answered is put on a list; from there, when its caller has long been told, copies are taken into a bounded
-buffer, which they leave when no payment waits. Nothing in here is awaited by a request, and nothing it does may raise
-into one. docs/decisions/0014 says why it is like this.
+What has been answered is put on a list; from there, when its caller has long been told, it goes into a bounded buffer.
+Copies are made when it leaves that, and no payment waits. Nothing in here is awaited by a request, and nothing it does
+may raise into one. docs/decisions/0014 says why it is like this.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ class Original(NamedTuple):
     """What its caller got."""
     at: float
     """When, on the gateway's clock, seconds."""
+    depth: int
+    """Rows that were held then."""
 
 
 @dataclass(slots=True)
@@ -130,7 +132,7 @@ class ShadowLane:
         self._answered: list[Original] = []
         self._reader = Reader(lane.spec, shadow.output)
         self._original_reader = self._reader
-        self._waiting: deque[Copy] = deque()
+        self._waiting: deque[Original] = deque()
         self._gather_s = min(GATHER_S, GATHER_SHARE * shadow.timeout_s)
         self._running: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
@@ -162,7 +164,7 @@ class ShadowLane:
         try:
             self.refused(outcome)
             if random.random() < self.shadow.share and is_evidence(outcome, record):
-                self._answered.append(Original(inference, record, outcome, self._clock.now()))
+                self._answered.append(Original(inference, record, outcome, self._clock.now(), self.held))
                 if self._alarm is None:
                     self._look_in(LOOK_S)
         except Exception as error:  # noqa: BLE001  the payment path's guard: what goes wrong here is no caller's concern
@@ -174,21 +176,17 @@ class ShadowLane:
             self.notes.asked(outcome, challenger=self.spec.version == self.shadow.incumbent)
 
     def _take_all(self, hindrance: str) -> None:
-        """Take copies of what is on the list, or count why not: nothing is made of one that there is no room for."""
+        """Have what is on the list wait, or count why not. Nothing is made of it before it leaves: much never does."""
         answered, self._answered = self._answered, []
         for original in answered:
             rows = original.inference.rows
             self.notes.sampled(rows)
             self._arrivals.add(rows, original.inference.tokens)
-            cause = hindrance or self._without_room(rows)
-            if not cause:
-                try:
-                    cause = self._take(original)
-                except Exception as error:  # noqa: BLE001  told below; the row must be accounted for
-                    cause = "error"
-                    self._complain(error)
-            if cause:
+            if cause := hindrance or self._without_room(rows):
                 self.notes.drop(cause, rows)
+            else:
+                self.held += rows
+                self._waiting.append(original)
 
     def _hindrance(self) -> str:
         """Why no copy can be taken, or leave, at this moment, if anything."""
@@ -202,23 +200,78 @@ class ShadowLane:
             self._drop(self._waiting.popleft(), "buffer")
         return "buffer" if self.held + rows > self.shadow.max_rows else ""
 
-    def _take(self, original: Original) -> str:
-        """Put a copy into the buffer; or why not."""
-        copied = adapted(original.inference, self.spec, original.at + self.shadow.timeout_s)
-        if copied is None:
-            return "inputs"
-        self.notes.batch_of(original.record, challenger=original.record.version != self.shadow.incumbent)
-        rider = Rider(copied, self._record(original, copied), _nobody_waits)
-        rider.queued_at = original.at
-        self.held += copied.rows
-        self._waiting.append(Copy(original, rider))
-        return ""
-
     def _complain(self, error: Exception) -> None:
         """Once: what goes wrong for one copy mostly does for all."""
         if not self._complained:
             self._complained = True
             log.error("a copy was lost to an error of ours; the next ones are only counted", exc_info=error)
+
+    def _drop(self, original: Original, cause: str) -> None:
+        self.held -= original.inference.rows
+        self.notes.drop(cause, original.inference.rows)
+
+    def _was_refused(self) -> bool:
+        """Since it was asked the last time: a replica that took the copies of others, or hangs, takes none of ours."""
+        refused, self._refused = self._refused, False
+        return refused
+
+    # Out ------------------------------------------------------------------------------------------------------------
+
+    def _look_in(self, seconds: float) -> None:
+        self._alarm = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look_soon(self) -> None:
+        """A replica is free, or there is another one."""
+        if self._waiting:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._look_in(0.0)
+
+    def _look(self) -> None:
+        """Take what was answered, send what waits if anybody may take it, drop what has waited too long."""
+        self._alarm = None
+        hindrance, now = self._hindrance(), self._clock.now()
+        self._take_all(hindrance)
+        while self._waiting and self._waiting[0].at + self.shadow.timeout_s <= now:
+            self._drop(self._waiting.popleft(), hindrance or "buffer")
+        while self._waiting and not hindrance:
+            due_s = self._waiting[0].at + self._gather_s - now
+            if due_s > 0 and self._has_room_for_more():
+                self._look_in(min(due_s, LOOK_S))
+                return
+            if self.dispatcher.room() is None:
+                break
+            self._launch()
+        if self._waiting:  # for replicas of our own it is told when one is free
+            self._look_in(HOLD_S if self.lane.answers and not hindrance else LOOK_S)
+
+    def _launch(self) -> None:
+        copies = [copy for original in self._pop() if (copy := self._copy(original)) is not None]
+        if not copies:
+            return
+        record = self._batch_record(copies)
+        batch = Batch(self.spec, [copy.rider for copy in copies], record, self._demand())
+        flight = self.dispatcher.book(batch)
+        task = asyncio.get_running_loop().create_task(self._run(copies, batch, flight), name=f"shadow-{batch.rows}")
+        self._running.add(task)
+        task.add_done_callback(partial(self._over, copies, batch))
+
+    def _pop(self) -> list[Original]:
+        return [self._waiting.popleft() for _ in range(self._fitting())]
+
+    def _copy(self, original: Original) -> Copy | None:
+        """What the other version is asked. None: nothing can be made of it, which is counted."""
+        cause = "inputs"
+        try:
+            copied = adapted(original.inference, self.spec, original.at + self.shadow.timeout_s)
+            if copied is not None:
+                self.notes.batch_of(original.record, challenger=original.record.version != self.shadow.incumbent)
+                return Copy(original, Rider(copied, self._record(original, copied), _nobody_waits))
+        except Exception as error:  # noqa: BLE001  told below; the row must be accounted for
+            cause = "error"
+            self._complain(error)
+        self._drop(original, cause)
+        return None
 
     def _record(self, original: Original, copied: Inference) -> RpcRecord:
         """Its spans stand under those of the request it was taken from, and may end after them."""
@@ -236,57 +289,8 @@ class ShadowLane:
             rows=copied.rows,
             tokens=copied.tokens,
             queued_ns=at_ns,
-            queue_depth=self.held,
+            queue_depth=original.depth,
         )
-
-    def _drop(self, copy: Copy, cause: str) -> None:
-        self.held -= copy.rider.inference.rows
-        self.notes.drop(cause, copy.rider.inference.rows)
-
-    def _was_refused(self) -> bool:
-        """Since it was asked the last time: a replica that took the copies of others, or hangs, takes none of ours."""
-        refused, self._refused = self._refused, False
-        return refused
-
-    # Out ------------------------------------------------------------------------------------------------------------
-
-    def _look_in(self, seconds: float) -> None:
-        self._alarm = asyncio.get_running_loop().call_later(seconds, self._look)
-
-    def _look_soon(self) -> None:
-        """A replica is free: company need not be waited for any longer than it would have been anyway."""
-        if self._alarm is None and self._waiting:
-            self._look_in(0.0)
-
-    def _look(self) -> None:
-        """Take what was answered, send what waits if anybody may take it, drop what has waited too long."""
-        self._alarm = None
-        hindrance, now = self._hindrance(), self._clock.now()
-        self._take_all(hindrance)
-        while self._waiting and self._waiting[0].rider.inference.deadline <= now:
-            self._drop(self._waiting.popleft(), hindrance or "buffer")
-        while self._waiting and not hindrance:
-            due_s = self._waiting[0].rider.queued_at + self._gather_s - now
-            if due_s > 0 and self._has_room_for_more():
-                self._look_in(min(due_s, LOOK_S))
-                return
-            if self.dispatcher.room() is None:
-                break
-            self._launch()
-        if self._waiting:
-            self._look_in(HOLD_S)
-
-    def _launch(self) -> None:
-        copies = self._pop()
-        record = self._batch_record(copies)
-        batch = Batch(self.spec, [copy.rider for copy in copies], record, self._demand())
-        flight = self.dispatcher.book(batch)
-        task = asyncio.get_running_loop().create_task(self._run(copies, batch, flight), name=f"shadow-{batch.rows}")
-        self._running.add(task)
-        task.add_done_callback(partial(self._over, copies, batch))
-
-    def _pop(self) -> list[Copy]:
-        return [self._waiting.popleft() for _ in range(self._fitting())]
 
     def _has_room_for_more(self) -> bool:
         """Of the next batch and of the buffer, which gathering must not fill."""
@@ -295,8 +299,8 @@ class ShadowLane:
     def _fitting(self) -> int:
         """How many of those that wait, from the first on, may travel together."""
         rows = tokens = 0
-        for place, copy in enumerate(self._waiting):
-            inference = copy.rider.inference
+        for place, original in enumerate(self._waiting):
+            inference = original.inference
             rows, tokens = rows + inference.rows, tokens + inference.tokens
             if place and (rows > self._budget.rows or tokens > self._budget.tokens or self._too_long(tokens)):
                 return place
@@ -317,7 +321,7 @@ class ShadowLane:
         if not self.lane.answers:
             return False
         cost = self.lane.cost  # it knows them better: it sends all sizes
-        alone_s = cost.predict_s(self._waiting[0].rider.inference.tokens)
+        alone_s = cost.predict_s(self._waiting[0].inference.tokens)
         return cost.predict_s(tokens) > max(SHARED_S, SHARED_STRETCH * alone_s)
 
     def _batch_record(self, copies: list[Copy]) -> BatchRecord:
