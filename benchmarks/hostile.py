@@ -57,7 +57,7 @@ def build(config):
 
 
 def write(folder: Path, kind: str) -> Path:
-    """The directory of one kind, made anew."""
+    """The directory of one kind, made anew. A kind that is not known is healthy."""
     directory = folder / kind / "fraud-tx" / "2"
     shutil.rmtree(directory, ignore_errors=True)
     shutil.copytree(SHIPPED, directory)

@@ -4,12 +4,13 @@
 
 fraud-tx, open loop, one primary replica, deadlines of 50 ms, everything traced. The challenger is a replica of its own
 with all requests copied to it (share 1), niced and limited in memory as a shadow should be on a machine it shares;
-with --processors also in the processor, as a pod's limit does it (root alone may). A tenth of the requests are asked
-of the primary again: the noise floor, as by default.
+with --processors also in the processor, as a pod's limit does it (root alone may). A tenth of the pairs are asked of
+the primary again: the noise floor, as by default.
 A round is one load: so many seconds alone, then the experiment begins, and once the challenger has turned hostile so
-many beside it. Ratios are of a round's two parts: a machine that others share changes its pace within seconds, so
-they must be close to each other. The challenger is ready, and idle, when a round begins: what one that has died costs
-until it is back counts where it died beside payments.
+many beside it, then as many alone again, with the challenger stopped where it is. Ratios are of the middle to the two
+around it: a machine that others share changes its pace within seconds, and a load's later seconds are slower than its
+first ones. The challenger is ready, and idle, when a round begins: what one that has died costs until it is back counts
+where it died beside payments. The kind `nobody` begins no experiment: what is found then is the measurement's error.
 Writes build/bench/isolation.json and prints the table of docs/experiments.md: medians, in brackets the rounds' middle
 half, and p99 of all rounds' payments together.
 """
@@ -20,11 +21,13 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import os
+import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +54,7 @@ from headrace.v1 import control_pb2, control_pb2_grpc, experiments_pb2, experime
 OUT = Path("build/bench")
 MODEL = "fraud-tx"
 ROUNDS = 12
-SECONDS = 5.0
+SECONDS = 4.0
 """What counts, of each part."""
 WARM_UP_S = 1.0
 START_S = 2.0
@@ -60,7 +63,7 @@ TURNS_S = 3.0
 """Between the parts: the challenger turns hostile in it."""
 TELL_S = 2.0
 """Gateways tell control their pairs once a second."""
-LOAD_S = START_S + WARM_UP_S + 2 * SECONDS + TURNS_S + 0.5
+LOAD_S = START_S + WARM_UP_S + 3 * SECONDS + TURNS_S + TELL_S + 1.5
 MODERATE, OVERLOAD = 0.4, 1.2
 LAST = ("chrt", "--idle", "0", "nice", "-n", "19", "taskset", "-c", str(max(os.sched_getaffinity(0))))
 """Of the idle class, and on one core: kept to it, it stood in the way half as often (Linux 6.18, two cores)."""
@@ -69,7 +72,7 @@ MEMORY_BYTES = 2 * 2**30
 RESTART_S = 1.0
 READY_S = 120.0
 COUNTED = ("sampled", "pairs", "errors")
-WAYS = ("alone", "shadowed")
+NOBODY = "nobody"
 FAULTS = (outcomes.WRONG, outcomes.ERROR, outcomes.LOST)
 BARS = {MODERATE: (0.97, 1.15), OVERLOAD: (0.95, None)}
 """Share of payments right in time at least, p99 at most, both as ratios to the primary alone."""
@@ -83,6 +86,8 @@ class Challenger:
         replica = [sys.executable, "-m", "headrace", "replica", "--model-dir", str(directory)]
         self._command = [*limits, *replica, "--control", cluster.control_address, "--config", str(cluster.config_file)]
         self._process: asyncio.subprocess.Process | None = None
+        self._may_run = asyncio.Event()
+        self._may_run.set()
         self.deaths = 0
 
     @contextlib.asynccontextmanager
@@ -96,8 +101,24 @@ class Challenger:
                 self._process.kill()
                 await self._process.wait()
 
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """It does nothing meanwhile: what it has begun waits, and if it has died it is not started again."""
+        self._may_run.clear()
+        self._signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._signal(signal.SIGCONT)
+            self._may_run.set()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
+
     async def _keep(self) -> None:
         while True:
+            await self._may_run.wait()
             self._process = await asyncio.create_subprocess_exec(
                 *self._command, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
             )
@@ -124,6 +145,9 @@ class Experiments:
                 await asyncio.sleep(0.2)
 
     async def begin(self, name: str) -> None:
+        """An empty name: none."""
+        if not name:
+            return
         await self._stub.CreateExperiment(
             experiments_pb2.CreateExperimentRequest(
                 id=name, model=MODEL, incumbent="1", challenger="2", plan=self._plan, start=True, why="isolation"
@@ -132,6 +156,8 @@ class Experiments:
 
     async def end(self, name: str) -> experiments_pb2.Figures:
         await asyncio.sleep(TELL_S)
+        if not name:
+            return experiments_pb2.Figures()
         report = await self._stub.GetReport(experiments_pb2.GetReportRequest(id=name))
         await self._stub.Rollback(experiments_pb2.RollbackRequest(id=name, why="measured"))
         figures: experiments_pb2.Figures = report.report.figures
@@ -217,15 +243,18 @@ class Bench:
         await self.experiments.wait()
         async with challenger.running():
             for number in range(rounds):
-                found.append(await self._round(factor, number, f"{kind}-{number}"))
-                figures = await self.experiments.end(f"{kind}-{number}")
+                name = "" if kind == NOBODY else f"{kind}-{number}"
+                parts, figures = await self._round(factor, number, name, challenger)
+                found.append(parts)
                 seen.update(sampled=figures.sampled, pairs=figures.pairs, errors=figures.challenger_errors.events)
                 drops.update(figures.drops)
         about = {"kind": kind, "factor": factor, "capacity_rps": self.capacity_rps, "deaths": challenger.deaths}
         return {**about, "rounds": found, **{name: seen[name] for name in COUNTED}, "drops": drops}
 
-    async def _round(self, factor: float, seed: int, experiment: str) -> dict[str, Any]:
-        """One load: alone at first, then beside the experiment."""
+    async def _round(
+        self, factor: float, seed: int, experiment: str, challenger: Challenger
+    ) -> tuple[dict[str, Any], experiments_pb2.Figures]:
+        """One load: alone at first, then beside the experiment, then alone again."""
         await self.experiments.wait(control_pb2.REPLICA_STATE_READY)
         table = OUT / "isolation-table.npz"
         load = asyncio.create_task(
@@ -242,16 +271,20 @@ class Bench:
         )
         try:
             await asyncio.sleep(START_S + WARM_UP_S)
-            alone = await Part.of(self.cluster)
+            before = await Part.of(self.cluster)
             await self.experiments.begin(experiment)
             await asyncio.sleep(TURNS_S)
             shadowed = await Part.of(self.cluster)
-            await load
+            figures = await self.experiments.end(experiment)
+            with challenger.stopped():
+                after = await Part.of(self.cluster)
+                await load
         finally:
             await end(load)
         whole = Load.read(table)
-        whole.assert_covers(alone, shadowed)
-        return {"alone": alone.figures(whole), "shadowed": shadowed.figures(whole)}
+        whole.assert_covers(before, shadowed, after)
+        parts = {"alone": [before.figures(whole), after.figures(whole)], "shadowed": shadowed.figures(whole)}
+        return parts, figures
 
 
 async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -279,13 +312,17 @@ async def processors(cluster: Cluster) -> dict[str, tuple[float, float]]:
 
 
 def ratios(found: Mapping[str, Any], figure: str) -> list[float]:
-    """Beside the shadow over alone, round by round."""
-    return [each["shadowed"][figure] / each["alone"][figure] for each in found["rounds"]]
+    """Beside the shadow over alone before and after, their geometric mean, round by round."""
+    return [
+        each["shadowed"][figure] / math.sqrt(math.prod(part[figure] for part in each["alone"]))
+        for each in found["rounds"]
+    ]
 
 
 def pooled(found: Mapping[str, Any]) -> float:
     """p99 beside the shadow over p99 alone, of all rounds' payments together."""
-    alone, shadowed = ([t for each in found["rounds"] for t in each[way]["latencies_ms"]] for way in WAYS)
+    alone = [t for each in found["rounds"] for part in each["alone"] for t in part["latencies_ms"]]
+    shadowed = [t for each in found["rounds"] for t in each["shadowed"]["latencies_ms"]]
     return float(np.percentile(shadowed, 99) / np.percentile(alone, 99))
 
 
@@ -326,10 +363,10 @@ def _spread(values: Sequence[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    kinds = (*hostile.HOSTILE, hostile.HEALTHY)
+    kinds = (NOBODY, *hostile.HOSTILE, hostile.HEALTHY)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--kinds", nargs="*", default=kinds, choices=kinds)
-    parser.add_argument("--noise-share", type=float, default=NOISE_SHARE, help="of the requests, to the primary again")
+    parser.add_argument("--noise-share", type=float, default=NOISE_SHARE, help="of the pairs, to the primary again")
     parser.add_argument("--processors", type=float, help="what the challenger may use of one")
     options = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,8 @@ import pytest
 from grpc import aio
 from tests import rpc
 
+from headrace.gateway import telling
+from headrace.gateway.pressure import Pressure
 from headrace.rpc.server import Server
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,6 +46,13 @@ def run() -> Callable[[Coroutine[Any, Any, Any]], Any]:
         return asyncio.run(main())
 
     return bounded
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control is told of pairs as they come, not once a second, and no copies are shed because the machine is busy."""
+    monkeypatch.setattr(telling, "TELL_S", 0.05)
+    monkeypatch.setattr(Pressure, "observe", lambda *_: None)
 
 
 @pytest.fixture

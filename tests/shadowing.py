@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from grpc import aio
 from tritonclient.grpc import service_pb2_grpc
 
 from headrace.client import request
-from headrace.gateway import telling
-from headrace.gateway.pressure import Pressure
 from headrace.gateway.server import Gateway
 from headrace.testing.control import FakeControl
 from headrace.testing.gateway import settings
@@ -25,12 +22,6 @@ from headrace.testing.replica import ECHO_SPEC, FakeReplica
 from headrace.v1 import control_pb2, experiments_pb2
 
 EXPERIMENT = "echo-1-2"
-
-
-def steady(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tell control of pairs as they come, not once a second, and shed no copies because the machine is busy."""
-    monkeypatch.setattr(telling, "TELL_S", 0.05)
-    monkeypatch.setattr(Pressure, "observe", lambda *_: None)
 
 
 def replica(version: str) -> FakeReplica:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.shadowing import Sums, ask, policy, replica, running, shadow, steady, until
+from tests.shadowing import Sums, ask, policy, replica, running, shadow, until
 
 from headrace.gateway import shadow as gateway_shadow
 from headrace.gateway.server import Gateway
@@ -18,10 +18,7 @@ from headrace.v1 import control_pb2, replica_pb2
 
 Run = Callable[..., Any]
 
-
-@pytest.fixture(autouse=True)
-def _steady(monkeypatch: pytest.MonkeyPatch) -> None:
-    steady(monkeypatch)
+pytestmark = pytest.mark.usefixtures("unhurried")
 
 
 class Slow(FakeReplica):
