@@ -37,7 +37,7 @@ def build(config):
     def forward(inputs, lengths):
         nonlocal passed
         passed += 1
-        if passed <= PASSES or KIND == "healthy":
+        if passed <= PASSES:
             return well(inputs, lengths)
         if KIND == "hang":
             time.sleep(3600)

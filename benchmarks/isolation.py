@@ -8,9 +8,9 @@ with --processors also in the processor, as a pod's limit does it (root alone ma
 the primary again: the noise floor, as by default.
 A round is one load: so many seconds alone, then the experiment begins, and once the challenger has turned hostile so
 many beside it, then as many alone again, with the challenger stopped where it is. Ratios are of the middle to the two
-around it: a machine that others share changes its pace within seconds, and a load's later seconds are slower than its
-first ones. The challenger is ready, and idle, when a round begins: what one that has died costs until it is back counts
-where it died beside payments. The kind `nobody` begins no experiment: what is found then is the measurement's error.
+around it: a machine that others share changes its pace within seconds, and so neither way is always the last. The
+challenger is ready, and idle, when a round begins: what one that has died costs until it is back counts where it died
+beside payments. The kind `nobody` begins no experiment: what is found then is the measurement's error.
 Writes build/bench/isolation.json and prints the table of docs/experiments.md: medians, in brackets the rounds' middle
 half, and p99 of all rounds' payments together.
 """
@@ -66,7 +66,7 @@ TELL_S = 2.0
 LOAD_S = START_S + WARM_UP_S + 3 * SECONDS + TURNS_S + TELL_S + 1.5
 MODERATE, OVERLOAD = 0.4, 1.2
 LAST = ("chrt", "--idle", "0", "nice", "-n", "19", "taskset", "-c", str(max(os.sched_getaffinity(0))))
-"""Of the idle class, and on one core: kept to it, it stood in the way half as often (Linux 6.18, two cores)."""
+"""Of the idle class, and on one core: docs/experiments.md says why."""
 MEMORY_BYTES = 2 * 2**30
 """Of a challenger's data, its share of torch included."""
 RESTART_S = 1.0

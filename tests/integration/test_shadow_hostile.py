@@ -95,16 +95,20 @@ def test_garbage_of_a_challenger_is_evidence_against_it(
     assert sums.errors == {"GARBAGE": 20}
 
 
-def test_a_challenger_that_fails_is_counted_by_row(run: Run, tmp_path: Path) -> None:
-    async def main() -> Sums:
-        async with replica("1") as one, replica("2") as two:
-            two.refuse_with = grpc.StatusCode.INTERNAL
-            async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
-                await ask(gateway, range(20))
-                await until(lambda: len(Sums(control).pairs) == 20)
-                return Sums(control)
+async def refused(status: grpc.StatusCode, tmp_path: Path) -> Sums:
+    """What became of twenty copies that the challenger's replica refuses so."""
+    async with replica("1") as one, replica("2") as two:
+        two.refuse_with = status
+        async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
+            await ask(gateway, range(20))
+            await until(lambda: Sums(control).whole and Sums(control).sampled == 20)
+            return Sums(control)
 
-    assert run(main()).errors == {"FAILED": 20}
+
+def test_a_challenger_that_fails_is_counted_by_row(run: Run, tmp_path: Path) -> None:
+    sums = run(refused(grpc.StatusCode.INTERNAL, tmp_path))
+
+    assert sums.errors == {"FAILED": 20}
 
 
 def test_copies_give_way_while_payments_wait(run: Run, tmp_path: Path) -> None:
@@ -162,15 +166,7 @@ def test_a_batch_that_lets_payments_pass_is_late_not_lost(run: Run, tmp_path: Pa
 
 
 def test_a_full_queue_of_copies_is_nobodys_fault(run: Run, tmp_path: Path) -> None:
-    async def main() -> Sums:
-        async with replica("1") as one, replica("2") as two:
-            two.refuse_with = grpc.StatusCode.RESOURCE_EXHAUSTED
-            async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
-                await ask(gateway, range(20))
-                await until(lambda: Sums(control).whole and Sums(control).sampled == 20)
-                return Sums(control)
-
-    sums = run(main())
+    sums = run(refused(grpc.StatusCode.RESOURCE_EXHAUSTED, tmp_path))
 
     assert sums.drops == {"load": 20}
 
