@@ -6,8 +6,6 @@ Goodput, latency inside and outside the bursts, and how long after a burst reque
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import asking
@@ -17,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import outcomes
 from arrivals import Bursts
+from trail import Trail
 
 from headrace.cluster import Cluster
 
@@ -28,16 +27,6 @@ BIN_S = 0.05
 SLOWER = 2.0
 """Recovered: the p99 of a bin is below so many times the quiet one."""
 COMMON = {"workload": "W5", "system": "headrace", "tracing": True, "load": "bursts-10x"}
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Every request of a run, seconds from its start."""
-
-    intended_s: npt.NDArray[np.float64]
-    latency_s: npt.NDArray[np.float64]
-    right: npt.NDArray[np.bool_]
-    refused: npt.NDArray[np.bool_]
 
 
 async def measure(
@@ -60,44 +49,37 @@ async def measure(
         deadline_ms=capacity.DEADLINE_MS,
         table=path,
     )
-    return [{**COMMON, **found, **around_bursts(read(path)), **limits.figures()}]
+    return [{**COMMON, **found, **around_bursts(Trail.read(path)), **limits.figures()}]
 
 
-def read(path: Path) -> Table:
-    with np.load(path) as file:
-        latency_s, outcome = file["ended_s"] - file["intended_s"], file["outcome"]
-        right = outcome == outcomes.CLASSES.index(outcomes.RIGHT)
-        return Table(file["intended_s"], latency_s, right, outcome == outcomes.CLASSES.index(outcomes.REFUSED))
-
-
-def around_bursts(table: Table) -> dict[str, float | int | None]:
+def around_bursts(trail: Trail) -> dict[str, float | int | None]:
     """Latencies are of the requests that were right in time."""
-    inside = BURSTS.inside(table.intended_s)
+    inside, right, refused = BURSTS.inside(trail.intended_s), trail.ended(outcomes.RIGHT), trail.ended(outcomes.REFUSED)
     return {
-        **outcomes.percentiles("inside_", table.latency_s[inside & table.right], (50, 99)),
-        **outcomes.percentiles("outside_", table.latency_s[~inside & table.right], (50, 99)),
-        "inside_right_share": _share(table.right[inside]),
-        "outside_right_share": _share(table.right[~inside]),
-        "inside_refused": int(table.refused[inside].sum()),
-        "outside_refused": int(table.refused[~inside].sum()),
-        "recovery_ms": recovery_ms(table),
+        **outcomes.percentiles("inside_", trail.latency_s[inside & right], (50, 99)),
+        **outcomes.percentiles("outside_", trail.latency_s[~inside & right], (50, 99)),
+        "inside_right_share": _share(right[inside]),
+        "outside_right_share": _share(right[~inside]),
+        "inside_refused": int(refused[inside].sum()),
+        "outside_refused": int(refused[~inside].sum()),
+        "recovery_ms": recovery_ms(trail),
     }
 
 
-def recovery_ms(table: Table) -> float | None:
+def recovery_ms(trail: Trail) -> float | None:
     """From the end of a burst to the end of the first bin that is quiet again; None = none is before the next burst.
 
     Quiet is the second half of what lies between bursts. A request that got no right answer in time counts as one that
     waited for ever.
     """
-    phase = BURSTS.phase_s(table.intended_s)
+    phase, right = BURSTS.phase_s(trail.intended_s), trail.ended(outcomes.RIGHT)
     quiet_s = BURSTS.period_s - BURSTS.length_s
-    after_a_burst = table.intended_s >= BURSTS.period_s
-    waited = np.where(table.right, table.latency_s, np.inf)
+    after_a_burst = trail.intended_s >= BURSTS.period_s
+    waited = np.where(right, trail.latency_s, np.inf)
     calm = (phase >= quiet_s / 2) & (phase < quiet_s)
-    if not (calm & table.right).any():
+    if not (calm & right).any():
         return None
-    bar = SLOWER * _p99(waited[calm & table.right])
+    bar = SLOWER * _p99(waited[calm & right])
     for begin in np.arange(0.0, quiet_s, BIN_S):
         here = after_a_burst & (phase >= begin) & (phase < begin + BIN_S)
         if here.any() and _p99(waited[here]) <= bar:

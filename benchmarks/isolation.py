@@ -39,12 +39,12 @@ import driving
 import hostile
 import machine
 import numpy as np
-import numpy.typing as npt
 import outcomes
 from grpc import aio
 from processor_limit import limited
 from rich.console import Console
 from rich.table import Table
+from trail import Trail
 
 from headrace.cluster import Cluster
 from headrace.experiments.plan import NOISE_SHARE
@@ -67,8 +67,8 @@ LOAD_S = START_S + WARM_UP_S + 3 * SECONDS + TURNS_S + TELL_S + 1.5
 MODERATE, OVERLOAD = 0.4, 1.2
 LAST = ("chrt", "--idle", "0", "nice", "-n", "19", "taskset", "-c", str(max(os.sched_getaffinity(0))))
 """Of the idle class, and on one core: docs/experiments.md says why."""
-MEMORY_BYTES = 2 * 2**30
-"""Of a challenger's data, its share of torch included."""
+MEMORY_BYTES = 2**30
+"""Of a challenger's data: a healthy one takes some 400 MB."""
 RESTART_S = 1.0
 READY_S = 120.0
 COUNTED = ("sampled", "pairs", "errors")
@@ -185,43 +185,20 @@ class Part:
             began_s, ended_s, {n: (after[n][0] - before[n][0], after[n][1] - before[n][1]) for n in sorted(both)}
         )
 
-    def figures(self, load: Load) -> dict[str, Any]:
-        """Of the requests that were meant to arrive in it."""
-        inside = (load.intended_s >= self.began_s) & (load.intended_s < self.ended_s)
-        counts = Counter(load.outcome[inside].tolist())
+    def figures(self, load: Trail) -> dict[str, Any]:
+        """Of the requests that were meant to arrive in it. Raises: RuntimeError when the load did not cover it."""
+        intended_s = load.start_s + load.intended_s
+        if not intended_s[0] + WARM_UP_S < self.began_s < self.ended_s < intended_s[-1]:
+            raise RuntimeError("the load did not last as long as what was to be measured")
+        inside = (intended_s >= self.began_s) & (intended_s < self.ended_s)
+        answered_s = load.latency_s[inside & load.ended(outcomes.RIGHT, outcomes.LATE, outcomes.WRONG)]
         return {
-            "right_share": counts[outcomes.RIGHT] / max(1, inside.sum()),
-            **outcomes.percentiles("", load.latency_s[inside & load.answered], (50, 99)),
-            **{kind: counts[kind] for kind in FAULTS},
-            "latencies_ms": np.round(load.latency_s[inside & load.answered] * 1e3, 2).tolist(),
+            "right_share": load.ended(outcomes.RIGHT)[inside].mean(),
+            **outcomes.percentiles("", answered_s, (50, 99)),
+            **{kind: int(load.ended(kind)[inside].sum()) for kind in FAULTS},
+            "latencies_ms": np.round(answered_s * 1e3, 2).tolist(),
             "processors_s": {name: np.round(each, 2).tolist() for name, each in self.processors_s.items()},
         }
-
-
-@dataclass(frozen=True)
-class Load:
-    """Every request of a load."""
-
-    intended_s: npt.NDArray[np.float64]
-    """On `perf_counter`."""
-    latency_s: npt.NDArray[np.float64]
-    outcome: npt.NDArray[np.str_]
-
-    @classmethod
-    def read(cls, path: Path) -> Load:
-        with np.load(path) as file:
-            intended_s = file["intended_s"] + file["start_s"]
-            return cls(intended_s, file["ended_s"] - file["intended_s"], np.array(outcomes.CLASSES)[file["outcome"]])
-
-    @property
-    def answered(self) -> npt.NDArray[np.bool_]:
-        return np.isin(self.outcome, (outcomes.RIGHT, outcomes.LATE, outcomes.WRONG))
-
-    def assert_covers(self, *parts: Part) -> None:
-        """Raises: RuntimeError when it began too late or was over too soon."""
-        for part in parts:
-            if not self.intended_s[0] + WARM_UP_S < part.began_s < part.ended_s < self.intended_s[-1]:
-                raise RuntimeError("the load did not last as long as what was to be measured")
 
 
 @dataclass(frozen=True)
@@ -281,13 +258,16 @@ class Bench:
                 await load
         finally:
             await end(load)
-        whole = Load.read(table)
-        whole.assert_covers(before, shadowed, after)
+        whole = Trail.read(table)
         parts = {"alone": [before.figures(whole), after.figures(whole)], "shadowed": shadowed.figures(whole)}
         return parts, figures
 
 
 async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Told to end (SIGTERM), it leaves nobody behind."""
+    measuring = asyncio.current_task()
+    assert measuring is not None, "This is a bug."
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, measuring.cancel)
     questions = await asyncio.to_thread(asking.payments_of_64)
     with clusters.settings("local", MODEL, primary="1") as settings:
         async with Cluster(settings) as cluster, aio.insecure_channel(cluster.control_address) as channel:

@@ -27,11 +27,11 @@ from typing import Any
 
 import arrivals
 import http2
-import numpy as np
 import outcomes
 import serialised
 from http2 import Connection
 from outcomes import Sent
+from trail import Trail
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 CONNECTIONS = 4
@@ -140,7 +140,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     judged = [outcomes.judge(request, questions, deadline_s) for request in generator.sent]
     first = sum(request.intended_s < start + options.warm_up for request in generator.sent)
     if options.table:
-        write_table(options.table, generator.sent[first:], judged[first:], start + options.warm_up)
+        Trail.of(generator.sent[first:], judged[first:], start + options.warm_up).write(options.table)
     return {
         "generator": "headrace",
         **outcomes.summary(generator.sent[first:], judged[first:], options.seconds),
@@ -155,12 +155,6 @@ def schedule(options: argparse.Namespace, seconds: float) -> arrivals.Times:
         bursts = arrivals.Bursts(options.burst, options.burst_ms / 1e3, options.burst_every)
         return arrivals.bursty(options.rate, seconds, options.seed, bursts)
     return arrivals.poisson(options.rate, seconds, options.seed)
-
-
-def write_table(path: Path, requests: Sequence[Sent], judged: Sequence[tuple[str, str]], start_s: float) -> None:
-    times = np.array([(r.intended_s, r.sent_s, r.ended_s or np.inf) for r in requests]).reshape(-1, 3) - start_s
-    kinds = np.array([outcomes.CLASSES.index(kind) for kind, _ in judged], np.int8)
-    np.savez(path, intended_s=times[:, 0], sent_s=times[:, 1], ended_s=times[:, 2], outcome=kinds, start_s=start_s)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -26,6 +26,7 @@ import http2
 import open_loop
 import outcomes
 import serialised
+from trail import Trail
 
 RARE = 50.0
 """Requests a second that a busy machine keeps up with."""
@@ -167,10 +168,10 @@ def test_the_process_prints_its_figures(run: Any, tmp_path: Path) -> None:
                 address, path, RARE, 1.0, warm_up=0.2, deadline_ms=5000, table=table, burst=2, burst_every=0.5
             )
             closed = await driving.closed_loop(address, path, 4, 1.0)
-        with np.load(table) as file:
-            assert len(file["intended_s"]) == len(file["outcome"]) == opened["sent"]
-            assert 0 <= file["intended_s"].min() < file["intended_s"].max() < 1.0
-            assert (file["ended_s"] > file["sent_s"]).all()
+        trail = Trail.read(table)
+        assert len(trail.intended_s) == trail.ended(outcomes.RIGHT).sum() == opened["sent"]
+        assert 0 <= trail.intended_s.min() < trail.intended_s.max() < 1.0
+        assert (trail.ended_s > trail.sent_s).all()
         return opened, closed
 
     opened, closed = run(scenario())

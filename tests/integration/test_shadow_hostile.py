@@ -16,7 +16,7 @@ from tests.shadowing import Sums, ask, policy, replica, right, running, shadow, 
 
 from headrace.core.adapting import adapted
 from headrace.gateway import shadow as gateway_shadow
-from headrace.gateway import shedding
+from headrace.gateway.breaker import FAILURES, FIRST_S, Came
 from headrace.gateway.lane import REFUSED_S
 from headrace.v1 import replica_pb2
 
@@ -93,6 +93,32 @@ def test_garbage_of_a_challenger_is_evidence_against_it(
 
     assert answers == {"1": 20}
     assert sums.errors == {"GARBAGE": 20}
+
+
+def test_a_challenger_that_fails_every_copy_is_left_alone_and_found_well_again(run: Run, tmp_path: Path) -> None:
+    """Thirty more failures a moment say nothing new, and whatever computes them is taken from somebody."""
+
+    async def main() -> tuple[int, Sums, Sums]:
+        async with replica("1") as one, replica("2") as two:
+            two.change = nan
+            async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
+                asked = 0
+                while not Sums(control).drops["failing"]:
+                    asked += (await ask(gateway, range(4))).total()
+                batches = len(two.batches)
+                await until(lambda: Sums(control).whole and Sums(control).sampled == asked)
+                failing, two.change = Sums(control), lambda _: None
+                while not Sums(control).equal_pairs():
+                    asked += (await ask(gateway, range(4))).total()
+                await until(lambda: Sums(control).whole and Sums(control).sampled == asked)
+                return batches, failing, Sums(control)
+
+    batches, failing, well = run(main())
+
+    assert batches >= FAILURES
+    assert failing.errors == {"GARBAGE": len(failing.pairs)}
+    assert failing.drops["failing"] > 0
+    assert well.equal_pairs() > 0
 
 
 async def refused(status: grpc.StatusCode, tmp_path: Path) -> Sums:
@@ -193,7 +219,7 @@ def test_a_replica_that_refuses_copies_is_left_alone_for_longer_each_time(run: R
     refused, sums = run(main())
 
     for number, (one, other) in enumerate(pairwise(refused)):
-        assert other - one >= shedding.SHORTEST_S * 2**number
+        assert other - one >= FIRST_S[Came.REFUSED] * 2**number
     assert sums.drops["unready"] > 0
     assert set(sums.drops) == {"load", "unready"}
 

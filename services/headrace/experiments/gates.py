@@ -33,9 +33,11 @@ asked any more (a canary of 1, PRIMARY), its requests of the whole experiment st
 **What is late** is later than 99 in 100 of the incumbent's answers. In an hour that is slow for everybody, its own
 answers are late as well: a canary fails beyond the limit *and* beyond what the incumbent was late, in the same stage.
 
-In SHADOW the challenger has copies only, and a trial is a pair. The allowance is the incumbent's rate on the same pairs
-or, where that is higher, what it loses beside itself, on either side. The rows of a request that fails are as many
-errors there: a FAIL may be one lost request of many rows. It takes nobody back, and goes as pairs come.
+In SHADOW the challenger has copies only, and a trial is a pair. So is a copy that it was spared because it had failed
+batch after batch: it counts as failed, for it must not be a hole in the challenger's own verdict. The allowance is the
+incumbent's rate on the same pairs or, where that is higher, what it loses beside itself, on either side. The rows of a
+request that fails are as many errors there: a FAIL may be one lost request of many rows. It takes nobody back, and goes
+as pairs come.
 
 Flips are trials a row everywhere. Labels (a bootstrap), PSI and the time of batches have no such interval: they are no
 guardrails, and no part of alpha.
@@ -68,6 +70,9 @@ LEAST_POSITIVES: Final = 50
 """Frauds below which labels are not asked: a handful would block what none at all would not."""
 LEAST_SHARE_OF_PAIRS: Final = 0.1
 """Of `min_pairs`, for which `min_hours` may stand in."""
+
+SPARED: Final = "failing"
+"""The cause of drops of what was not asked of a version that failed batch after batch."""
 
 _SEVERITY: Final = (pb.VERDICT_PASS, pb.VERDICT_WAIT, pb.VERDICT_CONSENT, pb.VERDICT_FAIL)
 
@@ -221,6 +226,7 @@ def _errors(case: _Case) -> pb.Gate:
 
 def _errors_of_copies(case: _Case) -> pb.Gate:
     excess, alpha, noise = case.limits.max_error_excess, case.alpha, case.noise
+    shown = _errors_and_spared(case.figures)
     beside_itself = (noise.incumbent_errors, noise.challenger_errors) if noise is not None else ()
     proven = max((_ends(side, alpha.reference)[0] for side in beside_itself), default=0.0)
     likely = max((_ends(side, EVEN_ODDS)[1] for side in beside_itself), default=0.0)
@@ -229,17 +235,22 @@ def _errors_of_copies(case: _Case) -> pb.Gate:
         case,
         "errors",
         limit=limit,
-        passed=_ends(case.figures.challenger_errors, alpha.challenger)[1] <= limit,
+        passed=_ends(shown, alpha.challenger)[1] <= limit,
         breaches=[
             (
-                _ends(of.challenger_errors, alpha / 2)[0],
+                _ends(_errors_and_spared(of), alpha / 2)[0],
                 max(_ends(of.incumbent_errors, alpha / 2)[1], likely) + excess,
                 words,
             )
             for of, alpha, words in case.looks(ERRORS)
         ],
-        shown=case.figures.challenger_errors,
+        shown=shown,
     )
+
+
+def _errors_and_spared(figures: pb.Figures) -> pb.Rate:
+    errors, spared = figures.challenger_errors, figures.drops.get(SPARED, 0)
+    return pb.Rate(events=errors.events + spared, trials=errors.trials + spared)
 
 
 def _failures(case: _Case) -> pb.Gate:

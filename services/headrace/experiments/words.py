@@ -45,6 +45,7 @@ CAUSES: Final = {
     "buffer": "the oldest made room",
     "load": "shed for the callers' sake",
     "unready": "no replica took any",
+    "failing": "spared, after batches that all failed",
     "inputs": "the other version wants another input",
     "stopped": "the comparison was stopped",
     "control": "control could not be told",

@@ -30,6 +30,7 @@ from headrace.core.rider import Rider
 from headrace.core.routing import Shadow
 from headrace.core.tensors import ModelSpec
 from headrace.errors import BrokenContract, DeadlinePassed, HeadraceError, NotServing, Overloaded
+from headrace.gateway.breaker import Breaker, Came
 from headrace.gateway.dispatch import Dispatcher
 from headrace.gateway.lane import Lane
 from headrace.gateway.link import Flight, ReplicaLink, Sender
@@ -136,8 +137,7 @@ class ShadowLane:
         self._gather_s = min(GATHER_S, GATHER_SHARE * shadow.timeout_s)
         self._running: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
-        self._refused = False
-        self._backing_off = Shedding(self._clock, self._was_refused)
+        self._breaker = Breaker(self._clock)
         self._closed = False
         self._complained = False
         self.dispatcher = ShadowDispatcher(
@@ -190,9 +190,9 @@ class ShadowLane:
 
     def _hindrance(self) -> str:
         """Why no copy can be taken, or leave, at this moment, if anything."""
-        if not self.ready or self._backing_off.pauses():
+        if not self.ready:
             return "unready"
-        return "load" if self._shedding.pauses() else ""
+        return self._breaker.hindrance or ("load" if self._shedding.pauses() else "")
 
     def _without_room(self, rows: int) -> str:
         """Whether there is none for so many rows. The oldest that wait have made room for them."""
@@ -209,11 +209,6 @@ class ShadowLane:
     def _drop(self, original: Original, cause: str) -> None:
         self.held -= original.inference.rows
         self.notes.drop(cause, original.inference.rows)
-
-    def _was_refused(self) -> bool:
-        """Since it was asked the last time: a replica that took the copies of others, or hangs, takes none of ours."""
-        refused, self._refused = self._refused, False
-        return refused
 
     # Out ------------------------------------------------------------------------------------------------------------
 
@@ -389,17 +384,19 @@ class ShadowLane:
     def _tell(self, copies: list[Copy], batch: Batch) -> None:
         """Note the pairs, and let the batch's record go."""
         now_ns = batch.record.settled_ns = self._clock.now_ns()
+        came = set()
         for copy in copies:
             self.held -= copy.rider.inference.rows
             try:
-                self._note(copy, now_ns)
+                came.add(self._note(copy, now_ns))
             except Exception as error:  # noqa: BLE001  told below; the other copies must be accounted for
                 self.notes.drop("error", copy.rider.inference.rows)
                 self._complain(error)
+        self._breaker.learn(came)
         self.notes.batch_of(copies[0].rider.record, challenger=self.spec.version != self.shadow.incumbent)
         self._around.on_batch(batch.record)
 
-    def _note(self, copy: Copy, now_ns: int) -> None:
+    def _note(self, copy: Copy, now_ns: int) -> Came:
         record, outcome = copy.rider.record, copy.rider.outcome
         record.settled_ns = record.end_ns = now_ns
         assert outcome is not None, "This is a bug."
@@ -407,14 +404,15 @@ class ShadowLane:
             record.reason = record.masked = type(outcome).__name__
         if isinstance(outcome, NotServing):
             self.notes.drop("stopped", copy.rider.inference.rows)
-        elif isinstance(outcome, Overloaded):  # other gateways' copies were there first
-            self._refused = True
+            return Came.NOTHING
+        if isinstance(outcome, Overloaded):  # other gateways' copies were there first
             self.notes.drop("load", copy.rider.inference.rows)
-        else:
-            asked = self._reader.side(outcome, record, now_ns)
-            self.notes.pair(copy.rider.inference, record.trace_id, self._answered_side(copy), asked)
-            if self.noise is not None:
-                self.noise.offer(copy.original.inference, copy.original.record, copy.original.outcome)
+            return Came.REFUSED
+        asked = self._reader.side(outcome, record, now_ns)
+        self.notes.pair(copy.rider.inference, record.trace_id, self._answered_side(copy), asked)
+        if self.noise is not None:
+            self.noise.offer(copy.original.inference, copy.original.record, copy.original.outcome)
+        return Came.FAILED if asked.error else Came.ANSWERED
 
     def _answered_side(self, copy: Copy) -> Side:
         """What its caller got, and after how long."""

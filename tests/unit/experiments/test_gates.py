@@ -128,6 +128,18 @@ def test_errors_are_held_against_the_incumbents_and_a_tenth_of_a_per_cent(
     assert gate.guardrail
 
 
+def test_what_a_challenger_was_spared_for_failing_counts_as_failed() -> None:
+    """It failed for 0.4 per cent of the time: that is covered well enough, and nothing else would tell."""
+    short, other = figures(LONG), figures(LONG)
+    short.drops["failing"] = other.drops["buffer"] = 200
+    gate = judged("errors", short)
+
+    assert judged("coverage", short).verdict == PASS
+    assert gate.verdict == FAIL
+    assert gate.measured.startswith("0.40 %")
+    assert judged("errors", other).verdict == PASS
+
+
 def test_what_the_incumbent_loses_as_a_shadow_its_challenger_may_lose_as_well() -> None:
     lossy = figures(LONG, errors=300)
 

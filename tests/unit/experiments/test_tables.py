@@ -159,7 +159,9 @@ def test_an_ended_experiment_asks_for_nothing(stage: pb.Stage, word: str) -> Non
     assert reading.next_step(report) == ("Nothing is left to do.", "")
 
 
-@pytest.mark.parametrize("cause", ["buffer", "load", "unready", "inputs", "stopped", "control", "gateway", "error"])
+@pytest.mark.parametrize(
+    "cause", ["buffer", "load", "unready", "failing", "inputs", "stopped", "control", "gateway", "error"]
+)
 def test_every_cause_of_a_drop_is_said_in_words(cause: str) -> None:
     assert " " in words.cause(cause)
 
