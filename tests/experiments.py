@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
+from headrace.core.octaves import bucket
 from headrace.v1 import control_pb2
 from headrace.v1 import experiments_pb2 as pb
 
@@ -66,18 +69,21 @@ def message(
     A request a pair; the challenger fails as many of callers' as it has errors, where it is asked so many.
     """
     noise, canary, errors = rows // 10, of_pairs.get("canary", 0), of_pairs.get("errors", 0)
+    pairs = columns(rows, **{"seed": sequence, **of_pairs})
     counts = pb.SampleCounts(
         sampled=rows + lost,
         drops={"load": lost} if lost else {},
         incumbent_requests=rows + lost - canary,
         challenger_requests=canary,
         challenger_failures=min(errors, canary),
+        incumbent_took=Counter(map(bucket, pairs.incumbent_us[: rows - canary])),
+        challenger_took=Counter(map(bucket, pairs.challenger_us[rows - canary :])),
     )
     return pb.RecordPairsRequest(
         experiment_id=experiment,
         gateway_id=gateway,
         sequence=sequence,
-        pairs=columns(rows, **{"seed": sequence, **of_pairs}),
+        pairs=pairs,
         noise=columns(noise, seed=sequence, noise=True),
         counts=counts,
         noise_counts=pb.SampleCounts(sampled=noise),

@@ -82,7 +82,12 @@ def figures(pairs: int, to_block: int, to_allow: int, *, scale: float = 1.0) -> 
     """Of so many pairs; `scale` stretches the deltas."""
     total = sum(SHAPE)
     ranks = {0.001: -0.094, 0.01: -0.021, 0.25: -0.0006, 0.5: 0.00004, 0.75: 0.0007, 0.99: 0.024, 0.999: 0.11}
-    drops = {"buffer": pairs * 201 // 58_240, "load": pairs * 96 // 58_240, "unready": pairs * 15 // 58_240}
+    drops = {
+        "buffer": pairs * 201 // 58_240,
+        "load": pairs * 96 // 58_240,
+        "unready": pairs * 11 // 58_240,
+        "failing": pairs * 4 // 58_240,
+    }
     return pb.Figures(
         sampled=pairs + sum(drops.values()) + 64,
         pairs=pairs,
@@ -127,6 +132,18 @@ def disagreements(number: int = 8) -> list[pb.Disagreement]:
         one.at.FromDatetime(BEGAN + timedelta(hours=3 + 2 * rank, minutes=7 * rank))
         found.append(one)
     return sorted(found, key=lambda d: -abs(d.challenger - d.incumbent))
+
+
+def failures() -> list[pb.Failure]:
+    found = []
+    for rank, error in enumerate(
+        (pb.PAIR_ERROR_TIMEOUT, pb.PAIR_ERROR_FAILED, pb.PAIR_ERROR_LOST, pb.PAIR_ERROR_GARBAGE)
+    ):
+        one = pb.Failure(error=error, took_ms=1000.4 / 7**rank, both=rank == 2)
+        one.trace_id = f"{0xA3CE929D0E0E47364BF92F3577B34DA6 + rank * 0x1_0000_0001_0001:032x}"
+        one.at.FromDatetime(BEGAN + timedelta(hours=30 - 7 * rank))
+        found.append(one)
+    return found
 
 
 def move(hours: float, who: str, way: tuple[pb.Stage, pb.Stage], why: str, share: float = 0.0) -> pb.Move:
@@ -186,6 +203,7 @@ def _passing() -> pb.Report:
         verdict=pb.VERDICT_PASS,
         timeline=timeline(31, 0.00194, 1880, lambda _: pb.STAGE_SHADOW),
         worst=disagreements(),
+        failures=failures(),
         gates=[
             gate("pairs", pb.VERDICT_PASS, "58,240 pairs, 31.2 h", "50,000, or 24 h"),
             gate("coverage", pb.VERDICT_PASS, "99.47 %", "at least 99.00 %"),

@@ -130,6 +130,15 @@ class Sums:
         return found[0], found[1], found[2], found[3]
 
     @property
+    def took(self) -> tuple[Counter[int], Counter[int]]:
+        """What callers got, by `octaves`: the incumbent's, the challenger's."""
+        found = Counter[int](), Counter[int]()
+        for counts in self.counts:
+            found[0].update(counts.incumbent_took)
+            found[1].update(counts.challenger_took)
+        return found
+
+    @property
     def whole(self) -> bool:
         return self.sampled == len(self.pairs) + sum(self.drops.values())
 

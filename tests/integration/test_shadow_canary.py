@@ -14,6 +14,7 @@ import pytest
 from tests.shadowing import Sums, ask, policy, replica, running, shadow, until
 
 from headrace import top
+from headrace.core.octaves import NEVER, bucket
 
 Run = Callable[..., Any]
 
@@ -198,7 +199,11 @@ def test_what_callers_get_is_counted_whether_or_not_it_is_compared(run: Run, tmp
 
     answers, sums = run(main())
     _, _, asked, failed = sums.asked
+    nobody, took = sums.took
 
     assert 300 < asked <= 400  # some callers leave before they are looked at
     assert failed > 100
     assert failed >= 0.8 * (asked - answers["2"])  # some answers leave in time and arrive late
+    assert not nobody
+    assert took.total() - took[NEVER] == asked - failed
+    assert min(took) >= bucket(100_000)

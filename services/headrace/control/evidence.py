@@ -1,4 +1,4 @@
-"""What the pairs of one experiment say: sums, a sample, the worst, the timeline, and how much each gateway has told.
+"""What the pairs of one experiment say: sums, the pairs that are kept, the timeline, and what each gateway told.
 
 Lives in memory and in the ledger; whoever calls opens the transaction, and drops this object when it fails: the ledger
 knows what was true before. Used from the ledger's thread.
@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from headrace.control import telling
-from headrace.control.keeping import SAMPLE_ROWS, Sample, Whole, Worst
+from headrace.control.keeping import SAMPLE_ROWS, Failures, Sample, Whole, Worst
 from headrace.control.ledger import Ledger
 from headrace.control.timeline import Timeline
 from headrace.errors import InvalidInference, Overloaded
@@ -66,6 +66,7 @@ class Evidence:
         self._noise = self._load(NOISE, ALL)
         self._sample = Sample(means.ledger, experiment.id, means.random, means.sample_rows)
         self._worst = Worst(means.ledger, experiment.id, self._thresholds)
+        self._failures = Failures(means.ledger, experiment.id)
         self.timeline = Timeline(means.ledger, experiment.id)
         self._gateways = {
             name: Heard(*values)
@@ -122,7 +123,7 @@ class Evidence:
         self.changes += 1
 
     def report(self, experiment: pb.Experiment, labelled: pb.LabelledFigures | None, now_us: int) -> pb.Report:
-        """Figures, gates and the worst, now."""
+        """Figures, gates, the worst and the failed, now."""
         begun_us = experiment.moves[-1].at.ToMicroseconds()
         lost, noise_lost = self._lost(now_us)
         stage_lost, _ = self._lost(now_us, since_us=begun_us)
@@ -132,6 +133,7 @@ class Evidence:
             self._less(self._noise, noise_lost),
             timeline=self.timeline.points(),
             worst=self._worst.found,
+            failures=self._failures.found,
             labelled=labelled,
             hours_in_stage=max(0, now_us - begun_us) / 3.6e9,
             now_us=now_us,
@@ -160,6 +162,7 @@ class Evidence:
         whole = Whole(request.pairs)
         self._sample.draw(whole)
         self._worst.take(whole)
+        self._failures.take(request.pairs)
         self.changes += 1
 
     def _load(self, kind: str, run: int) -> Comparison:

@@ -1,10 +1,11 @@
-"""The pairs of an experiment that are kept one by one: a uniform sample for their outcomes, and the worst for people.
+"""The pairs of an experiment that are kept one by one: a sample for their outcomes, the worst and failed for people.
 
 Written in the transaction of whoever calls.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ SAMPLE_ROWS: Final = 100_000
 """Pairs that are kept for their outcomes, of each experiment, at most."""
 CHANCES: Final = 1 << 32
 WORST: Final = 50
+FAILURES: Final = 5
+"""Of each kind."""
 
 
 class Sample:
@@ -99,6 +102,43 @@ class Worst:
         )
 
 
+class Failures:
+    """What the challenger failed of late, a few requests of each kind. Raises: NotServing, from every method."""
+
+    def __init__(self, ledger: Ledger, experiment: str) -> None:
+        self._ledger = ledger
+        self._experiment = experiment
+        self.found = list(_failures(ledger, experiment))
+
+    def take(self, columns: pb.PairColumns) -> None:
+        """Keep the newest, and let as many others go."""
+        new = _failed(columns)
+        if not new:
+            return
+        kept: Counter[int] = Counter()
+        newest = sorted((*new, *self.found), key=lambda one: one.at.ToMicroseconds(), reverse=True)
+        self.found = []
+        for one in newest:
+            kept[one.error] += 1
+            if kept[one.error] <= FAILURES:
+                self.found.append(one)
+        self._ledger.execute_each(
+            "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                (
+                    self._experiment,
+                    place,
+                    one.at.ToMicroseconds(),
+                    pb.PairError.Name(one.error),
+                    one.took_ms,
+                    one.trace_id,
+                    one.both,
+                )
+                for place, one in enumerate(self.found)
+            ),
+        )
+
+
 class Whole:
     """The pairs of a message that have both values."""
 
@@ -127,7 +167,7 @@ class Whole:
             at(columns.challenger_p, i, None),
             at(columns.amount, i, None),
             at(columns.currency, i, ""),
-            self._trace_id(i),
+            _trace_id(columns, i),
         )
 
     def disagreement(self, i: int, *, flips: bool) -> pb.Disagreement:
@@ -135,7 +175,7 @@ class Whole:
         found = pb.Disagreement(
             incumbent=columns.incumbent[i],
             challenger=columns.challenger[i],
-            trace_id=self._trace_id(i).hex(),
+            trace_id=_trace_id(columns, i).hex(),
             currency=at(columns.currency, i, ""),
             flips=flips,
         )
@@ -144,8 +184,35 @@ class Whole:
             found.amount = amount
         return found
 
-    def _trace_id(self, i: int) -> bytes:
-        return self._columns.trace_ids[16 * i : 16 * i + 16]
+
+def _failed(columns: pb.PairColumns) -> list[pb.Failure]:
+    """The last few requests of each kind in a message: rows of one request fail together."""
+    if not columns.challenger_error:
+        return []
+    errors = np.fromiter(columns.challenger_error, int, len(columns.challenger_error))
+    found = []
+    for kind in np.unique(errors[errors > 0]).tolist():
+        rows = {_trace_id(columns, i): i for i in np.flatnonzero(errors == kind).tolist()}
+        for trace_id, i in list(rows.items())[-FAILURES:]:
+            one = pb.Failure(error=kind, took_ms=at(columns.challenger_us, i, 0) / 1e3, trace_id=trace_id.hex())
+            one.both = at(columns.incumbent_error, i, 0) != pb.PAIR_ERROR_UNSPECIFIED
+            one.at.FromMicroseconds(columns.at_us[i])
+            found.append(one)
+    return found
+
+
+def _failures(ledger: Ledger, experiment: str) -> Iterator[pb.Failure]:
+    found = ledger.rows(
+        "SELECT at_us, error, took_ms, trace_id, both FROM failures WHERE experiment = ? ORDER BY place", (experiment,)
+    )
+    for at_us, error, took_ms, trace_id, both in found:
+        one = pb.Failure(error=error, took_ms=took_ms, trace_id=trace_id, both=both)
+        one.at.FromMicroseconds(at_us)
+        yield one
+
+
+def _trace_id(columns: pb.PairColumns, i: int) -> bytes:
+    return columns.trace_ids[16 * i : 16 * i + 16]
 
 
 def _badness(one: pb.Disagreement) -> tuple[bool, float]:

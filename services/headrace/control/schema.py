@@ -61,5 +61,12 @@ MIGRATIONS: Final = (
     -- What the settings said of a model when they were read last.
     CREATE TABLE declared (model TEXT PRIMARY KEY, base TEXT NOT NULL) WITHOUT ROWID;
     """,
+    """
+    -- What the challenger failed of late, the newest first.
+    CREATE TABLE failures (
+        experiment TEXT NOT NULL, place INTEGER NOT NULL, at_us INTEGER NOT NULL, error TEXT NOT NULL,
+        took_ms REAL NOT NULL, trace_id TEXT NOT NULL, both INTEGER NOT NULL, PRIMARY KEY (experiment, place)
+    ) WITHOUT ROWID;
+    """,
 )
 VERSION: Final = len(MIGRATIONS)

@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from headrace.control.names import MAX_TEXT
+from headrace.core.octaves import BUCKETS
 from headrace.errors import InvalidInference
 from headrace.experiments import rows
 from headrace.experiments.comparison import SIDES
@@ -89,6 +90,10 @@ def _check_counts(counts: pb.SampleCounts, name: str) -> None:
         raise InvalidInference(f"{name}.drops: {MAX_CAUSES} causes of {MAX_TEXT} characters at most")
     if GATEWAY in counts.drops:
         raise InvalidInference(f"{name}.drops: '{GATEWAY}' is counted by control")
+    for side in SIDES:
+        took = getattr(counts, f"{side}_took")
+        if any(place >= BUCKETS or rows > MAX_COUNT for place, rows in took.items()):
+            raise InvalidInference(f"{name}.{side}_took: {BUCKETS} entries of {MAX_COUNT} at most")
     requests = [getattr(counts, f"{side}_{what}") for side in SIDES for what in ("requests", "failures")]
     if max((counts.sampled, *counts.drops.values(), *requests)) > MAX_COUNT:
         raise InvalidInference(f"{name}: more than {MAX_COUNT} rows or requests")

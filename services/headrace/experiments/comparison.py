@@ -47,6 +47,7 @@ class Comparison:
     def add(self, columns: pb.PairColumns, counts: pb.SampleCounts) -> None:
         """Count what one message tells. **Raises** ValueError: a field is wrong, by name; nothing is counted then."""
         rows = read(columns)
+        self._latencies.add_answers(counts)
         self._sampled += counts.sampled
         self._drop(counts.drops)
         self._requests += [(getattr(counts, f"{side}_requests"), getattr(counts, f"{side}_failures")) for side in SIDES]

@@ -1,9 +1,9 @@
-"""How long callers would have waited, by side, and which answers of the canary came late.
+"""How long callers waited, by side, and which answers of the canary came late; and how long the copies took.
 
 Late is later than 99 in 100 of the incumbent's answers to callers, as they stood *before* the message that is judged: a
 threshold that is fixed before its answers are seen makes each an honest trial, and their rate may be read at every
-look. Drawn from the same answers, the threshold would follow them. The incumbent's latency as a shadow is no part of
-it: a shadow waits last.
+look. Drawn from the same answers, the threshold would follow them. All answers to callers are judged, compared or not:
+of a canary that queues, copies are shed, and its pairs would be those of its quick moments.
 
 An hour is slower than another for everybody, and a threshold is of the past. So the incumbent's own answers are judged
 by the same threshold, in the messages that bring answers of the canary: those late on both sides are the hour's.
@@ -11,17 +11,16 @@ by the same threshold, in the messages that bring answers of the canary: those l
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final
 
 import numpy as np
 
+from headrace.core.octaves import BUCKETS, NEVER, PER_OCTAVE
 from headrace.experiments import grid
-from headrace.experiments.rows import Ints, Mask, Rows
+from headrace.experiments.rows import Ints, Rows
 from headrace.v1 import experiments_pb2 as pb
 
-PER_OCTAVE: Final = 16
-"""Buckets are 4.4 per cent wide, up to 2^32 microseconds."""
-BUCKETS: Final = 32 * PER_OCTAVE + 1
 LEAST: Final = 500
 """Answers of the incumbent that its 99 in 100 is taken from: five of them lie beyond it."""
 
@@ -30,7 +29,7 @@ class Latencies:
     """Histograms of both sides, and the late answers of the canary and of the incumbent beside it."""
 
     SERIES: Final = ("incumbent", "challenger", "canary", "answered")
-    """`canary`: the challenger where it answered the caller; `answered`: the incumbent where it did."""
+    """`canary` and `answered`: challenger and incumbent where callers asked them; the others: all pairs."""
 
     def __init__(self) -> None:
         self._counts = {name: np.zeros(BUCKETS, np.int64) for name in self.SERIES}
@@ -38,12 +37,16 @@ class Latencies:
         self.incumbent_late = self.incumbent_judged = 0
 
     def add(self, rows: Rows) -> None:
-        self._judge(rows)
-        incumbent, challenger = rows.incumbent_error == 0, rows.challenger_error == 0
-        self._count("incumbent", rows.incumbent_us[incumbent])
-        self._count("challenger", rows.challenger_us[challenger])
-        self._count("canary", rows.challenger_us[challenger & rows.canary])
-        self._count("answered", rows.incumbent_us[incumbent & ~rows.canary])
+        """Count pairs, whoever answered."""
+        self._counts["incumbent"] += _counted(rows.incumbent_us[rows.incumbent_error == 0])
+        self._counts["challenger"] += _counted(rows.challenger_us[rows.challenger_error == 0])
+
+    def add_answers(self, counts: pb.SampleCounts) -> None:
+        """Judge what callers got, and count it. **Raises** ValueError: an entry of none of the buckets."""
+        answered, canary = _filled(counts.incumbent_took), _filled(counts.challenger_took)
+        self._judge(answered, canary)
+        self._counts["answered"] += answered
+        self._counts["canary"] += canary
 
     def merge(self, other: Latencies) -> None:
         for name, counts in other._counts.items():
@@ -68,50 +71,37 @@ class Latencies:
 
     def latency(self, name: str) -> pb.Latency:
         """One of `SERIES`; zeros where nothing was measured."""
-        counts = self._counts[name]
+        counts = self._counts[name][:NEVER]
         if not (n := int(counts.sum())):
             return pb.Latency()
         p50, p99, p999 = (_quantile_us(counts, rank) / 1000 for rank in (0.5, 0.99, 0.999))
         return pb.Latency(count=n, p50_ms=p50, p99_ms=p99, p999_ms=p999)
 
-    def _judge(self, rows: Rows) -> None:
-        answered = self._counts["answered"]
-        canary = _Answers.of(rows.canary, rows.challenger_us, rows.challenger_error)
-        if answered.sum() < LEAST or not canary.asked.any():
+    def _judge(self, incumbent: Ints, canary: Ints) -> None:
+        answered = self._counts["answered"][:NEVER]
+        if answered.sum() < LEAST or not canary.any():
             return
         late_from = int(np.searchsorted(np.cumsum(answered), 0.99 * answered.sum())) + 1
-        incumbent = _Answers.of(~rows.canary, rows.incumbent_us, rows.incumbent_error)
-        self.late += canary.late(late_from)
-        self.judged += int(canary.asked.sum())
-        self.incumbent_late += incumbent.late(late_from)
-        self.incumbent_judged += int(incumbent.asked.sum())
-
-    def _count(self, name: str, us: Ints) -> None:
-        self._counts[name] += np.bincount(_buckets(us[us > 0]), minlength=BUCKETS)
+        self.late += int(canary[late_from:].sum())
+        self.judged += int(canary.sum())
+        self.incumbent_late += int(incumbent[late_from:].sum())
+        self.incumbent_judged += int(incumbent.sum())
 
 
-class _Answers(NamedTuple):
-    """Of one side to callers, those that a time is known of."""
-
-    asked: Mask
-    timeout: Mask
-    us: Ints
-
-    @classmethod
-    def of(cls, answers: Mask, us: Ints, error: Ints) -> _Answers:
-        # A side that failed at once was not late, it has the errors' gate; one that ran out of time was.
-        timeout = error == pb.PAIR_ERROR_TIMEOUT
-        return cls(answers & ((error == 0) & (us > 0) | timeout), timeout, us)
-
-    def late(self, late_from: int) -> int:
-        """How many are as late as this bucket, or never came."""
-        return int((self.asked & (self.timeout | (_buckets(self.us) >= late_from))).sum())
+def _counted(us: Ints) -> Ints:
+    """By bucket; 0 microseconds were not measured."""
+    buckets = np.floor(np.log2(us[us > 0]) * PER_OCTAVE).astype(np.int64)
+    counts: Ints = np.bincount(np.minimum(buckets, NEVER - 1), minlength=BUCKETS)
+    return counts
 
 
-def _buckets(us: Ints) -> Ints:
-    """The bucket of each; 0 microseconds were not measured."""
-    found: Ints = np.floor(np.log2(np.maximum(us, 1)) * PER_OCTAVE).astype(np.int64)
-    return found
+def _filled(took: Mapping[int, int]) -> Ints:
+    if max(took, default=0) >= BUCKETS:
+        raise ValueError(f"took: {BUCKETS} entries at most")
+    counts = np.zeros(BUCKETS, np.int64)
+    for place, rows in took.items():
+        counts[place] = rows
+    return counts
 
 
 def _quantile_us(counts: Ints, rank: float) -> float:

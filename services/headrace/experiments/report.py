@@ -16,6 +16,7 @@ def report(  # noqa: PLR0913 - everything there is
     *,
     timeline: Iterable[pb.Point],
     worst: Iterable[pb.Disagreement],
+    failures: Iterable[pb.Failure],
     labelled: pb.LabelledFigures | None,
     hours_in_stage: float,
     now_us: int,
@@ -34,6 +35,7 @@ def report(  # noqa: PLR0913 - everything there is
         verdict=gates.verdict(judged),
         timeline=timeline,
         worst=worst,
+        failures=failures,
         labelled=labelled,
     )
     found.at.FromMicroseconds(now_us)

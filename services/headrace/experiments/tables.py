@@ -61,6 +61,8 @@ def whole(report: pb.Report) -> RenderableType:
         parts += _part(f"by {figures.segments[0].name}", _segments(report))
     if report.worst:
         parts += _part("where they disagree most", _worst(report.worst))
+    if report.failures:
+        parts += _part("what the challenger failed of late", _failures(report.failures))
     if report.HasField("labelled"):
         parts += _part("what outcomes say", _labelled(report.labelled))
     if report.experiment.moves:
@@ -215,6 +217,15 @@ def _worst(worst: Sequence[pb.Disagreement]) -> Table:
         amount = words.money(pair.amount, pair.currency) if pair.HasField("amount") else words.NOTHING
         decision = "changes" if pair.flips else "the same"
         _row(table, words.when(pair.at), *values, decision, amount, pair.trace_id)
+    table.columns[-1].no_wrap = True
+    return table
+
+
+def _failures(failures: Sequence[pb.Failure]) -> Table:
+    table = _table("when", "how", ">after ms", "the incumbent", "trace")
+    for one in failures:
+        took, incumbent = words.milliseconds(one.took_ms), "failed as well" if one.both else "answered"
+        _row(table, words.when(one.at), words.error(one.error), took, incumbent, one.trace_id)
     table.columns[-1].no_wrap = True
     return table
 

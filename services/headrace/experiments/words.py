@@ -41,6 +41,12 @@ GATES: Final = {
     "late": "Late answers",
     "labels": "Outcomes",
 }
+ERRORS: Final[Mapping[int, str]] = {
+    pb.PAIR_ERROR_FAILED: "the model failed",
+    pb.PAIR_ERROR_TIMEOUT: "no answer in time",
+    pb.PAIR_ERROR_LOST: "its replica was lost",
+    pb.PAIR_ERROR_GARBAGE: "what came is no answer",
+}
 CAUSES: Final = {
     "buffer": "the oldest made room",
     "load": "shed for the callers' sake",
@@ -78,6 +84,11 @@ def gate(name: str) -> str:
 def cause(name: str) -> str:
     """Why rows were dropped, in words."""
     return CAUSES.get(name, name)
+
+
+def error(value: int) -> str:
+    """How a side failed, in words."""
+    return ERRORS.get(value, "failed")
 
 
 def stage(value: int, share: float = 0.0) -> str:

@@ -67,7 +67,7 @@ class Copying(Protocol):
         """Look at one request that is over, and return at once: its caller has not been told yet."""
         ...
 
-    def refused(self, outcome: Answer | HeadraceError) -> None:
+    def refused(self, refusal: HeadraceError) -> None:
         """The same of one that never got a place."""
         ...
 

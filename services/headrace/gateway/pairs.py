@@ -9,8 +9,9 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from math import inf, nan
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
+from headrace.core import octaves
 from headrace.core.inference import UNKNOWN, Answer, Inference
 from headrace.core.instead import RANGES
 from headrace.core.records import RpcRecord
@@ -112,6 +113,13 @@ class _Column:
         return values or None
 
 
+class _Took(NamedTuple):
+    """Answers to callers by `octaves`, a side each."""
+
+    incumbent: Counter[int]
+    challenger: Counter[int]
+
+
 class Notes:
     """What one comparison has noted since it was emptied the last time."""
 
@@ -121,6 +129,7 @@ class Notes:
         self._counts: Counter[str] = Counter()
         """Fields of SampleCounts: plain integers, because most requests under load come no further."""
         self._drops: Counter[str] = Counter()
+        self._took = _Took(Counter(), Counter())
         self._incumbent = incumbent
         self._last_batch = {True: 0, False: 0}
 
@@ -135,7 +144,10 @@ class Notes:
     @property
     def counts(self) -> experiments_pb2.SampleCounts:
         """What is counted, as control takes it."""
-        return experiments_pb2.SampleCounts(**self._counts, drops=self._drops)
+        incumbent, challenger = self._took
+        return experiments_pb2.SampleCounts(
+            **self._counts, drops=self._drops, incumbent_took=incumbent, challenger_took=challenger
+        )
 
     def take(self) -> tuple[experiments_pb2.PairColumns, experiments_pb2.SampleCounts]:
         """Everything noted; the notes are empty then."""
@@ -143,6 +155,7 @@ class Notes:
         self.columns = experiments_pb2.PairColumns()
         self._counts.clear()
         self._drops.clear()
+        self._took = _Took(Counter(), Counter())
         return taken
 
     def make_room(self, most: int) -> int:
@@ -159,14 +172,17 @@ class Notes:
         self.drop("control", forgotten)
         return forgotten
 
-    def asked(self, outcome: Answer | HeadraceError, *, challenger: bool) -> None:
-        """Count one request of a caller's, compared or not: what callers get is no matter of samples."""
+    def asked(self, outcome: Answer | HeadraceError, took_s: float | None, *, challenger: bool) -> None:
+        """Count one request of a caller's, compared or not. `took_s`: since it was queued; None: it never was."""
         failed = not isinstance(outcome, Answer)
         if failed and not (type(outcome) in ERRORS or isinstance(outcome, Overloaded)):  # its caller's own doing
             return
         self._counts["challenger_requests" if challenger else "incumbent_requests"] += 1
         if failed:
             self._counts["challenger_failures" if challenger else "incumbent_failures"] += 1
+        if took_s is not None and (not failed or isinstance(outcome, DeadlinePassed)):
+            # One that failed at once was not late: it has failed. One that ran out of time was.
+            self._took[challenger][octaves.NEVER if failed else octaves.bucket(int(took_s * 1e6))] += 1
 
     def sampled(self, rows: int) -> None:
         self._counts["sampled"] += rows

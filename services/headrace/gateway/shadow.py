@@ -162,18 +162,23 @@ class ShadowLane:
         if self._closed:
             return
         try:
-            self.refused(outcome)
+            now = self._clock.now()
+            self._count(outcome, now - record.queued_ns / 1e9 if record.queued_ns else None)
             if random.random() < self.shadow.share and is_evidence(outcome, record):
-                self._answered.append(Original(inference, record, outcome, self._clock.now(), self.held))
+                self._answered.append(Original(inference, record, outcome, now, self.held))
                 if self._alarm is None:
                     self._look_in(LOOK_S)
         except Exception as error:  # noqa: BLE001  the payment path's guard: what goes wrong here is no caller's concern
             self._complain(error)
 
-    def refused(self, outcome: Answer | HeadraceError) -> None:
-        """Count a request that is over, perhaps before it was more than that."""
+    def refused(self, refusal: HeadraceError) -> None:
+        """Count a request that was over at the door."""
+        self._count(refusal, None)
+
+    def _count(self, outcome: Answer | HeadraceError, took_s: float | None) -> None:
+        """What callers get is no matter of samples."""
         if not self.shadow.noise:
-            self.notes.asked(outcome, challenger=self.spec.version == self.shadow.incumbent)
+            self.notes.asked(outcome, took_s, challenger=self.spec.version == self.shadow.incumbent)
 
     def _take_all(self, hindrance: str) -> None:
         """Have what is on the list wait, or count why not. Nothing is made of it before it leaves: much never does."""

@@ -181,7 +181,7 @@ class Rate(_message.Message):
     def __init__(self, events: _Optional[int] = ..., trials: _Optional[int] = ..., interval: _Optional[_Union[Interval, _Mapping]] = ...) -> None: ...
 
 class Report(_message.Message):
-    __slots__ = ("experiment", "at", "figures", "noise", "gates", "verdict", "timeline", "worst", "labelled")
+    __slots__ = ("experiment", "at", "figures", "noise", "gates", "verdict", "timeline", "worst", "labelled", "failures")
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
     FIGURES_FIELD_NUMBER: _ClassVar[int]
@@ -191,6 +191,7 @@ class Report(_message.Message):
     TIMELINE_FIELD_NUMBER: _ClassVar[int]
     WORST_FIELD_NUMBER: _ClassVar[int]
     LABELLED_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
     experiment: Experiment
     at: _timestamp_pb2.Timestamp
     figures: Figures
@@ -200,7 +201,8 @@ class Report(_message.Message):
     timeline: _containers.RepeatedCompositeFieldContainer[Point]
     worst: _containers.RepeatedCompositeFieldContainer[Disagreement]
     labelled: LabelledFigures
-    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., figures: _Optional[_Union[Figures, _Mapping]] = ..., noise: _Optional[_Union[Figures, _Mapping]] = ..., gates: _Optional[_Iterable[_Union[Gate, _Mapping]]] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., timeline: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., worst: _Optional[_Iterable[_Union[Disagreement, _Mapping]]] = ..., labelled: _Optional[_Union[LabelledFigures, _Mapping]] = ...) -> None: ...
+    failures: _containers.RepeatedCompositeFieldContainer[Failure]
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., figures: _Optional[_Union[Figures, _Mapping]] = ..., noise: _Optional[_Union[Figures, _Mapping]] = ..., gates: _Optional[_Iterable[_Union[Gate, _Mapping]]] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., timeline: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., worst: _Optional[_Iterable[_Union[Disagreement, _Mapping]]] = ..., labelled: _Optional[_Union[LabelledFigures, _Mapping]] = ..., failures: _Optional[_Iterable[_Union[Failure, _Mapping]]] = ...) -> None: ...
 
 class Figures(_message.Message):
     __slots__ = ("sampled", "pairs", "drops", "pending", "delta_quantiles", "delta_histogram", "flips", "rank_agreement", "psi", "ks", "incumbent_errors", "challenger_errors", "challenger_timeouts", "incumbent_latency", "challenger_latency", "canary_latency", "canary_late", "batch_time_ratio", "segments", "canary_pairs", "incumbent_failures", "challenger_failures", "incumbent_late")
@@ -356,6 +358,20 @@ class Disagreement(_message.Message):
     currency: str
     flips: bool
     def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., incumbent: _Optional[float] = ..., challenger: _Optional[float] = ..., trace_id: _Optional[str] = ..., amount: _Optional[float] = ..., currency: _Optional[str] = ..., flips: _Optional[bool] = ...) -> None: ...
+
+class Failure(_message.Message):
+    __slots__ = ("at", "error", "took_ms", "trace_id", "both")
+    AT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    TOOK_MS_FIELD_NUMBER: _ClassVar[int]
+    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    BOTH_FIELD_NUMBER: _ClassVar[int]
+    at: _timestamp_pb2.Timestamp
+    error: PairError
+    took_ms: float
+    trace_id: str
+    both: bool
+    def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[PairError, str]] = ..., took_ms: _Optional[float] = ..., trace_id: _Optional[str] = ..., both: _Optional[bool] = ...) -> None: ...
 
 class LabelledFigures(_message.Message):
     __slots__ = ("labels", "positives", "incumbent", "challenger", "average_precision_gain", "recall_gain")
@@ -578,7 +594,7 @@ class BatchTime(_message.Message):
     def __init__(self, tokens: _Optional[int] = ..., compute_us: _Optional[int] = ..., challenger: _Optional[bool] = ...) -> None: ...
 
 class SampleCounts(_message.Message):
-    __slots__ = ("sampled", "drops", "incumbent_requests", "incumbent_failures", "challenger_requests", "challenger_failures")
+    __slots__ = ("sampled", "drops", "incumbent_requests", "incumbent_failures", "challenger_requests", "challenger_failures", "incumbent_took", "challenger_took")
     class DropsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -586,19 +602,37 @@ class SampleCounts(_message.Message):
         key: str
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class IncumbentTookEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: int
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[int] = ...) -> None: ...
+    class ChallengerTookEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: int
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[int] = ...) -> None: ...
     SAMPLED_FIELD_NUMBER: _ClassVar[int]
     DROPS_FIELD_NUMBER: _ClassVar[int]
     INCUMBENT_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     INCUMBENT_FAILURES_FIELD_NUMBER: _ClassVar[int]
     CHALLENGER_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     CHALLENGER_FAILURES_FIELD_NUMBER: _ClassVar[int]
+    INCUMBENT_TOOK_FIELD_NUMBER: _ClassVar[int]
+    CHALLENGER_TOOK_FIELD_NUMBER: _ClassVar[int]
     sampled: int
     drops: _containers.ScalarMap[str, int]
     incumbent_requests: int
     incumbent_failures: int
     challenger_requests: int
     challenger_failures: int
-    def __init__(self, sampled: _Optional[int] = ..., drops: _Optional[_Mapping[str, int]] = ..., incumbent_requests: _Optional[int] = ..., incumbent_failures: _Optional[int] = ..., challenger_requests: _Optional[int] = ..., challenger_failures: _Optional[int] = ...) -> None: ...
+    incumbent_took: _containers.ScalarMap[int, int]
+    challenger_took: _containers.ScalarMap[int, int]
+    def __init__(self, sampled: _Optional[int] = ..., drops: _Optional[_Mapping[str, int]] = ..., incumbent_requests: _Optional[int] = ..., incumbent_failures: _Optional[int] = ..., challenger_requests: _Optional[int] = ..., challenger_failures: _Optional[int] = ..., incumbent_took: _Optional[_Mapping[int, int]] = ..., challenger_took: _Optional[_Mapping[int, int]] = ...) -> None: ...
 
 class RecordPairsResponse(_message.Message):
     __slots__ = ()

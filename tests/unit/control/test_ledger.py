@@ -154,6 +154,7 @@ def test_pairs_that_are_wrong_are_refused_by_name_and_disturb_nobody(book: Book)
         "noise.entity: 11 entries": lambda m: m.noise.entity.append(1),
         "counts.drops: 'gateway'": lambda m: m.counts.drops.__setitem__("gateway", 1),
         "noise_counts: more than": lambda m: setattr(m.noise_counts, "sampled", 2**63),
+        "counts.challenger_took: 513 entries": lambda m: m.counts.challenger_took.__setitem__(513, 1),
         "counts.drops: 16 causes": lambda m: [m.counts.drops.__setitem__(str(i), 1) for i in range(17)],
     }
     messages = [broken(change) for change in wrong.values()]
@@ -204,6 +205,22 @@ def test_a_control_that_is_killed_while_it_records_loses_nothing_it_acknowledged
     assert (figures.pairs, figures.sampled, dict(figures.drops)) == (100 * counted, 101 * counted, {"load": counted})
     assert figures.pending == 0
     assert kept == 100 * counted if counted <= 10 else 400 < kept <= 1000
+
+
+def test_a_ledger_of_the_first_schema_is_taken_over_whole(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    old = Book(path)
+    old.begin()
+    old.record(experiments.message(1, 100, flips=2))
+    old.ledger.close()
+    with sqlite3.connect(path) as db:
+        db.executescript("DROP TABLE failures; PRAGMA user_version=1;")
+    found = Book(path)
+    found.record(experiments.message(2, 100, errors=2))
+    report = found.trials.report("e")
+    found.ledger.close()
+
+    assert (report.figures.pairs, len(report.worst) > 0, len(report.failures)) == (200, True, 2)
 
 
 def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -380,6 +397,26 @@ def test_the_worst_are_fifty_at_most(book: Book, again: Callable[[], Book]) -> N
     book.record(experiments.message(2, 100, flips=70))
 
     assert len(again().trials.report("e").worst) == 50
+
+
+def test_the_newest_failures_of_each_kind_are_kept_a_request_once(book: Book, again: Callable[[], Book]) -> None:
+    lost, many = experiments.columns(3, errors=1), experiments.columns(400, errors=300, at_us=experiments.NOW_US + 1000)
+    lost.challenger_error[0], lost.incumbent_error[:] = pb.PAIR_ERROR_LOST, [pb.PAIR_ERROR_TIMEOUT, 0, 0]
+    many.trace_ids = many.trace_ids[: 16 * 299] + many.trace_ids[16 * 298 : 16 * 299] + many.trace_ids[16 * 300 :]
+    book.record(pb.RecordPairsRequest(experiment_id="e", gateway_id="g", sequence=1, pairs=lost))
+    book.record(pb.RecordPairsRequest(experiment_id="e", gateway_id="g", sequence=2, pairs=many))
+    book.record(experiments.message(3, 100, gateway="h", errors=3))  # older, of another gateway
+
+    found = book.trials.report("e").failures
+
+    newest = [many.trace_ids[16 * i : 16 * i + 16].hex() for i in (299, 297, 296, 295, 294)]
+    assert [one.trace_id for one in found] == [*newest, lost.trace_ids[:16].hex()]
+    assert [(one.error, one.both) for one in found] == [(pb.PAIR_ERROR_FAILED, False)] * 5 + [
+        (pb.PAIR_ERROR_LOST, True)
+    ]
+    assert found[-1].took_ms == lost.challenger_us[0] / 1000
+    assert found[-1].at.ToMicroseconds() == lost.at_us[0]
+    assert list(again().trials.report("e").failures) == list(found)
 
 
 def test_rows_of_a_gateway_that_fell_silent_are_lost_until_it_speaks_again(book: Book) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from math import inf, nan
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp, spearmanr
 from tests.pairs import columns, counts, jittered
 
+from headrace.core.octaves import BUCKETS, NEVER, bucket
 from headrace.experiments import agreement, latencies
 from headrace.experiments.comparison import Comparison
 from headrace.v1 import experiments_pb2 as pb
@@ -278,59 +280,66 @@ def test_too_few_pairs_are_not_ranked() -> None:
     assert not counted(columns(range(few), range(few))).figures(ALPHA).HasField("rank_agreement")
 
 
-def canary(us: Sequence[int], **fields: Any) -> pb.PairColumns:
-    n = len(us)
-    return columns([1.0] * n, [1.0] * n, canary=[True] * n, challenger_us=us, incumbent_us=[9_000_000] * n, **fields)
+def answers(incumbent: Sequence[int] = (), challenger: Sequence[int] = (), never: tuple[int, int] = (0, 0)) -> Any:
+    """What callers got of either side, in microseconds, and how often nothing in time."""
+    sides = (
+        Counter(map(bucket, us)) + Counter({NEVER: n}) for us, n in zip((incumbent, challenger), never, strict=True)
+    )
+    return pb.SampleCounts(**dict(zip(("incumbent_took", "challenger_took"), sides, strict=True)))
 
 
-def answered(n: int = latencies.LEAST) -> pb.PairColumns:
-    return columns([1.0] * n, [1.0] * n, incumbent_us=np.linspace(1_000, 10_000, n).astype(int))
+def heard(*told: pb.SampleCounts) -> pb.Figures:
+    comparison = Comparison(THRESHOLDS)
+    for each in told:
+        comparison.add(pb.PairColumns(), each)
+    return Comparison.load(comparison.dump()).figures(ALPHA)
+
+
+BEFORE = answers(range(1_000, 10_000, 9_000 // latencies.LEAST))
 
 
 def test_answers_are_late_by_what_the_incumbent_took_before_them() -> None:
-    """Its own latency as a shadow is not what callers see, and the threshold does not follow the answers it judges."""
-    late = canary([9_000, 12_000, 5_000])
-    late.MergeFrom(columns([1.0], [nan], canary=[True], challenger_error=[pb.PAIR_ERROR_TIMEOUT]))
-    late.challenger_us.append(0)
-    late.incumbent_us.append(1)
-    late.challenger_error[:] = [0, 0, 0, pb.PAIR_ERROR_TIMEOUT]
-    figures = counted(answered(), late, canary([9_000_000])).figures(ALPHA)
+    """Whether or not they are compared; and the threshold does not follow the answers it judges."""
+    figures = heard(BEFORE, answers((), (9_000, 12_000, 5_000), never=(0, 1)), answers((), (9_000_000,)))
 
     assert (figures.canary_late.events, figures.canary_late.trials) == (3, 5)
-    assert figures.canary_pairs == 5
+    assert figures.pairs == 0
 
 
 def test_the_incumbents_answers_beside_the_canarys_are_judged_by_the_same_threshold() -> None:
-    """In a slow hour both are late. Its copies are not asked, nor its answers while there was no canary."""
-    beside = columns(
-        [1.0] * 4 + [nan],
-        [1.0] * 5,
-        canary=[True, False, False, False, False],
-        challenger_us=[12_000, 9_000_000, 9_000_000, 9_000_000, 9_000_000],
-        incumbent_us=[9_000_000, 12_000, 13_000, 5_000, 0],
-        incumbent_error=[0, 0, 0, 0, pb.PAIR_ERROR_TIMEOUT],
-    )
-    comparison = counted(answered(), answered(), beside)
-    figures = Comparison.load(comparison.dump()).figures(ALPHA)
+    """In a slow hour both are late. What it answered while there was no canary is not asked."""
+    figures = heard(BEFORE, BEFORE, answers((12_000, 13_000, 5_000), (12_000,), never=(1, 0)))
 
     assert (figures.canary_late.events, figures.canary_late.trials) == (1, 1)
     assert (figures.incumbent_late.events, figures.incumbent_late.trials) == (3, 4)
 
 
 def test_no_answer_is_late_before_enough_of_the_incumbents_are_known() -> None:
-    figures = counted(answered(latencies.LEAST - 1), canary([9_000_000] * 5)).figures(ALPHA)
+    few = answers([1_000] * (latencies.LEAST - 1), never=(latencies.LEAST, 0))
+    figures = heard(few, answers((), [9_000_000] * 5))
 
     assert figures.canary_late.trials == 0
     assert (figures.canary_late.interval.lower, figures.canary_late.interval.upper) == (0, 1)
 
 
 def test_latencies_are_told_by_side_to_a_few_per_cent() -> None:
-    figures = counted(answered(10_000), canary([2_000] * 1_000)).figures(ALPHA)
+    n = 10_000
+    pairs = columns([1.0] * n, [1.0] * n, incumbent_us=np.linspace(1_000, 10_000, n).astype(int))
+    figures = counted(pairs).figures(ALPHA)
+    canary = heard(answers((), [2_000] * 1_000, never=(0, 2_000))).canary_latency
 
-    assert figures.canary_latency.count == 1_000
-    assert figures.canary_latency.p50_ms == pytest.approx(2, rel=0.03)
-    assert figures.incumbent_latency.p50_ms == pytest.approx(5.9, rel=0.05)
+    assert canary.count == 1_000
+    assert canary.p50_ms == pytest.approx(2, rel=0.03)
+    assert figures.incumbent_latency.p50_ms == pytest.approx(5.5, rel=0.05)
     assert counted().figures(ALPHA).challenger_latency == pb.Latency()
+
+
+def test_an_answer_in_none_of_the_buckets_is_refused_and_nothing_is_counted() -> None:
+    comparison = Comparison(THRESHOLDS)
+
+    with pytest.raises(ValueError, match="took: 513 entries at most"):
+        comparison.add(pb.PairColumns(), pb.SampleCounts(sampled=1, incumbent_took={BUCKETS: 1}))
+    assert comparison.dump() == Comparison(THRESHOLDS).dump()
 
 
 def batches(rng: np.random.Generator, n: int, slower: float) -> list[pb.BatchTime]:

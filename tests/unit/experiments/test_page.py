@@ -90,7 +90,13 @@ def test_the_verdict_and_what_is_broken_come_before_everything_else() -> None:
 )
 def test_what_anybody_named_is_text(hostile: str) -> None:
     report = sample_report("canary")
-    for message in (report.experiment, report.experiment.moves[0], report.gates[0], report.worst[0]):
+    for message in (
+        report.experiment,
+        report.experiment.moves[0],
+        report.gates[0],
+        report.worst[0],
+        report.failures[0],
+    ):
         for field in message.DESCRIPTOR.fields:
             if field.type == field.TYPE_STRING and field.name != "name":
                 setattr(message, field.name, hostile)

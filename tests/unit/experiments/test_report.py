@@ -22,6 +22,7 @@ def made(of: pb.Experiment, noise: Comparison, since: Comparison | None = None) 
         noise,
         timeline=[pb.Point(stage=pb.STAGE_SHADOW)],
         worst=[pb.Disagreement(incumbent=80, challenger=10)],
+        failures=[pb.Failure(error=pb.PAIR_ERROR_LOST)] * 2,
         labelled=pb.LabelledFigures(labels=3),
         hours_in_stage=0.5,
         now_us=1_700_000_000_000_000,
@@ -35,7 +36,7 @@ def test_a_report_holds_figures_gates_and_what_they_say_together() -> None:
     assert found.verdict == pb.VERDICT_PASS
     assert [gate.verdict for gate in found.gates] == [pb.VERDICT_PASS] * 5
     assert (found.figures.pairs, found.noise.pairs) == (6_000, 600)
-    assert (len(found.timeline), len(found.worst), found.labelled.labels) == (1, 1, 3)
+    assert (len(found.timeline), len(found.worst), len(found.failures), found.labelled.labels) == (1, 1, 2, 3)
     assert found.at.seconds == 1_700_000_000
     assert found.experiment.id == "a"
 

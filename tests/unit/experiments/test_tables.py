@@ -50,9 +50,20 @@ def test_a_status_of_one_that_passes_says_what_the_next_step_does() -> None:
 def test_a_report_says_every_part_that_there_is() -> None:
     text = printed(tables.whole(sample_report("labelled")))
 
-    for part in ("gates", "changed decisions", "by currency", "disagree most", "outcomes say", "moves", "noise floor"):
+    for part in (
+        "gates",
+        "changed decisions",
+        "by currency",
+        "disagree most",
+        "failed of late",
+        "outcomes say",
+        "moves",
+    ):
         assert part in text
+    assert "noise floor" in text
     assert sample_report().worst[0].trace_id in text
+    assert "what came is no answer" in text
+    assert sample_report().failures[0].trace_id in text
     assert "58,240" in text
     assert "the oldest made room" in text
 
@@ -77,7 +88,7 @@ def test_names_of_callers_are_neither_markup_nor_control_sequences() -> None:
     report.experiment.id = report.experiment.model = report.experiment.challenger = hostile
     report.experiment.moves[0].why = report.experiment.moves[0].who = report.gates[0].remark = hostile
     report.figures.segments[0].value = report.figures.segments[0].name = report.worst[0].trace_id = hostile
-    report.worst[0].currency = report.figures.flips[0].money[0].currency = hostile
+    report.failures[0].trace_id = report.worst[0].currency = report.figures.flips[0].money[0].currency = hostile
     report.figures.drops[hostile] = 1
     policy = control_pb2.TrafficPolicy(
         model=hostile, primary_version=hostile, canary={"version": hostile, "share": 0.1}

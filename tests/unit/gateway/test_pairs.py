@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from headrace.core.inference import Answer, Inference, Subject
+from headrace.core.octaves import NEVER, bucket
 from headrace.core.records import BatchRecord, DispatchRecord, ReplicaIdentity, RpcRecord, Stages
 from headrace.core.tensors import ModelSpec, Signal, TensorSpec
 from headrace.errors import DeadlinePassed, HeadraceError, InvalidInference, ModelFailed, NotServing, Overloaded
@@ -61,12 +62,28 @@ def test_a_caller_is_not_blamed_on_the_version_that_refused_it() -> None:
 def test_requests_of_callers_are_counted_by_who_was_asked_and_whether_it_failed() -> None:
     notes = Notes("e", "1")
     for outcome in (answer([0], [0]), ModelFailed("x"), Overloaded("x"), InvalidInference("the caller's own doing")):
-        notes.asked(outcome, challenger=True)
-    notes.asked(NotServing("x"), challenger=False)
+        notes.asked(outcome, None, challenger=True)
+    notes.asked(NotServing("x"), None, challenger=False)
 
     counts = notes.counts
     assert (counts.challenger_requests, counts.challenger_failures) == (3, 2)
     assert (counts.incumbent_requests, counts.incumbent_failures) == (1, 1)
+
+
+def test_what_callers_got_is_counted_by_how_long_they_waited() -> None:
+    """One that failed at once was not late, and one that was refused at the door has not waited."""
+    notes = Notes("e", "1")
+    for took_s in (0.004, 0.004, None):
+        notes.asked(answer([0], [0]), took_s, challenger=False)
+    for outcome in (DeadlinePassed("x"), ModelFailed("x"), InvalidInference("the caller's own doing")):
+        notes.asked(outcome, 0.05, challenger=True)
+    notes.asked(DeadlinePassed("x"), None, challenger=True)
+
+    _, counts = notes.take()
+    assert counts.incumbent_took == {bucket(4_000): 2}
+    assert counts.challenger_took == {NEVER: 1}
+    assert notes.empty
+    assert not notes.counts.challenger_took
 
 
 def test_the_oldest_pairs_make_room_and_are_counted() -> None:
