@@ -188,7 +188,7 @@ class Part:
     def figures(self, load: Trail) -> dict[str, Any]:
         """Of the requests that were meant to arrive in it. Raises: RuntimeError when the load did not cover it."""
         intended_s = load.start_s + load.intended_s
-        if not intended_s[0] + WARM_UP_S < self.began_s < self.ended_s < intended_s[-1]:
+        if not (len(intended_s) and intended_s[0] + WARM_UP_S < self.began_s < self.ended_s < intended_s[-1]):
             raise RuntimeError("the load did not last as long as what was to be measured")
         inside = (intended_s >= self.began_s) & (intended_s < self.ended_s)
         answered_s = load.latency_s[inside & load.ended(outcomes.RIGHT, outcomes.LATE, outcomes.WRONG)]

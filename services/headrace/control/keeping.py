@@ -20,7 +20,7 @@ SAMPLE_ROWS: Final = 100_000
 CHANCES: Final = 1 << 32
 WORST: Final = 50
 FAILURES: Final = 5
-"""Of each kind."""
+"""Of each kind, of callers and of copies."""
 
 
 class Sample:
@@ -103,7 +103,7 @@ class Worst:
 
 
 class Failures:
-    """What the challenger failed of late, a few requests of each kind. Raises: NotServing, from every method."""
+    """Pairs that the challenger failed of late, a few of each kind. Raises: NotServing, from every method."""
 
     def __init__(self, ledger: Ledger, experiment: str) -> None:
         self._ledger = ledger
@@ -115,12 +115,12 @@ class Failures:
         new = _failed(columns)
         if not new:
             return
-        kept: Counter[int] = Counter()
-        newest = sorted((*new, *self.found), key=lambda one: one.at.ToMicroseconds(), reverse=True)
-        self.found = []
-        for one in newest:
-            kept[one.error] += 1
-            if kept[one.error] <= FAILURES:
+        kept: Counter[tuple[int, bool]] = Counter()
+        before, self.found = self.found, []
+        for one in (*new, *before):
+            kind = one.error, one.canary
+            kept[kind] += 1
+            if kept[kind] <= FAILURES:
                 self.found.append(one)
         self._ledger.execute_each(
             "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -130,9 +130,9 @@ class Failures:
                     place,
                     one.at.ToMicroseconds(),
                     pb.PairError.Name(one.error),
-                    one.took_ms,
-                    one.trace_id,
+                    one.canary,
                     one.both,
+                    one.trace_id,
                 )
                 for place, one in enumerate(self.found)
             ),
@@ -186,27 +186,37 @@ class Whole:
 
 
 def _failed(columns: pb.PairColumns) -> list[pb.Failure]:
-    """The last few requests of each kind in a message: rows of one request fail together."""
-    if not columns.challenger_error:
-        return []
-    errors = np.fromiter(columns.challenger_error, int, len(columns.challenger_error))
+    """Of one message, the newest first: rows of one request fail together, and are one."""
+    seen: Counter[tuple[int, bool]] = Counter()
+    traces: set[bytes | int] = set()
     found = []
-    for kind in np.unique(errors[errors > 0]).tolist():
-        rows = {_trace_id(columns, i): i for i in np.flatnonzero(errors == kind).tolist()}
-        for trace_id, i in list(rows.items())[-FAILURES:]:
-            one = pb.Failure(error=kind, took_ms=at(columns.challenger_us, i, 0) / 1e3, trace_id=trace_id.hex())
-            one.both = at(columns.incumbent_error, i, 0) != pb.PAIR_ERROR_UNSPECIFIED
-            one.at.FromMicroseconds(columns.at_us[i])
-            found.append(one)
+    for i in np.flatnonzero(np.fromiter(columns.challenger_error, int))[::-1].tolist():
+        kind, trace = (columns.challenger_error[i], at(columns.canary, i, False)), _trace_id(columns, i) or i
+        if seen[kind] == FAILURES or trace in traces:
+            continue
+        seen[kind] += 1
+        traces.add(trace)
+        found.append(_failure(columns, i))
+    return found
+
+
+def _failure(columns: pb.PairColumns, i: int) -> pb.Failure:
+    found = pb.Failure(
+        error=columns.challenger_error[i],
+        canary=at(columns.canary, i, False),
+        both=at(columns.incumbent_error, i, 0) != pb.PAIR_ERROR_UNSPECIFIED,
+        trace_id=_trace_id(columns, i).hex(),
+    )
+    found.at.FromMicroseconds(columns.at_us[i])
     return found
 
 
 def _failures(ledger: Ledger, experiment: str) -> Iterator[pb.Failure]:
     found = ledger.rows(
-        "SELECT at_us, error, took_ms, trace_id, both FROM failures WHERE experiment = ? ORDER BY place", (experiment,)
+        "SELECT at_us, error, canary, both, trace_id FROM failures WHERE experiment = ? ORDER BY place", (experiment,)
     )
-    for at_us, error, took_ms, trace_id, both in found:
-        one = pb.Failure(error=error, took_ms=took_ms, trace_id=trace_id, both=both)
+    for at_us, error, canary, both, trace_id in found:
+        one = pb.Failure(error=error, canary=canary, both=both, trace_id=trace_id)
         one.at.FromMicroseconds(at_us)
         yield one
 

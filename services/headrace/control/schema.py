@@ -62,10 +62,10 @@ MIGRATIONS: Final = (
     CREATE TABLE declared (model TEXT PRIMARY KEY, base TEXT NOT NULL) WITHOUT ROWID;
     """,
     """
-    -- What the challenger failed of late, the newest first.
+    -- Pairs that the challenger failed of late, the newest first. `canary`: a caller had asked it.
     CREATE TABLE failures (
         experiment TEXT NOT NULL, place INTEGER NOT NULL, at_us INTEGER NOT NULL, error TEXT NOT NULL,
-        took_ms REAL NOT NULL, trace_id TEXT NOT NULL, both INTEGER NOT NULL, PRIMARY KEY (experiment, place)
+        canary INTEGER NOT NULL, both INTEGER NOT NULL, trace_id TEXT NOT NULL, PRIMARY KEY (experiment, place)
     ) WITHOUT ROWID;
     """,
 )

@@ -34,7 +34,8 @@ asked any more (a canary of 1, PRIMARY), its requests of the whole experiment st
 answers are late as well: a canary fails beyond the limit *and* beyond what the incumbent was late, in the same stage.
 
 In SHADOW the challenger has copies only, and a trial is a pair. So is a copy that it was spared because it had failed
-batch after batch: it counts as failed, for it must not be a hole in the challenger's own verdict. The allowance is the
+batch after batch: all that is sampled meanwhile counts as failed, for it must not be a hole in the challenger's own
+verdict. The allowance is the
 incumbent's rate on the same pairs or, where that is higher, what it loses beside itself, on either side. The rows of a
 request that fails are as many errors there: a FAIL may be one lost request of many rows. It takes nobody back, and goes
 as pairs come.
@@ -227,11 +228,11 @@ def _errors(case: _Case) -> pb.Gate:
 def _errors_of_copies(case: _Case) -> pb.Gate:
     excess, alpha, noise = case.limits.max_error_excess, case.alpha, case.noise
     shown = _errors_and_spared(case.figures)
-    beside_itself = (noise.incumbent_errors, noise.challenger_errors) if noise is not None else ()
+    beside_itself = (noise.incumbent_errors, _errors_and_spared(noise)) if noise is not None else ()
     proven = max((_ends(side, alpha.reference)[0] for side in beside_itself), default=0.0)
     likely = max((_ends(side, EVEN_ODDS)[1] for side in beside_itself), default=0.0)
     limit = max(_share(case.figures.incumbent_errors), proven) + excess
-    return _guardrail(
+    gate = _guardrail(
         case,
         "errors",
         limit=limit,
@@ -246,6 +247,9 @@ def _errors_of_copies(case: _Case) -> pb.Gate:
         ],
         shown=shown,
     )
+    if spared := case.figures.drops.get(SPARED, 0):
+        gate.remark = "; ".join(filter(None, (gate.remark, f"{spared:,} of them spared after batches that all failed")))
+    return gate
 
 
 def _errors_and_spared(figures: pb.Figures) -> pb.Rate:

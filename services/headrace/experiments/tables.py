@@ -192,6 +192,8 @@ def _errors(figures: pb.Figures) -> Table:
         "incumbent": figures.incumbent_errors,
         "challenger": figures.challenger_errors,
         "challenger, timeouts": figures.challenger_timeouts,
+        "incumbent, callers'": figures.incumbent_failures,
+        "challenger, callers'": figures.challenger_failures,
         "canary, late": figures.canary_late,
     }
     for name, rate in rates.items():
@@ -222,10 +224,10 @@ def _worst(worst: Sequence[pb.Disagreement]) -> Table:
 
 
 def _failures(failures: Sequence[pb.Failure]) -> Table:
-    table = _table("when", "how", ">after ms", "the incumbent", "trace")
+    table = _table("when", "how", "asked by", "the incumbent", "trace")
     for one in failures:
-        took, incumbent = words.milliseconds(one.took_ms), "failed as well" if one.both else "answered"
-        _row(table, words.when(one.at), words.error(one.error), took, incumbent, one.trace_id)
+        asked, incumbent = words.asked(one), "failed as well" if one.both else "answered"
+        _row(table, words.when(one.at), words.error(one.error), asked, incumbent, one.trace_id)
     table.columns[-1].no_wrap = True
     return table
 

@@ -91,6 +91,11 @@ def error(value: int) -> str:
     return ERRORS.get(value, "failed")
 
 
+def asked(failure: pb.Failure) -> str:
+    """For whom the challenger failed."""
+    return "a caller" if failure.canary else "the comparison"
+
+
 def stage(value: int, share: float = 0.0) -> str:
     """`canary 5 %`: where an experiment stands, with the share where it has one."""
     word = STAGES.get(value, "not said")

@@ -2,8 +2,8 @@
 
 One that refuses them has others', or hangs: it is left alone for a moment at once. One that fails them all is left
 alone for a second from the third batch in a row on: nobody needs thirty more failures to know it, and what it computes
-for them is taken from others who share its machine. Each time it is asked in vain, the pause is twice as long; one
-answer ends them.
+for them is taken from others who share its machine. Each time it is asked in vain the pause of that kind is twice as
+long; one answer ends all of them. What the other version failed as well says nothing of this one.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ class Came(Enum):
     ANSWERED = "answered"
     FAILED = "failing"
     REFUSED = "unready"
-    NOTHING = "stopped"
-    """The comparison was over before."""
+    NOTHING = ""
+    """The comparison was over before, or whoever had answered it had failed as well."""
 
 
 FAILURES: Final = 3
-"""Batches in a row. An error that comes now and then is evidence, of which nothing may be missed."""
+"""Batches without an answer between them. An error now and then is evidence, of which nothing may be missed."""
 FIRST_S: Final = {Came.REFUSED: 0.02, Came.FAILED: 1.0}
 LONGEST_S: Final = 5.0
 
@@ -37,7 +37,7 @@ class Breaker:
         self._clock = clock
         self._failures = 0
         self._until = float("-inf")
-        self._pause_s = 0.0
+        self._pauses_s = dict.fromkeys(FIRST_S, 0.0)
         self._cause = ""
 
     @property
@@ -48,7 +48,8 @@ class Breaker:
     def learn(self, came: set[Came]) -> None:
         """Take note of a batch that is over, by what came of its copies."""
         if Came.ANSWERED in came:
-            self._failures, self._pause_s = 0, 0.0
+            self._failures, self._until = 0, float("-inf")
+            self._pauses_s = dict.fromkeys(FIRST_S, 0.0)
         elif Came.REFUSED in came:
             self._open(Came.REFUSED)
         elif Came.FAILED in came:
@@ -60,5 +61,5 @@ class Breaker:
         if self.hindrance:  # sent before the pause, and no more news than what began it
             return
         self._cause = why.value
-        self._pause_s = min(max(2 * self._pause_s, FIRST_S[why]), LONGEST_S)
-        self._until = self._clock.now() + self._pause_s
+        self._pauses_s[why] = min(max(2 * self._pauses_s[why], FIRST_S[why]), LONGEST_S)
+        self._until = self._clock.now() + self._pauses_s[why]

@@ -20,6 +20,7 @@ from headrace.core.tensors import ModelSpec, TensorSpec
 from headrace.errors import (
     BackendLost,
     BrokenContract,
+    Cancelled,
     DeadlinePassed,
     HeadraceError,
     ModelFailed,
@@ -139,7 +140,7 @@ class Notes:
 
     @property
     def empty(self) -> bool:
-        return not (self.rows or self._counts or self._drops or self.columns.batches)
+        return not (self.rows or self._counts or self._drops or any(self._took) or self.columns.batches)
 
     @property
     def counts(self) -> experiments_pb2.SampleCounts:
@@ -175,14 +176,20 @@ class Notes:
     def asked(self, outcome: Answer | HeadraceError, took_s: float | None, *, challenger: bool) -> None:
         """Count one request of a caller's, compared or not. `took_s`: since it was queued; None: it never was."""
         failed = not isinstance(outcome, Answer)
+        if took_s is not None:
+            self._waited(outcome, took_s, challenger=challenger)
         if failed and not (type(outcome) in ERRORS or isinstance(outcome, Overloaded)):  # its caller's own doing
             return
         self._counts["challenger_requests" if challenger else "incumbent_requests"] += 1
         if failed:
             self._counts["challenger_failures" if challenger else "incumbent_failures"] += 1
-        if took_s is not None and (not failed or isinstance(outcome, DeadlinePassed)):
-            # One that failed at once was not late: it has failed. One that ran out of time was.
-            self._took[challenger][octaves.NEVER if failed else octaves.bucket(int(took_s * 1e6))] += 1
+
+    def _waited(self, outcome: Answer | HeadraceError, took_s: float, *, challenger: bool) -> None:
+        """Count how long. What failed at once was not late: it has failed."""
+        if isinstance(outcome, Answer | Cancelled):  # who left has waited so long at least
+            self._took[challenger][octaves.bucket(int(took_s * 1e6))] += 1
+        elif isinstance(outcome, DeadlinePassed):
+            self._took[challenger][octaves.NEVER] += 1
 
     def sampled(self, rows: int) -> None:
         self._counts["sampled"] += rows

@@ -197,7 +197,7 @@ class ShadowLane:
         """Why no copy can be taken, or leave, at this moment, if anything."""
         if not self.ready:
             return "unready"
-        return self._breaker.hindrance or ("load" if self._shedding.pauses() else "")
+        return "load" if self._shedding.pauses() else self._breaker.hindrance
 
     def _without_room(self, rows: int) -> str:
         """Whether there is none for so many rows. The oldest that wait have made room for them."""
@@ -233,7 +233,7 @@ class ShadowLane:
         hindrance, now = self._hindrance(), self._clock.now()
         self._take_all(hindrance)
         while self._waiting and self._waiting[0].at + self.shadow.timeout_s <= now:
-            self._drop(self._waiting.popleft(), hindrance or "buffer")
+            self._drop(self._waiting.popleft(), "buffer")
         while self._waiting and not hindrance:
             due_s = self._waiting[0].at + self._gather_s - now
             if due_s > 0 and self._has_room_for_more():
@@ -413,11 +413,13 @@ class ShadowLane:
         if isinstance(outcome, Overloaded):  # other gateways' copies were there first
             self.notes.drop("load", copy.rider.inference.rows)
             return Came.REFUSED
-        asked = self._reader.side(outcome, record, now_ns)
-        self.notes.pair(copy.rider.inference, record.trace_id, self._answered_side(copy), asked)
+        answered, asked = self._answered_side(copy), self._reader.side(outcome, record, now_ns)
+        self.notes.pair(copy.rider.inference, record.trace_id, answered, asked)
         if self.noise is not None:
             self.noise.offer(copy.original.inference, copy.original.record, copy.original.outcome)
-        return Came.FAILED if asked.error else Came.ANSWERED
+        if not asked.error:
+            return Came.ANSWERED
+        return Came.NOTHING if answered.error else Came.FAILED
 
     def _answered_side(self, copy: Copy) -> Side:
         """What its caller got, and after how long."""

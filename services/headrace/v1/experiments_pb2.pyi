@@ -360,18 +360,18 @@ class Disagreement(_message.Message):
     def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., incumbent: _Optional[float] = ..., challenger: _Optional[float] = ..., trace_id: _Optional[str] = ..., amount: _Optional[float] = ..., currency: _Optional[str] = ..., flips: _Optional[bool] = ...) -> None: ...
 
 class Failure(_message.Message):
-    __slots__ = ("at", "error", "took_ms", "trace_id", "both")
+    __slots__ = ("at", "error", "canary", "both", "trace_id")
     AT_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
-    TOOK_MS_FIELD_NUMBER: _ClassVar[int]
-    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
     BOTH_FIELD_NUMBER: _ClassVar[int]
+    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
     at: _timestamp_pb2.Timestamp
     error: PairError
-    took_ms: float
-    trace_id: str
+    canary: bool
     both: bool
-    def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[PairError, str]] = ..., took_ms: _Optional[float] = ..., trace_id: _Optional[str] = ..., both: _Optional[bool] = ...) -> None: ...
+    trace_id: str
+    def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[PairError, str]] = ..., canary: _Optional[bool] = ..., both: _Optional[bool] = ..., trace_id: _Optional[str] = ...) -> None: ...
 
 class LabelledFigures(_message.Message):
     __slots__ = ("labels", "positives", "incumbent", "challenger", "average_precision_gain", "recall_gain")

@@ -403,18 +403,16 @@ def test_the_newest_failures_of_each_kind_are_kept_a_request_once(book: Book, ag
     lost, many = experiments.columns(3, errors=1), experiments.columns(400, errors=300, at_us=experiments.NOW_US + 1000)
     lost.challenger_error[0], lost.incumbent_error[:] = pb.PAIR_ERROR_LOST, [pb.PAIR_ERROR_TIMEOUT, 0, 0]
     many.trace_ids = many.trace_ids[: 16 * 299] + many.trace_ids[16 * 298 : 16 * 299] + many.trace_ids[16 * 300 :]
-    book.record(pb.RecordPairsRequest(experiment_id="e", gateway_id="g", sequence=1, pairs=lost))
-    book.record(pb.RecordPairsRequest(experiment_id="e", gateway_id="g", sequence=2, pairs=many))
-    book.record(experiments.message(3, 100, gateway="h", errors=3))  # older, of another gateway
+    many.canary[290] = True
+    for sequence, pairs in enumerate((lost, many), 1):
+        book.record(pb.RecordPairsRequest(experiment_id="e", gateway_id="g", sequence=sequence, pairs=pairs))
 
     found = book.trials.report("e").failures
 
-    newest = [many.trace_ids[16 * i : 16 * i + 16].hex() for i in (299, 297, 296, 295, 294)]
+    newest = [many.trace_ids[16 * i : 16 * i + 16].hex() for i in (299, 297, 296, 295, 294, 290)]
     assert [one.trace_id for one in found] == [*newest, lost.trace_ids[:16].hex()]
-    assert [(one.error, one.both) for one in found] == [(pb.PAIR_ERROR_FAILED, False)] * 5 + [
-        (pb.PAIR_ERROR_LOST, True)
-    ]
-    assert found[-1].took_ms == lost.challenger_us[0] / 1000
+    assert [one.error for one in found] == [pb.PAIR_ERROR_FAILED] * 6 + [pb.PAIR_ERROR_LOST]
+    assert [(one.canary, one.both) for one in found] == [(False, False)] * 5 + [(True, False), (False, True)]
     assert found[-1].at.ToMicroseconds() == lost.at_us[0]
     assert list(again().trials.report("e").failures) == list(found)
 

@@ -137,6 +137,7 @@ def test_what_a_challenger_was_spared_for_failing_counts_as_failed() -> None:
     assert judged("coverage", short).verdict == PASS
     assert gate.verdict == FAIL
     assert gate.measured.startswith("0.40 %")
+    assert gate.remark.endswith("; 200 of them spared after batches that all failed")
     assert judged("errors", other).verdict == PASS
 
 
@@ -145,6 +146,14 @@ def test_what_the_incumbent_loses_as_a_shadow_its_challenger_may_lose_as_well() 
 
     assert judged("errors", lossy).verdict == FAIL
     assert judged("errors", lossy, figures(20_000, errors=200)).verdict == PASS
+
+
+def test_what_both_were_spared_as_shadows_is_excused_as_what_both_lost() -> None:
+    lossy, noise = figures(LONG), figures(20_000)
+    lossy.drops["failing"], noise.drops["failing"] = 300, 200
+
+    assert judged("errors", lossy).verdict == FAIL
+    assert judged("errors", lossy, noise).verdict == PASS
 
 
 def test_what_the_incumbent_loses_in_answering_its_copies_challenger_may_lose_as_well() -> None:

@@ -51,6 +51,25 @@ def test_who_is_asked_in_vain_is_left_alone_for_longer_each_time(came: Came, bef
     assert all(near(pause, min(FIRST_S[came] * 2**n, LONGEST_S)) for n, pause in enumerate(pauses))
 
 
+def test_a_refusal_among_failures_neither_counts_nor_lengthens_their_pauses_nor_they_its_own() -> None:
+    version = Version()
+    version.batches(FAILURES - 1, Came.FAILED)
+
+    assert near(version.pause_after(Came.REFUSED), FIRST_S[Came.REFUSED])
+    assert near(version.pause_after(Came.FAILED), FIRST_S[Came.FAILED])
+    assert near(version.pause_after(Came.REFUSED), 2 * FIRST_S[Came.REFUSED])
+    assert near(version.pause_after(Came.FAILED), 2 * FIRST_S[Came.FAILED])
+
+
+def test_an_answer_that_was_under_way_ends_the_pause() -> None:
+    """One of its replicas is broken and quick, another one well and slow."""
+    version = Version()
+    version.batches(FAILURES, Came.FAILED)
+    version.batches(1, Came.ANSWERED, Came.FAILED)
+
+    assert not version.breaker.hindrance
+
+
 @pytest.mark.parametrize(("came", "cause"), [(Came.FAILED, "failing"), (Came.REFUSED, "unready")])
 def test_what_is_not_asked_is_counted_by_what_came_last(came: Came, cause: str) -> None:
     version = Version()

@@ -11,7 +11,15 @@ from headrace.core.inference import Answer, Inference, Subject
 from headrace.core.octaves import NEVER, bucket
 from headrace.core.records import BatchRecord, DispatchRecord, ReplicaIdentity, RpcRecord, Stages
 from headrace.core.tensors import ModelSpec, Signal, TensorSpec
-from headrace.errors import DeadlinePassed, HeadraceError, InvalidInference, ModelFailed, NotServing, Overloaded
+from headrace.errors import (
+    Cancelled,
+    DeadlinePassed,
+    HeadraceError,
+    InvalidInference,
+    ModelFailed,
+    NotServing,
+    Overloaded,
+)
 from headrace.gateway.pairs import MAX_BATCHES, Notes, Reader, Side, is_evidence
 from headrace.v1 import experiments_pb2 as pb
 
@@ -71,17 +79,18 @@ def test_requests_of_callers_are_counted_by_who_was_asked_and_whether_it_failed(
 
 
 def test_what_callers_got_is_counted_by_how_long_they_waited() -> None:
-    """One that failed at once was not late, and one that was refused at the door has not waited."""
+    """One that failed at once was not late, one that was refused at the door has not waited, one that left has."""
     notes = Notes("e", "1")
     for took_s in (0.004, 0.004, None):
         notes.asked(answer([0], [0]), took_s, challenger=False)
-    for outcome in (DeadlinePassed("x"), ModelFailed("x"), InvalidInference("the caller's own doing")):
+    for outcome in (DeadlinePassed("x"), ModelFailed("x"), InvalidInference("its own doing"), Cancelled("it left")):
         notes.asked(outcome, 0.05, challenger=True)
     notes.asked(DeadlinePassed("x"), None, challenger=True)
 
     _, counts = notes.take()
     assert counts.incumbent_took == {bucket(4_000): 2}
-    assert counts.challenger_took == {NEVER: 1}
+    assert counts.challenger_took == {bucket(50_000): 1, NEVER: 1}
+    assert (counts.challenger_requests, counts.challenger_failures) == (3, 3)
     assert notes.empty
     assert not notes.counts.challenger_took
 
