@@ -105,6 +105,7 @@ def figures(pairs: int, to_block: int, to_allow: int, *, scale: float = 1.0) -> 
         incumbent_errors=rate(3, pairs),
         challenger_errors=rate(7, pairs),
         challenger_timeouts=rate(5, pairs),
+        incumbent_failures=rate(11, 2 * pairs),
         incumbent_latency=latency(pairs, 4.12, 11.8, 24.6),
         challenger_latency=latency(pairs, 6.9, 31.4, 88.2),
         batch_time_ratio=1.03,
@@ -258,6 +259,7 @@ def _canary() -> pb.Report:
     report.figures.canary_pairs = 1_204
     report.figures.canary_latency.CopyFrom(latency(1_204, 4.31, 12.9, 26.0))
     report.figures.canary_late.CopyFrom(rate(13, 1_204))
+    report.figures.challenger_failures.CopyFrom(rate(2, 1_931))
     for point in report.timeline[100:]:
         point.stage = pb.STAGE_CANARY
     return report
