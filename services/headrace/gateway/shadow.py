@@ -131,6 +131,8 @@ class ShadowLane:
         self._cost = CostModel()
         self._arrivals = Arrivals(self._clock.now())
         self._answered: list[Original] = []
+        self._hindrance = ""
+        """As of the last look; out of date where no other one is due."""
         self._reader = Reader(lane.spec, shadow.output)
         self._original_reader = self._reader
         self._waiting: deque[Original] = deque()
@@ -165,9 +167,13 @@ class ShadowLane:
             now = self._clock.now()
             self._count(outcome, now - record.queued_ns / 1e9 if record.queued_ns else None)
             if random.random() < self.shadow.share and is_evidence(outcome, record):
-                self._answered.append(Original(inference, record, outcome, now, self.held))
                 if self._alarm is None:
                     self._look_in(LOOK_S)
+                elif self._hindrance:  # let go at once: what nobody takes need not fill memory until the next look
+                    self._sampled(inference)
+                    self.notes.drop(self._hindrance, inference.rows)
+                    return
+                self._answered.append(Original(inference, record, outcome, now, self.held))
         except Exception as error:  # noqa: BLE001  the payment path's guard: what goes wrong here is no caller's concern
             self._complain(error)
 
@@ -180,20 +186,23 @@ class ShadowLane:
         if not self.shadow.noise:
             self.notes.asked(outcome, took_s, challenger=self.spec.version == self.shadow.incumbent)
 
+    def _sampled(self, inference: Inference) -> None:
+        self.notes.sampled(inference.rows)
+        self._arrivals.add(inference.rows, inference.tokens)
+
     def _take_all(self, hindrance: str) -> None:
         """Have what is on the list wait, or count why not. Nothing is made of it before it leaves: much never does."""
         answered, self._answered = self._answered, []
         for original in answered:
             rows = original.inference.rows
-            self.notes.sampled(rows)
-            self._arrivals.add(rows, original.inference.tokens)
+            self._sampled(original.inference)
             if cause := hindrance or self._without_room(rows):
                 self.notes.drop(cause, rows)
             else:
                 self.held += rows
                 self._waiting.append(original)
 
-    def _hindrance(self) -> str:
+    def _hindered(self) -> str:
         """Why no copy can be taken, or leave, at this moment, if anything."""
         if not self.ready:
             return "unready"
@@ -230,7 +239,8 @@ class ShadowLane:
     def _look(self) -> None:
         """Take what was answered, send what waits if anybody may take it, drop what has waited too long."""
         self._alarm = None
-        hindrance, now = self._hindrance(), self._clock.now()
+        hindrance, now = self._hindered(), self._clock.now()
+        self._hindrance = hindrance
         self._take_all(hindrance)
         while self._waiting and self._waiting[0].at + self.shadow.timeout_s <= now:
             self._drop(self._waiting.popleft(), "buffer")
