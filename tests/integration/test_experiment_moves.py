@@ -23,6 +23,7 @@ from tritonclient.grpc import service_pb2_grpc
 
 from headrace.control.server import ControlServer
 from headrace.core.routing import Canary
+from headrace.gateway import telling
 from headrace.gateway.server import Gateway
 from headrace.serving.registration import RegistrationLoop
 from headrace.testing.gateway import settings
@@ -262,7 +263,8 @@ def test_control_killed_again_and_again_loses_no_pair_and_counts_none_twice(
                     await asyncio.gather(*calling)
                     await until(lambda: not any(lane.held for g in gateways for _, lane in g.models.comparisons))
                     await until(lambda: not any(gateway.teller.waiting for gateway in gateways))
-                    await asyncio.sleep(1)
+                    # What was shed is told a second later, and one more where control was away: it is no pair.
+                    await asyncio.sleep(2 * (telling.TELL_S + telling.BACKOFF_S))
                     report = await (await reached(channel, begin=False)).report()
                     told = sum(gateway.teller.told for gateway in gateways)
                     policies = [next(iter(gateway.models)).policy for gateway in gateways]
