@@ -94,7 +94,7 @@ def test_garbage_of_a_challenger_is_evidence_against_it(
     answers, sums = run(main())
 
     assert answers == {"1": 20}
-    assert sums.errors["GARBAGE"] == len(sums.pairs) > 0
+    assert sums.errors == {"GARBAGE": 20}
 
 
 async def keep_asking(gateway: Gateway, control: FakeControl, over: Callable[[], bool]) -> Sums:
@@ -130,16 +130,14 @@ def test_a_challenger_that_fails_every_copy_is_left_alone_and_found_well_again(r
 def test_what_both_versions_fail_is_no_reason_to_leave_one_alone(run: Run, tmp_path: Path) -> None:
     """Neither is to blame for it alone: else an hour that is bad for both would be the challenger's."""
 
-    async def main() -> tuple[int, Sums]:
+    async def main() -> Sums:
         async with replica("1") as one, replica("2") as two:
             one.change = two.change = nan
             async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
-                sums = await keep_asking(gateway, control, lambda: len(two.arrived_s) > 2 * FAILURES)
-                return len(two.arrived_s), sums
+                return await keep_asking(gateway, control, lambda: len(two.arrived_s) > 2 * FAILURES)
 
-    batches, sums = run(main())
+    sums = run(main())
 
-    assert batches > 2 * FAILURES
     assert "failing" not in sums.drops
     assert sums.errors == {"GARBAGE": len(sums.pairs)}
 
@@ -157,7 +155,7 @@ async def refused(status: grpc.StatusCode, tmp_path: Path) -> Sums:
 def test_a_challenger_that_fails_is_counted_by_row(run: Run, tmp_path: Path) -> None:
     sums = run(refused(grpc.StatusCode.INTERNAL, tmp_path))
 
-    assert sums.errors["FAILED"] == len(sums.pairs) > 1
+    assert sums.errors == {"FAILED": 20}
 
 
 def test_copies_give_way_while_payments_wait(run: Run, tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ ERRORS: Final[dict[type[HeadraceError], experiments_pb2.PairError]] = {
     BrokenContract: experiments_pb2.PAIR_ERROR_GARBAGE,
 }
 """What a version may be blamed for. Everything else is its caller's or the gateway's own doing."""
+WAITED: Final = (Answer, Cancelled)
+"""Whose time is known: who left has waited so long at least."""
 MAX_BATCHES: Final = 4096
 """Times of batches that wait to be told: a sample is enough, and control may be away for long."""
 
@@ -186,7 +188,7 @@ class Notes:
 
     def _waited(self, outcome: Answer | HeadraceError, took_s: float, *, challenger: bool) -> None:
         """Count how long. What failed at once was not late: it has failed."""
-        if isinstance(outcome, Answer | Cancelled):  # who left has waited so long at least
+        if isinstance(outcome, WAITED):
             self._took[challenger][octaves.bucket(int(took_s * 1e6))] += 1
         elif isinstance(outcome, DeadlinePassed):
             self._took[challenger][octaves.NEVER] += 1
