@@ -9,46 +9,23 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from math import inf, nan
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
-from headrace.core import octaves
 from headrace.core.inference import UNKNOWN, Answer, Inference
 from headrace.core.instead import RANGES
 from headrace.core.records import RpcRecord
 from headrace.core.routing import entity_hash
 from headrace.core.tensors import ModelSpec, TensorSpec
-from headrace.errors import (
-    BackendLost,
-    BrokenContract,
-    Cancelled,
-    DeadlinePassed,
-    HeadraceError,
-    ModelFailed,
-    NotServing,
-    Overloaded,
-)
+from headrace.errors import HeadraceError
+from headrace.gateway.blame import ERRORS
+from headrace.gateway.callers import Callers, Got
 from headrace.v1 import experiments_pb2
 
 MAX_US: Final = 2**32 - 1
 PROBABILITY: Final = "p"
 """The output that calibration is measured on, where another one is compared."""
-ERRORS: Final[dict[type[HeadraceError], experiments_pb2.PairError]] = {
-    ModelFailed: experiments_pb2.PAIR_ERROR_FAILED,
-    DeadlinePassed: experiments_pb2.PAIR_ERROR_TIMEOUT,
-    BackendLost: experiments_pb2.PAIR_ERROR_LOST,
-    NotServing: experiments_pb2.PAIR_ERROR_LOST,
-    BrokenContract: experiments_pb2.PAIR_ERROR_GARBAGE,
-}
-"""What a version may be blamed for. Everything else is its caller's or the gateway's own doing."""
-WAITED: Final = (Answer, Cancelled)
-"""Whose time is known: who left has waited so long at least."""
 MAX_BATCHES: Final = 4096
 """Times of batches that wait to be told: a sample is enough, and control may be away for long."""
-
-
-def is_evidence(outcome: Answer | HeadraceError, record: RpcRecord) -> bool:
-    """Whether what came of a request says something of the version that was asked; at the door nothing does."""
-    return isinstance(outcome, Answer) or (type(outcome) in ERRORS and record.queued_ns > 0)
 
 
 @dataclass(slots=True)
@@ -116,23 +93,16 @@ class _Column:
         return values or None
 
 
-class _Took(NamedTuple):
-    """Answers to callers by `octaves`, a side each."""
-
-    incumbent: Counter[int]
-    challenger: Counter[int]
-
-
 class Notes:
     """What one comparison has noted since it was emptied the last time."""
 
     def __init__(self, experiment_id: str, incumbent: str) -> None:
         self.experiment_id = experiment_id
         self.columns = experiments_pb2.PairColumns()
-        self._counts: Counter[str] = Counter()
-        """Fields of SampleCounts: plain integers, because most requests under load come no further."""
+        self._sampled = 0
         self._drops: Counter[str] = Counter()
-        self._took = _Took(Counter(), Counter())
+        self.incumbents, self.challengers = Callers(), Callers()
+        """What those got who asked either version."""
         self._incumbent = incumbent
         self._last_batch = {True: 0, False: 0}
 
@@ -142,23 +112,19 @@ class Notes:
 
     @property
     def empty(self) -> bool:
-        return not (self.rows or self._counts or self._drops or any(self._took) or self.columns.batches)
+        return not (self.rows or self.columns.batches or self.counts.ByteSize())
 
     @property
     def counts(self) -> experiments_pb2.SampleCounts:
         """What is counted, as control takes it."""
-        incumbent, challenger = self._took
-        return experiments_pb2.SampleCounts(
-            **self._counts, drops=self._drops, incumbent_took=incumbent, challenger_took=challenger
-        )
+        return _counts(self._sampled, self._drops, self.incumbents.got, self.challengers.got)
 
     def take(self) -> tuple[experiments_pb2.PairColumns, experiments_pb2.SampleCounts]:
         """Everything noted; the notes are empty then."""
-        taken = self.columns, self.counts
+        taken = self.columns, _counts(self._sampled, self._drops, self.incumbents.take(), self.challengers.take())
         self.columns = experiments_pb2.PairColumns()
-        self._counts.clear()
+        self._sampled = 0
         self._drops.clear()
-        self._took = _Took(Counter(), Counter())
         return taken
 
     def make_room(self, most: int) -> int:
@@ -175,26 +141,8 @@ class Notes:
         self.drop("control", forgotten)
         return forgotten
 
-    def asked(self, outcome: Answer | HeadraceError, took_s: float | None, *, challenger: bool) -> None:
-        """Count one request of a caller's, compared or not. `took_s`: since it was queued; None: it never was."""
-        failed = not isinstance(outcome, Answer)
-        if took_s is not None:
-            self._waited(outcome, took_s, challenger=challenger)
-        if failed and not (type(outcome) in ERRORS or isinstance(outcome, Overloaded)):  # its caller's own doing
-            return
-        self._counts["challenger_requests" if challenger else "incumbent_requests"] += 1
-        if failed:
-            self._counts["challenger_failures" if challenger else "incumbent_failures"] += 1
-
-    def _waited(self, outcome: Answer | HeadraceError, took_s: float, *, challenger: bool) -> None:
-        """Count how long. What failed at once was not late: it has failed."""
-        if isinstance(outcome, WAITED):
-            self._took[challenger][octaves.bucket(int(took_s * 1e6))] += 1
-        elif isinstance(outcome, DeadlinePassed):
-            self._took[challenger][octaves.NEVER] += 1
-
     def sampled(self, rows: int) -> None:
-        self._counts["sampled"] += rows
+        self._sampled += rows
 
     def drop(self, cause: str, rows: int) -> None:
         self._drops[cause] += rows
@@ -239,3 +187,16 @@ class Notes:
             columns.incumbent_p.append(incumbent.probabilities[row] if incumbent.probabilities else nan)
             columns.challenger_p.append(challenger.probabilities[row] if challenger.probabilities else nan)
         columns.trace_ids += trace_id * inference.rows
+
+
+def _counts(sampled: int, drops: Counter[str], incumbents: Got, challengers: Got) -> experiments_pb2.SampleCounts:
+    return experiments_pb2.SampleCounts(
+        sampled=sampled,
+        drops=drops,
+        incumbent_requests=incumbents.requests,
+        incumbent_failures=incumbents.failures,
+        incumbent_took=incumbents.took,
+        challenger_requests=challengers.requests,
+        challenger_failures=challengers.failures,
+        challenger_took=challengers.took,
+    )

@@ -30,11 +30,13 @@ from headrace.core.rider import Rider
 from headrace.core.routing import Shadow
 from headrace.core.tensors import ModelSpec
 from headrace.errors import BrokenContract, DeadlinePassed, HeadraceError, NotServing, Overloaded
+from headrace.gateway.blame import is_evidence
 from headrace.gateway.breaker import Breaker, Came
+from headrace.gateway.callers import Callers
 from headrace.gateway.dispatch import Dispatcher
 from headrace.gateway.lane import Lane
 from headrace.gateway.link import Flight, ReplicaLink, Sender
-from headrace.gateway.pairs import Notes, Reader, Side, is_evidence
+from headrace.gateway.pairs import Notes, Reader, Side
 from headrace.gateway.pressure import Pressure
 from headrace.gateway.settling import ROW_ERRORS, check_size
 from headrace.gateway.shedding import Shedding
@@ -133,6 +135,9 @@ class ShadowLane:
         self._answered: list[Original] = []
         self._hindrance = ""
         """As of the last look; out of date where no other one is due."""
+        self._spared_rows = self._spared_tokens = 0
+        """Let go since then, for that."""
+        self._callers = self._counted()
         self._reader = Reader(lane.spec, shadow.output)
         self._original_reader = self._reader
         self._waiting: deque[Original] = deque()
@@ -165,13 +170,14 @@ class ShadowLane:
             return
         try:
             now = self._clock.now()
-            self._count(outcome, now - record.queued_ns / 1e9 if record.queued_ns else None)
+            if self._callers is not None:
+                self._callers.asked(outcome, now - record.queued_ns / 1e9)
             if random.random() < self.shadow.share and is_evidence(outcome, record):
                 if self._alarm is None:
                     self._look_in(LOOK_S)
                 elif self._hindrance:  # let go at once: what nobody takes need not fill memory until the next look
-                    self._sampled(inference)
-                    self.notes.drop(self._hindrance, inference.rows)
+                    self._spared_rows += inference.rows
+                    self._spared_tokens += inference.tokens
                     return
                 self._answered.append(Original(inference, record, outcome, now, self.held))
         except Exception as error:  # noqa: BLE001  the payment path's guard: what goes wrong here is no caller's concern
@@ -179,23 +185,33 @@ class ShadowLane:
 
     def refused(self, refusal: HeadraceError) -> None:
         """Count a request that was over at the door."""
-        self._count(refusal, None)
+        if self._callers is not None:
+            self._callers.refused(refusal)
 
-    def _count(self, outcome: Answer | HeadraceError, took_s: float | None) -> None:
-        """What callers get is no matter of samples."""
-        if not self.shadow.noise:
-            self.notes.asked(outcome, took_s, challenger=self.spec.version == self.shadow.incumbent)
+    def _counted(self) -> Callers | None:
+        """Whose answers are copied here. The noise floor's copies are of the same callers, counted already."""
+        if self.shadow.noise:
+            return None
+        return self.notes.challengers if self.spec.version == self.shadow.incumbent else self.notes.incumbents
 
-    def _sampled(self, inference: Inference) -> None:
-        self.notes.sampled(inference.rows)
-        self._arrivals.add(inference.rows, inference.tokens)
+    def _sampled(self, rows: int, tokens: int) -> None:
+        self.notes.sampled(rows)
+        self._arrivals.add(rows, tokens)
+
+    def _note_spared(self) -> None:
+        """Those that were let go since the last look, and what it had found in their way."""
+        rows, tokens = self._spared_rows, self._spared_tokens
+        self._spared_rows = self._spared_tokens = 0
+        if rows:
+            self._sampled(rows, tokens)
+            self.notes.drop(self._hindrance, rows)
 
     def _take_all(self, hindrance: str) -> None:
         """Have what is on the list wait, or count why not. Nothing is made of it before it leaves: much never does."""
         answered, self._answered = self._answered, []
         for original in answered:
             rows = original.inference.rows
-            self._sampled(original.inference)
+            self._sampled(rows, original.inference.tokens)
             if cause := hindrance or self._without_room(rows):
                 self.notes.drop(cause, rows)
             else:
@@ -240,6 +256,7 @@ class ShadowLane:
         """Take what was answered, send what waits if anybody may take it, drop what has waited too long."""
         self._alarm = None
         hindrance, now = self._hindered(), self._clock.now()
+        self._note_spared()
         self._hindrance = hindrance
         self._take_all(hindrance)
         while self._waiting and self._waiting[0].at + self.shadow.timeout_s <= now:
@@ -445,6 +462,7 @@ class ShadowLane:
         self._closed = True
         if self._alarm is not None:
             self._alarm.cancel()
+        self._note_spared()
         self._take_all("stopped")
         while self._waiting:
             self._drop(self._waiting.popleft(), "stopped")

@@ -8,19 +8,12 @@ import numpy as np
 import pytest
 
 from headrace.core.inference import Answer, Inference, Subject
-from headrace.core.octaves import NEVER, bucket
+from headrace.core.octaves import bucket
 from headrace.core.records import BatchRecord, DispatchRecord, ReplicaIdentity, RpcRecord, Stages
 from headrace.core.tensors import ModelSpec, Signal, TensorSpec
-from headrace.errors import (
-    Cancelled,
-    DeadlinePassed,
-    HeadraceError,
-    InvalidInference,
-    ModelFailed,
-    NotServing,
-    Overloaded,
-)
-from headrace.gateway.pairs import MAX_BATCHES, Notes, Reader, Side, is_evidence
+from headrace.errors import DeadlinePassed, HeadraceError, InvalidInference, NotServing, Overloaded
+from headrace.gateway.blame import is_evidence
+from headrace.gateway.pairs import MAX_BATCHES, Notes, Reader, Side
 from headrace.v1 import experiments_pb2 as pb
 
 OUTPUTS = (TensorSpec("p", "FP32", (1,)), TensorSpec("score", "INT32", (1,)))
@@ -67,32 +60,27 @@ def test_a_caller_is_not_blamed_on_the_version_that_refused_it() -> None:
     assert asked(InvalidInference("a value that the other one took")).error == pb.PAIR_ERROR_FAILED
 
 
-def test_requests_of_callers_are_counted_by_who_was_asked_and_whether_it_failed() -> None:
+def test_notes_are_empty_once_they_are_taken() -> None:
     notes = Notes("e", "1")
-    for outcome in (answer([0], [0]), ModelFailed("x"), Overloaded("x"), InvalidInference("the caller's own doing")):
-        notes.asked(outcome, None, challenger=True)
-    notes.asked(NotServing("x"), None, challenger=False)
-
-    counts = notes.counts
-    assert (counts.challenger_requests, counts.challenger_failures) == (3, 2)
-    assert (counts.incumbent_requests, counts.incumbent_failures) == (1, 1)
-
-
-def test_what_callers_got_is_counted_by_how_long_they_waited() -> None:
-    """One that failed at once was not late, one that was refused at the door has not waited, one that left has."""
-    notes = Notes("e", "1")
-    for took_s in (0.004, 0.004, None):
-        notes.asked(answer([0], [0]), took_s, challenger=False)
-    for outcome in (DeadlinePassed("x"), ModelFailed("x"), InvalidInference("its own doing"), Cancelled("it left")):
-        notes.asked(outcome, 0.05, challenger=True)
-    notes.asked(DeadlinePassed("x"), None, challenger=True)
+    assert notes.empty
+    notes.incumbents.asked(answer([0], [0]), 0.004)
+    notes.challengers.refused(NotServing("x"))
+    assert not notes.empty
+    notes.sampled(2)
+    notes.drop("load", 1)
 
     _, counts = notes.take()
-    assert counts.incumbent_took == {bucket(4_000): 2}
-    assert counts.challenger_took == {bucket(50_000): 1, NEVER: 1}
-    assert (counts.challenger_requests, counts.challenger_failures) == (3, 3)
+
+    assert counts == pb.SampleCounts(
+        sampled=2,
+        drops={"load": 1},
+        incumbent_requests=1,
+        incumbent_took={bucket(4_000): 1},
+        challenger_requests=1,
+        challenger_failures=1,
+    )
     assert notes.empty
-    assert not notes.counts.challenger_took
+    assert notes.take() == (pb.PairColumns(), pb.SampleCounts())
 
 
 def test_the_oldest_pairs_make_room_and_are_counted() -> None:
