@@ -73,7 +73,7 @@ LAST = ("chrt", "--idle", "0", "nice", "-n", "19", "taskset", "-c", str(max(os.s
 MEMORY_BYTES = 2**30
 """Of a challenger's data: a healthy one takes some 400 MB."""
 RESTART_S = 1.0
-READY_S = 120.0
+READY_S = 240.0
 COUNTED = ("sampled", "pairs", "errors")
 NOBODY = "nobody"
 FAULTS = (outcomes.WRONG, outcomes.ERROR, outcomes.LOST)

@@ -15,7 +15,7 @@ import pytest
 from tests.shadowing import Sums, ask, policy, replica, right, running, shadow, until
 
 from headrace.core.adapting import adapted
-from headrace.gateway import shadow as gateway_shadow
+from headrace.gateway import copies
 from headrace.gateway.breaker import FAILURES, FIRST_S, Came
 from headrace.gateway.lane import REFUSED_S
 from headrace.gateway.server import Gateway
@@ -248,7 +248,7 @@ def test_nothing_is_made_of_a_copy_before_its_caller_is_told(
     async def main() -> tuple[float, list[tuple[float, float]]]:
         async with replica("1") as one, replica("2") as two:
             async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
-                monkeypatch.setattr(gateway_shadow, "adapted", slow)
+                monkeypatch.setattr(copies, "adapted", slow)
                 begun = time.monotonic()
                 await ask(gateway, range(1))
                 took_s = time.monotonic() - begun
@@ -270,7 +270,7 @@ def test_a_copy_that_fails_on_an_error_of_ours_is_accounted_for(
     async def main() -> tuple[Counter[str], Sums]:
         async with replica("1") as one, replica("2") as two:
             async with running(tmp_path, [one, two], policy(shadow())) as (gateway, control):
-                monkeypatch.setattr(gateway_shadow, "adapted", broken)
+                monkeypatch.setattr(copies, "adapted", broken)
                 answers = await ask(gateway, range(20))
                 await until(lambda: Sums(control).whole and Sums(control).sampled == 20)
                 return answers, Sums(control)

@@ -15,34 +15,30 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from headrace.core import demand
-from headrace.core.adapting import adapted
-from headrace.core.batch import Batch, split
+from headrace.core.batch import Batch
 from headrace.core.clock import Clock
 from headrace.core.cost import CostModel
 from headrace.core.demand import Arrivals, Demand
 from headrace.core.inference import Answer, Inference
 from headrace.core.policy import Budget
 from headrace.core.records import BatchRecord, RpcRecord
-from headrace.core.rider import Rider
 from headrace.core.routing import Shadow
 from headrace.core.tensors import ModelSpec
 from headrace.errors import BrokenContract, DeadlinePassed, HeadraceError, NotServing, Overloaded
 from headrace.gateway.blame import is_evidence
 from headrace.gateway.breaker import Breaker, Came
 from headrace.gateway.callers import Callers
-from headrace.gateway.dispatch import Dispatcher
+from headrace.gateway.copies import Copy, Original, batch_of, copy_of, fail, round_trip_s, settle
 from headrace.gateway.lane import Lane
-from headrace.gateway.link import Flight, ReplicaLink, Sender
+from headrace.gateway.link import Flight, Sender
 from headrace.gateway.pairs import Notes, Reader, Side
 from headrace.gateway.pressure import Pressure
-from headrace.gateway.settling import ROW_ERRORS, check_size
+from headrace.gateway.shadow_dispatch import ShadowDispatcher
 from headrace.gateway.shedding import Shedding
 from headrace.tasks import end
-from headrace.telemetry import context
-from headrace.v1 import replica_pb2
 
 log = logging.getLogger(__name__)
 
@@ -71,48 +67,6 @@ class Surroundings:
     clock: Clock
     pressure: Pressure
     on_batch: Callable[[BatchRecord], None]
-
-
-class Original(NamedTuple):
-    """What was answered: as little as a payment can leave behind."""
-
-    inference: Inference
-    record: RpcRecord
-    outcome: Answer | HeadraceError
-    """What its caller got."""
-    at: float
-    """When, on the gateway's clock, seconds."""
-    depth: int
-    """Rows that were held then."""
-
-
-@dataclass(slots=True)
-class Copy:
-    """A request that is answered, on its way to be answered again."""
-
-    original: Original
-    rider: Rider
-
-
-class ShadowDispatcher(Dispatcher):
-    """Sends to replicas that have nothing to do: nothing of ours, and nothing of the lane that decides."""
-
-    deciding: Dispatcher
-    patience_s: float
-    """What a copy may take: a batch that lets payments pass is late, not lost."""
-
-    def _cap_s(self, link: ReplicaLink, *, last: bool) -> float:
-        assert not last, "This is a bug."  # a copy has no second try
-        return max(self.patience_s, super()._cap_s(link, last=True))
-
-    def _choose(self, other_than: ReplicaLink | None = None) -> ReplicaLink | None:
-        assert other_than is None, "This is a bug."  # a copy has no second try
-        free = [
-            link
-            for link in self.links
-            if link.choosable and not link.flights and not self.deciding.holds(link.replica_id)
-        ]
-        return random.choice(free) if free else None
 
 
 class ShadowLane:
@@ -276,7 +230,7 @@ class ShadowLane:
         copies = [copy for original in self._pop() if (copy := self._copy(original)) is not None]
         if not copies:
             return
-        record = self._batch_record(copies)
+        record = batch_of(copies, self.spec, self._clock.now_ns())
         batch = Batch(self.spec, [copy.rider for copy in copies], record, self._demand())
         flight = self.dispatcher.book(batch)
         task = asyncio.get_running_loop().create_task(self._run(copies, batch, flight), name=f"shadow-{batch.rows}")
@@ -290,34 +244,15 @@ class ShadowLane:
         """What the other version is asked. None: nothing can be made of it, which is counted."""
         cause = "inputs"
         try:
-            copied = adapted(original.inference, self.spec, original.at + self.shadow.timeout_s)
-            if copied is not None:
+            copy = copy_of(original, self.spec, self.shadow.timeout_s)
+            if copy is not None:
                 self.notes.batch_of(original.record, challenger=original.record.version != self.shadow.incumbent)
-                return Copy(original, Rider(copied, self._record(original, copied), _nobody_waits))
+                return copy
         except Exception as error:  # noqa: BLE001  told below; the row must be accounted for
             cause = "error"
             self._complain(error)
         self._drop(original, cause)
         return None
-
-    def _record(self, original: Original, copied: Inference) -> RpcRecord:
-        """Its spans stand under those of the request it was taken from, and may end after them."""
-        record, at_ns = original.record, int(original.at * 1e9)
-        return RpcRecord(
-            record.trace_id,
-            record.span_id,
-            0,
-            record.sampled,
-            at_ns,
-            tracestate=record.tracestate,
-            model=self.spec.name,
-            version=self.spec.version,
-            path="shadow",
-            rows=copied.rows,
-            tokens=copied.tokens,
-            queued_ns=at_ns,
-            queue_depth=original.depth,
-        )
 
     def _has_room_for_more(self) -> bool:
         """Of the next batch and of the buffer, which gathering must not fill."""
@@ -351,67 +286,29 @@ class ShadowLane:
         alone_s = cost.predict_s(self._waiting[0].inference.tokens)
         return cost.predict_s(tokens) > max(SHARED_S, SHARED_STRETCH * alone_s)
 
-    def _batch_record(self, copies: list[Copy]) -> BatchRecord:
-        closed_ns = self._clock.now_ns()
-        record = BatchRecord(
-            trace_id=context.new_trace_id(),
-            span_id=context.new_id(),
-            model=self.spec.name,
-            version=self.spec.version,
-            path="shadow",
-            closed_ns=closed_ns,
-            close_reason="slot",
-            oldest_ns=copies[0].rider.record.queued_ns,
-            rows=sum(copy.rider.inference.rows for copy in copies),
-            tokens=sum(copy.rider.inference.tokens for copy in copies),
-            members=[copy.rider.record for copy in copies],
-            unfinished=1,
-        )
-        for copy in copies:
-            copy.rider.record.closed_ns, copy.rider.record.batch = closed_ns, record
-        return record
-
     async def _run(self, copies: list[Copy], batch: Batch, flight: Flight) -> None:
         """One batch there and back. Its copies are settled, whatever comes of it, and when their time is over."""
         loop = asyncio.get_running_loop()
         latest_s = max(copy.rider.inference.deadline for copy in copies) - self._clock.now()
-        over = loop.call_later(max(0.0, latest_s), self._fail, copies, DeadlinePassed("no answer in time"))
+        over = loop.call_later(max(0.0, latest_s), fail, copies, DeadlinePassed("no answer in time"))
         try:
             answer = await self.dispatcher.dispatch(batch, flight, again=False)
             if batch.riders:
-                check_size(batch, answer)
-                self._settle(batch, answer)
-                self.dispatcher.learn(flight, batch.tokens, _round_trip_s(batch.record, answer.stamps))
+                settle(batch, answer)
+                self.dispatcher.learn(flight, batch.tokens, round_trip_s(batch.record, answer.stamps))
         except HeadraceError as error:
-            self._fail(copies, error)
+            fail(copies, error)
         except Exception:  # the shadow's outer guard: nothing of it may reach a payment
             log.exception("a shadow batch was lost to an error of ours")
-            self._fail(copies, BrokenContract("internal error"))
+            fail(copies, BrokenContract("internal error"))
         finally:
             over.cancel()
 
     def _over(self, copies: list[Copy], batch: Batch, task: asyncio.Task[None]) -> None:
         """The task is done, perhaps cancelled before it began."""
         self._running.discard(task)
-        self._fail(copies, NotServing("the comparison is over"))
+        fail(copies, NotServing("the comparison is over"))
         self._tell(copies, batch)
-
-    def _settle(self, batch: Batch, answer: replica_pb2.PackedAnswer) -> None:
-        columns, row = list(answer.columns), 0
-        for rider in batch.riders:
-            rows = rider.inference.rows
-            worst = max(answer.status[row : row + rows])
-            rider.record.row = row
-            if worst:
-                error, sentence = ROW_ERRORS[worst]
-                rider.settle(error(sentence))
-            else:
-                rider.settle(Answer(split(self.spec, columns, row, rows), batch.record.span_id, batch.rows, 0))
-            row += rows
-
-    def _fail(self, copies: list[Copy], error: HeadraceError) -> None:
-        for copy in copies:
-            copy.rider.settle(error)
 
     def _tell(self, copies: list[Copy], batch: Batch) -> None:
         """Note the pairs, and let the batch's record go."""
@@ -468,12 +365,3 @@ class ShadowLane:
             self._drop(self._waiting.popleft(), "stopped")
         await end(*self._running)
         await self.dispatcher.close()
-
-
-def _nobody_waits() -> None:
-    """A copy has no caller to wake."""
-
-
-def _round_trip_s(record: BatchRecord, stamps: replica_pb2.Stamps) -> float:
-    dispatch = record.dispatches[-1]
-    return (dispatch.end_ns - dispatch.start_ns - max(0, stamps.started_ns - stamps.received_ns)) / 1e9
