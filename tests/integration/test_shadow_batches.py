@@ -14,21 +14,11 @@ from tests.shadowing import Sums, ask, policy, replica, running, shadow, until
 from headrace.gateway import shadow as gateway_shadow
 from headrace.gateway.server import Gateway
 from headrace.testing.replica import ECHO_SPEC, FakeReplica
-from headrace.v1 import control_pb2, replica_pb2
+from headrace.v1 import control_pb2
 
 Run = Callable[..., Any]
 
 pytestmark = pytest.mark.usefixtures("unhurried")
-
-
-class Slow(FakeReplica):
-    """Takes so long for each row."""
-
-    row_s = 0.0
-
-    async def _execute(self, request: replica_pb2.PackedBatch) -> replica_pb2.PackedAnswer:
-        self.delay_s = self.row_s * request.rows
-        return await super()._execute(request)
 
 
 def copies(of: FakeReplica) -> list[int]:
@@ -120,7 +110,7 @@ def test_on_replicas_that_answer_payments_a_batch_of_copies_is_short(run: Run, t
     async def main() -> list[int]:
         spec = control_pb2.ModelSpec()
         spec.CopyFrom(ECHO_SPEC)
-        async with Slow(spec) as one:
+        async with FakeReplica(spec) as one:
             one.row_s = 0.03
             async with running(tmp_path, [one], policy()) as (gateway, control):
                 for rows in (1, 2, 3, 4, 5, 6, 7, 8) * 2:  # until it is known what a row costs

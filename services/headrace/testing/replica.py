@@ -49,6 +49,9 @@ class FakeReplica(replica_pb2_grpc.ReplicaServicer):
         self.arrived_s: list[float] = []
         """When each of them came, on `monotonic`."""
         self.delay_s = 0.0
+        """What each batch takes."""
+        self.row_s = 0.0
+        """And each of its rows."""
         self.refuse_with: grpc.StatusCode | None = None
         """Answer the next batches with this status."""
         self.hanging = asyncio.Event()
@@ -116,7 +119,7 @@ class FakeReplica(replica_pb2_grpc.ReplicaServicer):
             started_ns = time.time_ns()
             while self.hanging.is_set():  # noqa: ASYNC110  an Event has no wait for its end
                 await asyncio.sleep(0.01)
-            await asyncio.sleep(self.delay_s)
+            await asyncio.sleep(self.delay_s + self.row_s * request.rows)
             answer = self._answer(request)
         now_ns = time.time_ns()
         answer.stamps.CopyFrom(
